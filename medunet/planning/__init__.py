@@ -1,0 +1,33 @@
+"""From a dataset's fingerprint to a `Plan`: pure functions, JSON out."""
+
+from medunet.planning.body import compute_body_box, compute_body_mask
+from medunet.planning.fingerprint import ChannelStatistics, Fingerprint, compute_fingerprint
+from medunet.planning.plan import NetworkPlan, Normalization, Plan
+from medunet.planning.planner import (
+    CPU_EFFORT,
+    GPU_EFFORT,
+    Configuration,
+    Effort,
+    build_plan,
+    fit_effort,
+)
+from medunet.planning.topology import Topology, compute_topology
+
+__all__ = [
+    "CPU_EFFORT",
+    "GPU_EFFORT",
+    "ChannelStatistics",
+    "Configuration",
+    "Effort",
+    "Fingerprint",
+    "NetworkPlan",
+    "Normalization",
+    "Plan",
+    "Topology",
+    "build_plan",
+    "compute_body_box",
+    "compute_body_mask",
+    "compute_fingerprint",
+    "compute_topology",
+    "fit_effort",
+]

@@ -1,0 +1,266 @@
+"""From a fingerprint to a `Plan`: first what nnU-Net would take, then what the budget can pay for.
+
+Each rule is a small pure function that also says why; the reasons are written into the plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from medunet.planning.fingerprint import Fingerprint
+from medunet.planning.plan import NetworkPlan, Normalization, Plan
+from medunet.planning.topology import Topology, compute_topology
+from medunet.tasks import Task
+from medunet.volume import Shape3, Spacing
+
+Configuration = Literal["2d", "3d"]
+
+MAX_FEATURES = {"3d": 320, "2d": 512}
+MIN_PASSES = 20
+"""Times that a budget should be able to show every voxel; below that, coarser voxels are worth more."""
+MAX_COARSENING = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What one training iteration may cost.
+
+    Attributes:
+        voxels: Voxels of a batch.
+        features: Channels of the first stage.
+        total_voxels: Voxels that the whole budget can show the network; None where nobody counts.
+    """
+
+    voxels: int
+    features: int
+    total_voxels: float | None = None
+
+
+GPU_EFFORT = Effort(voxels=2 * 128**3, features=32)
+CPU_EFFORT = Effort(voxels=2 * 64**3, features=16)
+
+
+def build_plan(fingerprint: Fingerprint, task: Task, effort: Effort, configuration: Configuration = "3d") -> Plan:
+    """Choose spacing, patch, batch and network; the same input gives the same plan.
+
+    Args:
+        fingerprint: Of the training cases.
+        task: Channels, labels and intensity rule.
+        effort: What one iteration may cost.
+        configuration: ``"3d"``, or ``"2d"`` for patches of one slice across the coarsest axis.
+    """
+    reasons: dict[str, str] = {}
+    spacing, reasons["spacing"] = _choose_spacing(fingerprint, effort)
+    median_shape = _compute_median_shape(fingerprint, spacing)
+    slice_axis = int(np.argmax(spacing)) if configuration == "2d" else None
+    patch_size, topology, reasons["patch_size"] = _choose_patch(median_shape, spacing, effort, slice_axis)
+    batch_size, reasons["batch_size"] = _choose_batch_size(fingerprint, patch_size, median_shape, effort)
+    network, reasons["network"] = _choose_network(task, topology, effort, configuration)
+    normalization, reasons["normalization"] = _choose_normalization(fingerprint, task)
+    return Plan(
+        task=task.name,
+        modality=task.modality,
+        configuration=configuration,
+        spacing=spacing,
+        median_shape=median_shape,
+        patch_size=patch_size,
+        batch_size=batch_size,
+        normalization=normalization,
+        network=network,
+        reasons=reasons,
+    )
+
+
+def fit_effort(
+    fingerprint: Fingerprint,
+    task: Task,
+    budget_seconds: float,
+    measure_step: Callable[[Plan], float],
+    *,
+    largest: Effort,
+    min_iterations: int,
+    configuration: Configuration = "3d",
+) -> tuple[Effort, float]:
+    """The largest effort of which the budget pays at least ``min_iterations``.
+
+    Args:
+        fingerprint: Of the training cases.
+        task: Channels and labels.
+        budget_seconds: Time for training.
+        measure_step: Seconds that one training step of a plan takes on this device.
+        largest: What the device's memory admits.
+        min_iterations: Fewer steps than this do not converge.
+        configuration: As in `build_plan`.
+
+    Returns:
+        The effort, and the seconds one step of it takes.
+    """
+    seconds = math.inf
+    effort = largest
+    for effort in _list_efforts(largest):
+        seconds = measure_step(build_plan(fingerprint, task, effort, configuration))
+        if seconds * min_iterations <= budget_seconds:
+            break
+    plan = build_plan(fingerprint, task, effort, configuration)
+    iterations = budget_seconds / seconds
+    total = iterations * math.prod(plan.patch_size) * plan.batch_size
+    return Effort(voxels=effort.voxels, features=effort.features, total_voxels=total), seconds
+
+
+def _list_efforts(largest: Effort) -> list[Effort]:
+    """Ever smaller efforts: narrower first, then smaller patches."""
+    efforts = []
+    for edge in (160, 128, 112, 96, 80, 72, 64, 56, 48, 40, 32):
+        for features in (32, 24, 16):
+            effort = Effort(voxels=2 * edge**3, features=features)
+            if effort.voxels <= largest.voxels and features <= largest.features:
+                efforts.append(effort)
+    return sorted(efforts, key=lambda effort: -effort.voxels * effort.features**1.5)
+
+
+def _choose_spacing(fingerprint: Fingerprint, effort: Effort) -> tuple[Spacing, str]:
+    median = np.median(np.array(fingerprint.spacings), axis=0)
+    reason = f"median of {fingerprint.num_cases} cases"
+    if effort.total_voxels is None:
+        return _as_spacing(median), reason
+    spacing = median.copy()
+
+    def count_passes() -> float:
+        shape = _compute_median_shape(fingerprint, _as_spacing(spacing))
+        return float(effort.total_voxels or 0) / (math.prod(shape) * fingerprint.num_cases)
+
+    passes = count_passes()
+    while count_passes() < MIN_PASSES and (spacing < MAX_COARSENING * median - 1e-6).any():
+        # The finest axes first: through-plane spacing is usually the coarser one already.
+        growable = spacing < MAX_COARSENING * median - 1e-6
+        finest = spacing[growable].min()
+        grows = growable & (spacing < finest * 1.03)
+        spacing[grows] = np.minimum(spacing[grows] * 1.03, MAX_COARSENING * median[grows])
+    if (spacing > median).any():
+        reason += (
+            f" ({_format(median)} mm), coarsened because the budget shows every voxel {passes:.1f} times and "
+            f"{MIN_PASSES} are wanted; now {count_passes():.1f} times"
+        )
+    return _as_spacing(spacing), reason
+
+
+def _compute_median_shape(fingerprint: Fingerprint, spacing: Spacing) -> Shape3:
+    extents_mm = np.array(fingerprint.spacings) * np.array(fingerprint.shapes)
+    i, j, k = np.maximum(1, np.round(np.median(extents_mm, axis=0) / np.array(spacing))).astype(int).tolist()
+    return i, j, k
+
+
+def _choose_patch(
+    median_shape: Shape3, spacing: Spacing, effort: Effort, slice_axis: int | None
+) -> tuple[Shape3, Topology, str]:
+    """nnU-Net's rule with a count of voxels in place of its memory estimate."""
+    shape = [1 if axis == slice_axis else n for axis, n in enumerate(median_shape)]
+    flat = [axis for axis in range(3) if axis != slice_axis]
+    edge = 256.0 if slice_axis is None else 2048.0
+    scale = edge / math.prod(1 / spacing[axis] for axis in flat) ** (1 / len(flat))
+    patch = [min(shape[axis], max(1, round(scale / spacing[axis]))) for axis in range(3)]
+    patch = [1 if axis == slice_axis else max(MIN_PATCH_EDGE, n) for axis, n in enumerate(patch)]
+    topology = compute_topology(_as_shape(patch), spacing)
+    patch = _pad(patch, topology)
+    voxels = effort.voxels / 2 if slice_axis is None else effort.voxels / MIN_2D_BATCH
+    while math.prod(patch) > voxels:
+        # Shrink the axis that covers most of the case, by one step of its divisor.
+        ratios = [n / have if n > MIN_PATCH_EDGE else 0.0 for n, have in zip(patch, shape, strict=True)]
+        if slice_axis is not None:
+            ratios[slice_axis] = 0.0
+        if max(ratios) == 0.0:
+            break
+        axis = int(np.argmax(ratios))
+        shrunk = list(patch)
+        shrunk[axis] -= topology.divisors[axis]
+        # Recompute from the smaller patch, since fewer poolings may need less padding.
+        topology = compute_topology(_as_shape([max(1, n) for n in shrunk]), spacing)
+        shrunk = _pad(shrunk, topology)
+        if math.prod(shrunk) >= math.prod(patch):
+            break
+        patch = shrunk
+    covered = math.prod(min(n, have) for n, have in zip(patch, shape, strict=True)) / math.prod(shape)
+    reason = (
+        f"at most {voxels:,.0f} voxels, close to a cube in mm, a multiple of {_format(topology.divisors)}; "
+        f"covers {covered:.0%} of the median {'slice' if slice_axis is not None else 'case'} {_format(median_shape)}"
+    )
+    return _as_shape(patch), topology, reason
+
+
+MIN_PATCH_EDGE = 8
+MIN_2D_BATCH = 12
+
+
+def _choose_batch_size(
+    fingerprint: Fingerprint, patch_size: Shape3, median_shape: Shape3, effort: Effort
+) -> tuple[int, str]:
+    patch_voxels = math.prod(patch_size)
+    affordable = effort.voxels // patch_voxels
+    five_percent = int(0.05 * fingerprint.num_cases * math.prod(median_shape) / patch_voxels)
+    batch_size = max(2, min(affordable, five_percent))
+    reason = f"{affordable} patches make up the {effort.voxels:,} voxels of an iteration; 5 % of the dataset are {five_percent}; at least 2"
+    return batch_size, reason
+
+
+def _choose_network(
+    task: Task, topology: Topology, effort: Effort, configuration: Configuration
+) -> tuple[NetworkPlan, str]:
+    num_stages = len(topology.strides)
+    features = tuple(min(effort.features * 2**stage, MAX_FEATURES[configuration]) for stage in range(num_stages))
+    network = NetworkPlan(
+        spatial_dims=2 if configuration == "2d" else 3,
+        in_channels=len(task.channels),
+        out_channels=task.num_outputs,
+        features=features,
+        strides=topology.strides,
+        kernels=topology.kernels,
+        # nnU-Net takes the loss at every decoder stage but the coarsest.
+        num_scales=max(1, num_stages - 2),
+    )
+    return network, f"{num_stages} stages, as deep as the patch allows; {effort.features} channels in the first"
+
+
+def _choose_normalization(fingerprint: Fingerprint, task: Task) -> tuple[tuple[Normalization, ...], str]:
+    if task.intensity == "zscore":
+        return tuple(Normalization(rule="zscore") for _ in task.channels), "mean and deviation of each image"
+    if task.intensity == "none":
+        return tuple(Normalization(rule="none") for _ in task.channels), "the task asks for none"
+    if task.window_hu is not None:
+        low, high = task.window_hu
+        middle, half = (low + high) / 2, (high - low) / 2
+        rule = Normalization(rule="ct-window", lower=low, upper=high, mean=middle, std=half)
+        return tuple(rule for _ in task.channels), f"the task's window {low:g} to {high:g} HU becomes -1 to 1"
+    rules = tuple(
+        Normalization(
+            rule="ct-percentile",
+            lower=channel.percentile_00_5,
+            upper=channel.percentile_99_5,
+            mean=channel.mean,
+            std=max(channel.std, 1e-6),
+        )
+        for channel in fingerprint.channels
+    )
+    return rules, "clipped to the 0.5th and 99.5th percentile of the foreground, then its mean and deviation"
+
+
+def _pad(size: list[int], topology: Topology) -> list[int]:
+    return [-(-n // divisor) * divisor for n, divisor in zip(size, topology.divisors, strict=True)]
+
+
+def _as_shape(values: list[int]) -> Shape3:
+    i, j, k = (int(n) for n in values)
+    return i, j, k
+
+
+def _as_spacing(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Spacing:
+    i, j, k = (round(float(mm), 4) for mm in values)
+    return i, j, k
+
+
+def _format(values: object) -> str:
+    return "x".join(f"{value:.4g}" for value in values)  # type: ignore[attr-defined]

@@ -1,0 +1,190 @@
+"""A dataset: labelled cases on disk, in one of the layouts that people have, and how it is split into folds."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from medunet.errors import DatasetError
+from medunet.io import list_volumes, strip_nifti_suffix
+
+NUM_FOLDS = 5
+FOLD_SEED = 12345  # nnU-Net's, so that folds are the same cases
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One labelled image set.
+
+    Attributes:
+        case_id: Unique name within the dataset.
+        images: One file per channel, or a single file that holds all channels.
+        labels: The label map.
+    """
+
+    case_id: str
+    images: tuple[Path, ...]
+    labels: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Labelled cases, sorted by id.
+
+    Attributes:
+        name: For people.
+        folder: Where it lies.
+        layout: Which layout was recognised.
+        cases: At least one.
+        is_synthetic: Whether the images are phantoms.
+    """
+
+    name: str
+    folder: Path
+    layout: str
+    cases: tuple[Case, ...]
+    is_synthetic: bool = False
+
+
+def read_dataset(folder: str | Path) -> Dataset:
+    """Recognise the layout of a folder and list its labelled cases; no volume is opened.
+
+    Layouts: Medical Segmentation Decathlon (``dataset.json`` with a ``training`` list), nnU-Net raw (``dataset.json``
+    with ``file_ending``, ``imagesTr/<case>_0000``), or ``images/`` + ``labels/`` with equal file names (several
+    channels as ``<case>_0000``, ``<case>_0001``; also ``imagesTr/`` + ``labelsTr/`` without a ``dataset.json``).
+
+    Raises:
+        DatasetError: If no layout fits, a listed file is missing or points outside the folder, or there is no case.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        msg = f"The dataset folder {folder} {what}; expected a folder with images and labels."
+        raise DatasetError(msg)
+    description = _read_description(folder)
+    if isinstance(description.get("training"), list):
+        layout, cases = "Medical Segmentation Decathlon", _list_msd_cases(folder, description)
+    else:
+        layout, cases = _list_paired_cases(folder, is_nnunet="file_ending" in description)
+    if not cases:
+        msg = f"The dataset {folder} ({layout}) holds no labelled case; expected NIfTI images with label maps."
+        raise DatasetError(msg)
+    return Dataset(
+        name=str(description.get("name", folder.resolve().name)),
+        folder=folder,
+        layout=layout,
+        cases=tuple(sorted(cases, key=lambda case: case.case_id)),
+        is_synthetic=bool(description.get("synthetic", False)),
+    )
+
+
+def split_fold(dataset: Dataset, fold: int | None) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """Training and validation cases of one fold.
+
+    The split is nnU-Net's: scikit-learn's ``KFold(5, shuffle=True, random_state=12345)`` over the sorted case ids.
+    With fewer than five cases every fold leaves one out.
+
+    Args:
+        dataset: The cases.
+        fold: Number of the fold that validates; None trains on all cases and validates on none.
+
+    Raises:
+        DatasetError: If the fold does not exist, or one case alone is to be split.
+    """
+    if fold is None:
+        return dataset.cases, ()
+    num_cases = len(dataset.cases)
+    num_folds = min(NUM_FOLDS, num_cases)
+    if num_cases < 2:
+        msg = f"The dataset {dataset.folder} holds one case, which cannot be split; train on it with --fold all."
+        raise DatasetError(msg)
+    if not 0 <= fold < num_folds:
+        msg = f"There is no fold {fold}; {num_cases} cases give the folds 0 to {num_folds - 1}."
+        raise DatasetError(msg)
+    order = np.arange(num_cases)
+    np.random.RandomState(FOLD_SEED).shuffle(order)  # noqa: NPY002  the legacy generator is the one KFold uses
+    validation = set(np.array_split(order, num_folds)[fold].tolist())
+    return (
+        tuple(case for index, case in enumerate(dataset.cases) if index not in validation),
+        tuple(case for index, case in enumerate(dataset.cases) if index in validation),
+    )
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / "dataset.json"
+    if not path.is_file():
+        return {}
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        msg = f"{path} is no readable JSON ({str(error).splitlines()[0]}). Correct it."
+        raise DatasetError(msg) from error
+    if not isinstance(description, dict):
+        msg = f"{path} holds a {type(description).__name__}; expected an object with 'training' or 'file_ending'."
+        raise DatasetError(msg)
+    return description
+
+
+def _list_msd_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
+    cases: dict[str, Case] = {}
+    for entry in description["training"]:
+        if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
+            msg = f"{folder / 'dataset.json'} lists the training case {entry!r}; expected 'image' and 'label'."
+            raise DatasetError(msg)
+        images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+        label = _resolve_inside(folder, entry["label"])
+        case_id = strip_nifti_suffix(label.name)
+        if case_id in cases:
+            msg = f"{folder / 'dataset.json'} lists the case '{case_id}' twice. Remove one."
+            raise DatasetError(msg)
+        cases[case_id] = Case(
+            case_id=case_id, images=tuple(_resolve_inside(folder, image) for image in images), labels=label
+        )
+    return list(cases.values())
+
+
+def _resolve_inside(folder: Path, name: object) -> Path:
+    """A listed file, which must lie within the folder and exist."""
+    relative = PurePosixPath(str(name))
+    if not isinstance(name, str) or relative.is_absolute() or ".." in relative.parts:
+        msg = f"{folder / 'dataset.json'} points outside its folder: {name!r}. Only files below it are read."
+        raise DatasetError(msg)
+    path = folder / relative
+    if not path.is_file():
+        msg = f"{folder / 'dataset.json'} lists {name}, which is missing in {folder}. Add the file or remove the line."
+        raise DatasetError(msg)
+    return path
+
+
+def _list_paired_cases(folder: Path, *, is_nnunet: bool) -> tuple[str, list[Case]]:
+    for images, labels in (("imagesTr", "labelsTr"), ("images", "labels")):
+        if (folder / images).is_dir() and (folder / labels).is_dir():
+            layout = "nnU-Net raw" if is_nnunet else f"{images}/ + {labels}/"
+            return layout, _pair_files(folder / images, folder / labels)
+    content = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+    msg = (
+        f"{folder} is no dataset that medunet knows (it holds {content}); expected dataset.json with a training list, "
+        "an nnU-Net raw folder, or the folders images/ and labels/."
+    )
+    raise DatasetError(msg)
+
+
+def _pair_files(images: Path, labels: Path) -> list[Case]:
+    """Images and label maps with the same name; ``_0000`` and so on number the channels."""
+    by_name: dict[str, list[Path]] = {}
+    label_files = {strip_nifti_suffix(path.name): path for path in list_volumes(labels)}
+    for path in list_volumes(images):
+        name = strip_nifti_suffix(path.name)
+        stem = name if name in label_files else re.sub(r"_\d{4}$", "", name)
+        by_name.setdefault(stem, []).append(path)
+    alone = sorted(set(by_name) ^ set(label_files))
+    if alone:
+        has = "an image but no label map" if alone[0] in by_name else "a label map but no image"
+        msg = f"{len(alone)} case(s) in {images.parent} are incomplete: '{alone[0]}' has {has}. Add or remove the file."
+        raise DatasetError(msg)
+    return [Case(case_id=name, images=tuple(paths), labels=label_files[name]) for name, paths in by_name.items()]

@@ -1,0 +1,181 @@
+"""A task: what is to be segmented in which images, as one validated YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from medunet.errors import TaskError
+
+IntensityRule = Literal["ct-window", "ct-percentile", "zscore", "none"]
+LabelValues = tuple[int, ...]
+
+
+class Code(BaseModel):
+    """A term of a medical vocabulary, SNOMED CT unless ``scheme`` says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: str
+    meaning: str
+    scheme: str = "SCT"
+
+
+class Task(BaseModel):
+    """What is to be segmented in which images.
+
+    Attributes:
+        name: Short name, the one of ``--task``.
+        title: One line for people.
+        modality: ``"CT"`` or ``"MR"``.
+        channels: Names of the input channels in the order of the files.
+        labels: Label name -> values in the label files. Several values make a region; regions may overlap.
+        ignore: Value in the label files that is neither learnt nor scored.
+        laterality: Pairs ``(left, right)`` of label names; mirroring a patient swaps them.
+        intensity: How intensities are brought to the network's range.
+        window_hu: Lower and upper HU of ``ct-window``.
+        codes: Label name -> coded term.
+        phantom: Synthetic data that stand in when no data are given.
+        budget: Training budget when none is given, such as ``"10min"`` or ``"5000it"``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    title: str
+    modality: Literal["CT", "MR"]
+    channels: Annotated[tuple[str, ...], Field(min_length=1)]
+    labels: Annotated[dict[str, LabelValues], Field(min_length=1)]
+    ignore: int | None = None
+    laterality: tuple[tuple[str, str], ...] = ()
+    intensity: IntensityRule
+    window_hu: tuple[float, float] | None = None
+    codes: dict[str, Code] = {}
+    phantom: str | None = None
+    budget: str = "30min"
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _listify(cls, labels: Any) -> Any:
+        if not isinstance(labels, dict):
+            return labels
+        return {name: value if isinstance(value, (list, tuple)) else (value,) for name, value in labels.items()}
+
+    @model_validator(mode="after")
+    def _check(self) -> Task:
+        for name, values in self.labels.items():
+            if not values or 0 in values or min(values) < 0 or len(set(values)) != len(values):
+                msg = f"label '{name}' has the values {list(values)}; expected distinct positive integers (0 is background)"
+                raise ValueError(msg)
+        if self.ignore is not None and self.ignore in self.all_values:
+            msg = f"ignore: {self.ignore} is also the value of a label"
+            raise ValueError(msg)
+        for name in [name for pair in self.laterality for name in pair] + list(self.codes):
+            if name not in self.labels:
+                msg = f"'{name}' is not among the labels; {suggest(name, self.labels)}"
+                raise ValueError(msg)
+        if (self.intensity == "ct-window") != (self.window_hu is not None):
+            msg = "window_hu belongs to intensity: ct-window, and only to it"
+            raise ValueError(msg)
+        if self.window_hu is not None and self.window_hu[0] >= self.window_hu[1]:
+            msg = f"window_hu {list(self.window_hu)} must rise"
+            raise ValueError(msg)
+        if self.has_regions:
+            self.compute_region_values()
+        return self
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether labels share values, so that a voxel can belong to several."""
+        values = [value for label in self.labels.values() for value in label]
+        return len(values) != len(set(values))
+
+    @property
+    def all_values(self) -> tuple[int, ...]:
+        """Every value that a label file may hold besides background and ignore, rising."""
+        return tuple(sorted({value for label in self.labels.values() for value in label}))
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels of the network's output: background and labels, or one per region."""
+        return len(self.labels) + (0 if self.has_regions else 1)
+
+    def compute_region_values(self) -> list[tuple[str, int]]:
+        """The order in which regions are painted into a label map, and the value that each paints.
+
+        Large regions come first; each paints the value that no later region holds: whole tumour {1, 2, 3}, core
+        {2, 3} and enhancing {3} paint 1, 2 and 3.
+
+        Raises:
+            ValueError: If a region has no value of its own, so that a label map cannot express it.
+        """
+        order = sorted(self.labels, key=lambda name: -len(self.labels[name]))
+        painted = []
+        for position, name in enumerate(order):
+            later = {value for other in order[position + 1 :] for value in self.labels[other]}
+            own = [value for value in self.labels[name] if value not in later]
+            if not own:
+                msg = f"region '{name}' has no value of its own beside the regions within it; a label map cannot show it"
+                raise ValueError(msg)
+            painted.append((name, own[0]))
+        return painted
+
+
+def parse_task(content: Any, source: str) -> Task:
+    """Validate what a YAML or JSON file holds.
+
+    Args:
+        content: The parsed file.
+        source: What messages call it.
+
+    Raises:
+        TaskError: With the first fault: the key, what was found, what was expected; unknown keys name the nearest.
+    """
+    if not isinstance(content, dict):
+        msg = f"{source} is no task recipe; expected keys such as {', '.join(list(Task.model_fields)[:6])}."
+        raise TaskError(msg)
+    unknown = [key for key in content if key not in Task.model_fields]
+    if unknown:
+        msg = f"{source} has the unknown key '{unknown[0]}'; {suggest(str(unknown[0]), Task.model_fields)}."
+        raise TaskError(msg)
+    try:
+        return Task.model_validate(content)
+    except ValidationError as error:
+        raise TaskError(f"{source}: {describe_first_fault(error)}.") from error  # noqa: EM102
+
+
+def read_task_file(path: Path) -> Task:
+    """Read a recipe from a YAML file; tags that would build Python objects are refused.
+
+    Raises:
+        TaskError: If the file is missing, is no YAML, or is no valid recipe.
+    """
+    try:
+        return parse_task(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    except OSError as error:
+        raise TaskError(f"{path} cannot be read: {error.strerror}. Check the path.") from error  # noqa: EM102
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where else ""
+        msg = f"{path} is no plain YAML{line}: {getattr(error, 'problem', None) or 'not text'}. Correct it."
+        raise TaskError(msg) from error
+
+
+def describe_first_fault(error: ValidationError) -> str:
+    """pydantic's first complaint as a phrase: where and what."""
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """``"did you mean 'channels'?"`` or the list of what is known."""
+    known = list(known)
+    nearest = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
+    return f"did you mean '{nearest[0]}'?" if nearest else f"known are {', '.join(known)}"
