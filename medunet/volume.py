@@ -49,8 +49,8 @@ class Volume:
             msg = f"A volume needs an array (channels, I, J, K) without empty axes; got shape {self.array.shape}."
             raise VolumeError(msg)
         affine = np.asarray(self.affine, dtype=np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-            msg = f"A volume needs a finite, invertible 4x4 affine; got {np.asarray(self.affine).tolist()}."
+        if not _is_usable(affine):
+            msg = f"A volume needs a finite, invertible 4x4 affine with the last row 0, 0, 0, 1; got {affine.tolist()}."
             raise VolumeError(msg)
         object.__setattr__(self, "affine", affine)
 
@@ -96,6 +96,14 @@ class Volume:
         return Volume(array, self.affine)
 
 
+def _is_usable(affine: Affine) -> bool:
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or affine[3].tolist() != [0.0, 0.0, 0.0, 1.0]:
+        return False
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    # Relative to the voxel size: a microscope's voxels of 1e-5 mm are small, not singular.
+    return bool(lengths.all()) and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-6
+
+
 def compute_grid_distance_mm(volume: Volume, other: Volume) -> float:
     """Largest distance between the same corner of two grids of equal shape, in mm.
 
@@ -117,7 +125,8 @@ def check_same_grid(volume: Volume, other: Volume, name: str, other_name: str) -
         GeometryError: With shape, spacing, orientation and origin of both.
     """
     distance_mm = compute_grid_distance_mm(volume, other)
-    if distance_mm <= GRID_TOLERANCE_MM:
+    # A tenth of a voxel where voxels are so small that the tolerance would span several of them.
+    if distance_mm <= min(GRID_TOLERANCE_MM, 0.1 * min(volume.spacing)):
         return
     moved = "" if np.isinf(distance_mm) else f" (corners are up to {distance_mm:.2f} mm apart)"
     msg = (

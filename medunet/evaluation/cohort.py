@@ -215,7 +215,7 @@ def _count_files(case_id: str, mask: Path, reference: Path) -> CaseCounts:
 
 def _choose_labels(counted: Iterable[CaseCounts], task: Task | None) -> tuple[Labels, int | None]:
     if task is not None:
-        return task.labels, task.ignore_value
+        return task.labels, task.ignore
     values = set().union(*(counts.reference_values for counts in counted)) - {0}
     return {f"label {value}": (value,) for value in sorted(values)}, None
 

@@ -7,11 +7,30 @@ import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from medunet.errors import OutputError
+
+_FULL = "free some space or choose another place"
+_NO_PERMISSION = "no permission to write there; choose another place"
+_FILE_IN_PATH = "a part of the path is a file, not a folder; choose another place"
+_REMEDIES = {
+    errno.ENOSPC: f"the disk is full; {_FULL}",
+    errno.EDQUOT: f"the disk quota is used up; {_FULL}",
+    errno.EFBIG: "the file is larger than the file system or the user's limit (ulimit -f) allows; choose another place",
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EIO: "the disk reports a fault; choose another place",
+    errno.ENOTDIR: _FILE_IN_PATH,
+    errno.EEXIST: _FILE_IN_PATH,
+    errno.EISDIR: "this is a folder; give the path of a file",
+    errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
+    errno.ELOOP: "its links run in a circle; choose another place",
+}
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:
@@ -23,10 +42,11 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
     Raises:
         OutputError: If the folder or the file cannot be written (no space, no permission, not a folder).
     """
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.partial")
+    _refuse_special(path)
+    temporary = _name_temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -37,11 +57,12 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
         # Gone already after the rename; after a failure, Ctrl-C included, nothing half-written may stay.
         with contextlib.suppress(OSError):
             temporary.unlink()
+    _flush_folder(path.parent)
 
 
 def write_text_atomic(path: Path, content: str) -> None:
-    """`write_bytes_atomic` for text, in UTF-8."""
-    write_bytes_atomic(path, content.encode())
+    """`write_bytes_atomic` for text, in UTF-8; what UTF-8 cannot hold (odd bytes of a file name) is escaped."""
+    write_bytes_atomic(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_json_atomic(path: Path, content: Any) -> None:
@@ -51,18 +72,7 @@ def write_json_atomic(path: Path, content: Any) -> None:
 
 def describe_write_error(path: Path, error: OSError) -> OutputError:
     """Turn what the system says into one line that names the file and the remedy."""
-    remedies = {
-        errno.ENOSPC: "the disk is full; free some space or choose another place",
-        errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
-        errno.EACCES: "no permission to write there; choose another place",
-        errno.EPERM: "no permission to write there; choose another place",
-        errno.EROFS: "the file system is read-only; choose another place",
-        errno.ENOTDIR: "a part of the path is a file, not a folder; choose another place",
-        errno.EEXIST: "a part of the path is a file, not a folder; choose another place",
-        errno.EISDIR: "this is a folder; give the path of a file",
-        errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
-    }
-    remedy = remedies.get(error.errno or 0, error.strerror or type(error).__name__)
+    remedy = _REMEDIES.get(error.errno or 0, error.strerror or type(error).__name__)
     return OutputError(f"Cannot write {path}: {remedy}. Nothing was changed.")
 
 
@@ -75,15 +85,66 @@ def check_output(path: Path, inputs: Iterable[Path] = (), *, overwrite: bool = F
         overwrite: Whether an existing file may be replaced.
 
     Raises:
-        OutputError: If the output is one of the inputs, is a folder, or exists and may not be replaced.
+        OutputError: If the output is one of the inputs, is a folder, a pipe or a device, exists and may not be
+            replaced, or lies where nothing can be written.
     """
-    for source in inputs:
-        if path.exists() and source.exists() and path.samefile(source):
-            msg = f"The output {path} is the input {source}; it was left as it is. Choose another output path."
+    try:
+        for source in inputs:
+            if path.exists() and source.exists() and path.samefile(source):
+                msg = f"The output {path} is the input {source}; it was left as it is. Choose another output path."
+                raise OutputError(msg)
+        if path.is_dir():
+            msg = f"The output {path} is a folder; give the path of a file, for example {path / 'mask.nii.gz'}."
             raise OutputError(msg)
-    if path.is_dir():
-        msg = f"The output {path} is a folder; give the path of a file, for example {path / 'mask.nii.gz'}."
+        _refuse_special(path)
+        if os.path.lexists(path) and not overwrite:
+            msg = f"The output {path} exists already; it was left as it is. Allow replacing it with --overwrite."
+            raise OutputError(msg)
+        _check_writable_folder(path)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise describe_write_error(path, error) from error
+
+
+def _refuse_special(path: Path) -> None:
+    """A rename over /dev/null or a pipe would replace it for every program on the machine."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise describe_write_error(path, error) from error
+    except ValueError as error:
+        msg = f"Cannot write {str(path)!r}: the name holds a zero byte. Nothing was changed. Choose another name."
+        raise OutputError(msg) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        msg = f"Cannot write {path}: it is a pipe or a device. Nothing was changed. Give the path of a regular file."
         raise OutputError(msg)
-    if path.exists() and not overwrite:
-        msg = f"The output {path} exists already; it was left as it is. Allow replacing it with --overwrite."
-        raise OutputError(msg)
+
+
+def _check_writable_folder(path: Path) -> None:
+    """Ask the nearest folder that exists, so that a read-only place shows before hours of work."""
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no permission", str(folder))
+
+
+def _name_temporary(path: Path) -> Path:
+    """A hidden name beside ``path``; file systems allow 255 bytes (some 143), and a letter may take four."""
+    start = os.fsencode(path.name)[:80].decode("utf-8", "ignore")
+    return path.with_name(f".{start}.{secrets.token_hex(4)}.partial")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename outlive a power cut. Some file systems (network, Windows) cannot; the file is whole anyway."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medunet.errors import VolumeError
-from medunet.io.nifti import from_nibabel
-from medunet.volume import Affine, Volume
+from medunet.io.nifti import check_finite, from_nibabel, to_label_array, to_working_dtype
+from medunet.io.nifti_header import check_affine, check_real
+from medunet.volume import Affine, Array, Volume
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -57,21 +58,22 @@ def from_memory(source: object) -> Volume:
 
 def from_lps_image(image: Any) -> Volume:
     """A SimpleITK image (LPS mm) as a `Volume` (RAS+ mm)."""
-    import SimpleITK as sitk
+    import SimpleITK as sitk  # noqa: N813 - the name that its manual uses
 
     if image.GetDimension() != 3:
-        msg = f"The SimpleITK image has {image.GetDimension()} dimensions; expected 3."
+        msg = f"The SimpleITK image has {image.GetDimension()} dimensions; expected 3. Extract one volume first."
         raise VolumeError(msg)
     array = sitk.GetArrayFromImage(image)  # (K, J, I) or (K, J, I, C)
     channels = array[..., None] if array.ndim == 3 else array
-    return _from_array(np.ascontiguousarray(channels.transpose(3, 2, 1, 0)), _get_affine_from_lps_image(image))
+    affine = _get_affine_from_lps_image(image)
+    return _build_volume(np.ascontiguousarray(channels.transpose(3, 2, 1, 0)), affine, "The SimpleITK image")
 
 
 def to_lps_image(label_map: Volume) -> SimpleITK.Image:
     """A label map ``(1, I, J, K)`` as a SimpleITK image (LPS mm)."""
-    import SimpleITK as sitk
+    import SimpleITK as sitk  # noqa: N813 - the name that its manual uses
 
-    image = sitk.GetImageFromArray(np.ascontiguousarray(label_map.array[0].transpose(2, 1, 0)))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(to_label_array(label_map).transpose(2, 1, 0)))
     affine_lps = _LPS_FROM_RAS @ label_map.affine
     image.SetSpacing(label_map.spacing)
     image.SetOrigin(affine_lps[:3, 3].tolist())
@@ -87,14 +89,23 @@ def _get_affine_from_lps_image(image: Any) -> Affine:
 
 
 def _from_array(array: Any, affine: Any) -> Volume:
-    array = np.asarray(array)
-    if array.dtype.kind not in "biuf":
-        msg = f"The array has dtype {array.dtype}; expected real numbers."
+    try:
+        array, affine = np.asarray(array), np.asarray(affine, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f"Cannot take (array, affine): {str(error).splitlines()[0]}; expected numbers in both."
+        raise VolumeError(msg) from error
+    if array.ndim not in (3, 4):
+        msg = f"The array has {array.ndim} axes; expected (I, J, K) or (C, I, J, K). Add or remove an axis."
         raise VolumeError(msg)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        msg = f"The array holds {int((~np.isfinite(array)).sum())} NaN or infinite voxels; expected finite intensities."
-        raise VolumeError(msg)
-    return Volume(array[None] if array.ndim == 3 else array, np.asarray(affine, dtype=np.float64))
+    return _build_volume(array[None] if array.ndim == 3 else array, affine, "The array")
+
+
+def _build_volume(array: Array, affine: Affine, name: str) -> Volume:
+    """The rules that files obey: real, finite, float32 or integer, on a rectangular grid."""
+    check_real(array.dtype, name)
+    array = to_working_dtype(array)
+    check_finite(array, name)
+    return Volume(array, check_affine(affine, name))
 
 
 def describe_source(source: object) -> str:

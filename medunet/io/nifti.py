@@ -35,6 +35,8 @@ from medunet.io.nifti_header import (
     parse_header,
     parse_raw_header,
     read_affine,
+    repair_header,
+    to_mm,
     warn_about_geometry,
 )
 from medunet.volume import Affine, Array, Volume, check_same_grid
@@ -146,16 +148,17 @@ def to_label_array(label_map: Volume) -> Array:
     """
     if label_map.num_channels != 1 or label_map.array.dtype.kind not in "biu":
         msg = (
-            f"A label map has 1 channel of whole numbers; got {label_map.num_channels} of dtype {label_map.array.dtype}. "
-            "Turn the scores into classes first."
+            f"A label map has 1 channel of whole numbers; got {label_map.num_channels} of dtype "
+            f"{label_map.array.dtype}. Turn the scores into classes first."
         )
         raise LabelError(msg)
-    array = label_map.array[0]
+    array: Array = label_map.array[0]
     lowest, highest = int(array.min()), int(array.max())
     for dtype in (np.uint8, np.int16, np.int32):
         limits = np.iinfo(dtype)
         if limits.min <= lowest and highest <= limits.max:
-            return array.astype(dtype)
+            narrow: Array = array.astype(dtype)
+            return narrow
     msg = f"A label map holds values from {lowest} to {highest}; expected them to fit 32 bits. Renumber the labels."
     raise LabelError(msg)
 
@@ -246,7 +249,7 @@ def _get_pair_paths(path: Path) -> tuple[Path, Path]:
 def _open(path: Path) -> Iterator[BinaryIO]:
     """The uncompressed bytes; the content says whether they are compressed, whatever the name says."""
     with path.open("rb") as raw:
-        is_compressed = raw.read(2) == b""
+        is_compressed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         if not is_compressed:
             yield raw
@@ -260,8 +263,8 @@ def _check_claim(shape: tuple[int, ...], num_bytes: int, path: Path, is_compress
     size = path.stat().st_size
     if num_bytes > size * (_DEFLATE_MAX_RATIO if is_compressed else 1):
         msg = (
-            f"{path} is cut short or damaged: its header promises {'x'.join(map(str, shape))} voxels ({num_bytes} bytes), "
-            f"the file has {size} bytes. Copy it from its source again."
+            f"{path} is cut short or damaged: its header promises {'x'.join(map(str, shape))} voxels "
+            f"({num_bytes} bytes), the file has {size} bytes. Copy it from its source again."
         )
         raise VolumeError(msg)
 
@@ -289,7 +292,7 @@ def _drain(stream: BinaryIO, path: Path) -> None:
     while chunk := stream.read(_CHUNK_BYTES):
         num_bytes += len(chunk)
         if num_bytes > _TRAILING_LIMIT_BYTES:
-            msg = f"{path} holds more than {num_bytes} bytes after its voxels; expected none. The file is damaged; convert it again."
+            msg = f"{path} holds over {num_bytes} bytes after its voxels; expected none. Convert it again."
             raise VolumeError(msg)
     if num_bytes:
         logger.warning("%s holds %d bytes after its voxels; they are ignored.", path, num_bytes)
@@ -304,15 +307,12 @@ def _get_stored_voxels(data: Any) -> tuple[Array, tuple[float, float]]:
 
 def _get_affine_of_image(image: Any, name: str) -> Affine:
     """The affine that the image carries, which its user may have changed, in the units of its header."""
-    if hasattr(image.header, "get_xyzt_units"):
-        warn_about_geometry(image.header, name)
-        header = image.header.copy()
-        if image.affine is not None:
-            header.set_sform(image.affine, code=1)  # float32, as a file would hold it
-        return read_affine(header, name)
-    affine = np.array(image.affine, dtype=np.float64)
-    check_affine(affine, name)
-    return affine
+    if not hasattr(image.header, "get_xyzt_units"):  # no NIfTI image: millimetres
+        return check_affine(np.array(image.affine, dtype=np.float64), name)
+    if image.affine is None:
+        return read_affine(image.header, name)
+    warn_about_geometry(image.header, name)
+    return check_affine(to_mm(image.affine, image.header, name), name)
 
 
 def _build_volume(voxels: Array, scaling: tuple[float, float], affine: Affine, name: str) -> Volume:
@@ -361,7 +361,8 @@ def _move_channels_first(voxels: Array, name: str) -> Array:
     """``(I, J)``, ``(I, J, K)`` or ``(I, J, K, ..., C)`` with ones between, as ``(C, I, J, K)``."""
     shape = voxels.shape
     if voxels.ndim < 2 or sum(n > 1 for n in shape[3:]) > 1:
-        msg = f"{name} has {voxels.ndim} axes ({'x'.join(map(str, shape))}); expected 3, or 4 with channels last. Split it first."
+        axes = "x".join(map(str, shape))
+        msg = f"{name} has {voxels.ndim} axes ({axes}); expected 3, or 4 with channels last. Split it first."
         raise VolumeError(msg)
     spatial_shape = (*shape, 1)[:3]
     voxels = voxels.reshape(*spatial_shape, math.prod(shape[3:]), order="F")  # (I, J, K, C)
@@ -406,7 +407,8 @@ def _build_header_like(label_map: Volume, array: Array, like: Path) -> Any:
     """A header whose geometry fields are the bits of the scan's header, and nothing else of it."""
     with _explain_failures(str(like)):
         source = _read_raw_header(like)
-    check_same_grid(label_map, _get_grid(source, like), "The mask", str(like))
+        grid = _get_grid(source, like)
+    check_same_grid(label_map, grid, "The mask", str(like))
     header = _start_header(array, nib.Nifti2Header if int(source["sizeof_hdr"]) == 540 else nib.Nifti1Header)
     for field in (
         "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
@@ -426,7 +428,6 @@ def _read_raw_header(path: Path) -> Any:
 
 def _get_grid(raw_header: Any, path: Path) -> Volume:
     """The grid of a scan without its voxels."""
-    header = raw_header.copy()
-    header.check_fix(logger=logging.getLogger(f"{__name__}.silent"), error_level=40)
+    header, _ = repair_header(raw_header)
     shape = (*get_stored_shape(header, str(path)), 1, 1)[:3]
     return Volume(np.broadcast_to(np.uint8(0), (1, *shape)), read_affine(header, str(path)))

@@ -11,8 +11,9 @@ import logging
 import math
 from typing import Any
 
-import nibabel as nib
 import numpy as np
+from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
+from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 
 from medunet.errors import VolumeError
 from medunet.io.content_kind import describe_content
@@ -39,10 +40,11 @@ def parse_header(head: bytes, name: str, *, is_pair: bool = False) -> Any:
         VolumeError: If the bytes are no NIfTI header, or a field holds what it must not.
     """
     header = parse_raw_header(head, name, is_pair=is_pair)
-    problems = _Problems()
-    header.check_fix(logger=problems, error_level=40)
-    for problem in problems.warnings:
-        logger.warning("%s has an odd header: %s.", name, problem)
+    get_stored_dtype(header, name)  # nibabel would refuse these two without naming the field
+    get_voxel_offset(header, name, is_pair=is_pair)
+    header, repairs = repair_header(header)
+    for repair in repairs:
+        logger.warning("%s has an odd header: %s.", name, repair)
     if int(header["intent_code"]) in _CIFTI_INTENTS:
         msg = f"{name} is a CIFTI file (data on brain surfaces); expected a volume. Export a volume from it first."
         raise VolumeError(msg)
@@ -61,22 +63,29 @@ def parse_raw_header(head: bytes, name: str, *, is_pair: bool = False) -> Any:
         msg = f"{name} is no NIfTI file: it is {kind}; expected {_expected(is_pair)}. Convert it or fetch it again."
         raise VolumeError(msg)
     if size == 348:
-        header_class = nib.Nifti1PairHeader if is_pair else nib.Nifti1Header
+        header_class = Nifti1PairHeader if is_pair else Nifti1Header
     else:
-        header_class = nib.Nifti2PairHeader if is_pair else nib.Nifti2Header
+        header_class = Nifti2PairHeader if is_pair else Nifti2Header
     header = header_class(head[:size], endianness=byte_order, check=False)
     _check_magic(header, name, is_pair)
     return header
 
 
-class _Problems:
+def repair_header(raw_header: Any) -> tuple[Any, list[str]]:
+    """A copy in which nibabel has mended what has one obvious meaning, and what it says about that."""
+    header, log = raw_header.copy(), _Log()
+    header.check_fix(logger=log, error_level=40)
+    return header, log.warnings
+
+
+class _Log:
     """Takes the place of nibabel's logger, which would print to the terminal without naming the file."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
     def log(self, level: int, message: str) -> None:
-        if logging.WARNING <= level < 40:  # from 40 on nibabel raises
+        if level >= logging.WARNING:
             self.warnings.append(message)
 
 
@@ -95,7 +104,7 @@ def _measure_header(head: bytes) -> tuple[int, str]:
 
 def _check_magic(header: Any, name: str, is_pair: bool) -> None:
     magic = bytes(header["magic"])[:3]
-    version = 1 if isinstance(header, nib.Nifti1Header) and not isinstance(header, nib.Nifti2PairHeader) else 2
+    version = 2 if isinstance(header, Nifti2Header) else 1
     pair, single = f"ni{version}".encode(), f"n+{version}".encode()
     if magic == (pair if is_pair else single):
         return
@@ -137,7 +146,12 @@ def get_stored_dtype(header: Any, name: str) -> np.dtype[Any]:
     Raises:
         VolumeError: If a voxel is anything but one real number.
     """
-    dtype: np.dtype[Any] = header.get_data_dtype()
+    try:
+        dtype: np.dtype[Any] = header.get_data_dtype()
+    except KeyError as error:
+        code = int(header["datatype"])
+        msg = f"{name} has datatype = {code} in its header, which NIfTI does not know. Convert it again."
+        raise VolumeError(msg) from error
     check_real(dtype, name)
     return dtype
 
@@ -190,28 +204,37 @@ def read_affine(header: Any, name: str) -> Affine:
     Raises:
         VolumeError: If the units are unknown, or the affine is not finite, singular or sheared.
     """
-    unit = int(header["xyzt_units"]) & 7
-    if unit not in _MM_PER_UNIT:
-        msg = f"{name} has xyzt_units = {int(header['xyzt_units'])} in its header; expected metre, mm or micron. Repair it."
-        raise VolumeError(msg)
     try:
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     except ValueError as error:
-        msg = f"{name} has a qform with impossible quaternion fields ({error}). Repair its header."
+        msg = f"{name} has a qform with impossible quatern fields ({error}); expected a rotation. Repair its header."
         raise VolumeError(msg) from error
-    affine = np.diag([_MM_PER_UNIT[unit]] * 3 + [1.0]) @ affine if unit else affine
-    check_affine(affine, name)
-    return affine
+    return check_affine(to_mm(affine, header, name), name)
 
 
-def check_affine(affine: Affine, name: str) -> None:
-    """Refuse an affine that is not finite, singular or sheared.
+def to_mm(affine: Affine, header: Any, name: str) -> Affine:
+    """An affine in the length unit of the header, in millimetres.
 
     Raises:
-        VolumeError: With what is wrong.
+        VolumeError: If NIfTI does not know the unit.
+    """
+    unit = int(header["xyzt_units"]) & 7
+    if unit not in _MM_PER_UNIT:
+        msg = (
+            f"{name} has the length unit {unit} in xyzt_units; expected 1 (m), 2 (mm) or 3 (micron). Repair its header."
+        )
+        raise VolumeError(msg)
+    return np.diag([_MM_PER_UNIT[unit]] * 3 + [1.0]) @ affine
+
+
+def check_affine(affine: Affine, name: str) -> Affine:
+    """The same affine, if a volume can stand on it.
+
+    Raises:
+        VolumeError: If it is not finite, singular or sheared.
     """
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        msg = f"{name} has an affine with NaN or infinite entries; expected 4x4 voxel-to-world millimetres. Repair its header."
+        msg = f"{name} has an affine with NaN or infinite entries; expected 4x4 finite numbers. Repair its header."
         raise VolumeError(msg)
     matrix = affine[:3, :3]
     lengths = np.linalg.norm(matrix, axis=0)
@@ -223,10 +246,11 @@ def check_affine(affine: Affine, name: str) -> None:
     shear_degrees = math.degrees(math.asin(min(1.0, cosines)))
     if shear_degrees > SHEAR_TOLERANCE_DEGREES:
         msg = (
-            f"{name} has a sheared affine (axes {shear_degrees:.1f} degrees from square); expected axes at right angles. "
-            "Resample it to a rectangular grid first."
+            f"{name} has a sheared affine (axes {shear_degrees:.1f} degrees from square); expected axes at right "
+            "angles. Resample it to a rectangular grid first."
         )
         raise VolumeError(msg)
+    return affine
 
 
 def warn_about_geometry(header: Any, name: str) -> None:

@@ -1,7 +1,8 @@
 """CT noise as reconstruction leaves it: correlated, with little power at low frequencies.
 
-Filtered back-projection multiplies by a ramp and a soft roll-off, so the noise power rises with the frequency, peaks and
-falls (Riederer et al. 1978, doi:10.1088/0031-9155/23/3/007). Neighbouring slices share some of it. Metal adds streaks.
+Filtered back-projection multiplies by a ramp and a soft roll-off, so the noise power rises with the frequency, peaks
+and falls (Riederer et al. 1978, doi:10.1088/0031-9155/23/3/007). Neighbouring slices share some of it.
+Metal adds streaks.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _compute_gain(shape: tuple[int, int], spacing: tuple[float, float], peak_per
     twice[0] = 1
     if shape[0] % 2 == 0:
         twice[-1] = 1
-    return (gain / np.sqrt((twice * gain**2).sum() / (shape[0] * shape[1]))).astype(np.float32)
+    return np.asarray(gain / np.sqrt((twice * gain**2).sum() / (shape[0] * shape[1])), dtype=np.float32)
 
 
 def sample_streaks(rng: np.random.Generator, x: Floats, y: Floats, *, strength_hu: float) -> Floats:

@@ -37,12 +37,10 @@ class SmoothField:
         # einsum without BLAS, so that the number of threads cannot change the last bit.
         partial = np.einsum("ia,abc->ibc", weights[0], self.values, optimize=False)
         partial = np.einsum("jb,ibc->ijc", weights[1], partial, optimize=False)
-        return np.einsum("kc,ijc->ijk", weights[2], partial, optimize=False)
+        return np.asarray(np.einsum("kc,ijc->ijk", weights[2], partial, optimize=False))
 
 
-def sample_field(
-    rng: np.random.Generator, *, half_size: Vector, knot_spacing: Vector, amplitude: float
-) -> SmoothField:
+def sample_field(rng: np.random.Generator, *, half_size: Vector, knot_spacing: Vector, amplitude: float) -> SmoothField:
     """Draw a field around the origin.
 
     Args:
@@ -62,4 +60,4 @@ def _compute_weights(places: NDArray[np.floating], num_knots: int) -> Floats:
     far = np.abs(places[:, None] - np.arange(num_knots))
     near = 2 / 3 - far**2 + far**3 / 2
     tail = np.maximum(2 - far, 0) ** 3 / 6
-    return np.where(far < 1, near, tail).astype(np.float32)
+    return np.asarray(np.where(far < 1, near, tail), dtype=np.float32)

@@ -57,7 +57,7 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Anatomical coordinates of voxels in mm: x to the patient's right, y to the front, z to the head; all ``(I, J, K)``."""
+    """Anatomical coordinates of voxels in mm, ``(I, J, K)`` each: x to the right, y to the front, z to the head."""
 
     x: Floats
     y: Floats

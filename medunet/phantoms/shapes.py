@@ -18,6 +18,9 @@ from medunet.phantoms.grid import Floats, Points, Vector
 FAR_MM = np.float32(60.0)
 """The distance that stands for "nowhere near" outside the box in which a shape was evaluated."""
 
+EDGE_MM = 0.6
+"""Half the width over which unlabelled tissues blend into one another."""
+
 
 class Shape(Protocol):
     """Anything with a surface."""
@@ -43,7 +46,8 @@ class Ellipsoid:
 
     def distance(self, points: Points) -> Floats:
         """Signed distance to the surface, mm."""
-        squares = scaled = np.float32(0)
+        squares: Floats = np.zeros(points.x.shape, dtype=np.float32)
+        scaled = squares
         for values, middle, radius in zip((points.x, points.y, points.z), self.center, self.radii, strict=True):
             unit = (values - np.float32(middle)) * np.float32(1 / radius)
             unit *= unit
@@ -125,14 +129,17 @@ class Plate:
 
 def build_tube(nodes: Sequence[Vector], radii: Sequence[float]) -> list[Shape]:
     """Capsules from node to node."""
-    return [
-        Capsule(nodes[n], nodes[n + 1], float(radii[n]), float(radii[n + 1])) for n in range(len(nodes) - 1)
-    ]
+    return [Capsule(nodes[n], nodes[n + 1], float(radii[n]), float(radii[n + 1])) for n in range(len(nodes) - 1)]
 
 
 def mirror(shapes: Sequence[Shape]) -> list[Shape]:
     """The same shapes on the other side of the body."""
     return [_mirror_shape(shape) for shape in shapes]
+
+
+def mirror_too(shapes: Sequence[Shape]) -> list[Shape]:
+    """The shapes on both sides of the body."""
+    return [*shapes, *mirror(shapes)]
 
 
 def _mirror_shape(shape: Shape) -> Shape:
@@ -196,12 +203,21 @@ def compute_occupancy(distance: Floats) -> Floats:
     for axis in range(3):
         if distance.shape[axis] > 1:
             change += np.abs(np.gradient(distance, axis=axis))
-    return np.clip(np.float32(0.5) - distance / change, 0, 1)
+    return np.asarray(np.clip(np.float32(0.5) - distance / change, 0, 1))
+
+
+def blend(hu: Floats, distance: Floats, inside_hu: Floats | float) -> None:
+    """Paint a body over what is there, in place, softly at its surface; nothing further away changes."""
+    near = distance < EDGE_MM
+    part = ramp(distance[near], EDGE_MM, -EDGE_MM)
+    behind = hu[near]
+    inside = inside_hu[near] if isinstance(inside_hu, np.ndarray) else np.float32(inside_hu)
+    hu[near] = behind + part * (inside - behind)
 
 
 def ramp(values: Floats, start: float, end: float) -> Floats:
     """0 before start, 1 after end, straight in between; ``end`` may be the smaller one."""
-    return np.clip((values - np.float32(start)) * np.float32(1 / (end - start)), 0, 1)
+    return np.asarray(np.clip((values - np.float32(start)) * np.float32(1 / (end - start)), 0, 1))
 
 
 def to_vector(values: NDArray[np.floating]) -> Vector:

@@ -1,0 +1,164 @@
+"""Rotation, zoom, elastic deformation and mirroring of a patch in one interpolation, in plain torch.
+
+Everything is drawn before anything is read (`sample_spatial`), so only the box that the change needs is read
+(`compute_source_box`), and the patch is interpolated once (`apply_spatial`). Coordinates are in voxels relative to the
+patch's centre; rotations act in millimetres.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medunet.augmentation.policy import AugmentationPolicy
+from medunet.volume import Array, Shape3, Spacing
+
+_ANISOTROPY = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialChange:
+    """What was drawn for one patch.
+
+    Attributes:
+        matrix: ``(3, 3)``, from an offset in the patch to an offset in the case, both in voxels; None for no change.
+        control_mm: Displacements of the B-spline's control points, ``(n, n, n, 3)`` mm; None for no deformation.
+        is_mirrored: Whether left and right are swapped.
+    """
+
+    matrix: Array | None = None
+    control_mm: Array | None = None
+    is_mirrored: bool = False
+
+
+def sample_spatial(
+    policy: AugmentationPolicy, rng: np.random.Generator, patch_size: Shape3, spacing: Spacing
+) -> SpatialChange:
+    """Draw the spatial change of one patch."""
+    rotates = rng.random() < policy.rotation_probability
+    angles = rng.uniform(-policy.rotation_degrees, policy.rotation_degrees, 3)
+    zooms = rng.random() < policy.scaling_probability
+    factor = _sample_zoom(rng, policy.scaling)
+    deforms = rng.random() < policy.elastic_probability
+    control_mm = _sample_control_points(policy, rng, patch_size, spacing)
+    is_mirrored = bool(rng.random() < policy.mirror_probability)
+    matrix = None
+    if rotates or zooms:
+        rotation = _compute_rotation(angles * rotates, patch_size, spacing)
+        to_mm, to_voxels = np.diag(spacing), np.diag(1 / np.array(spacing))
+        flat = np.array([1.0 if size == 1 else (1 / factor if zooms else 1.0) for size in patch_size])
+        matrix = to_voxels @ rotation @ to_mm * flat
+    return SpatialChange(matrix=matrix, control_mm=control_mm if deforms else None, is_mirrored=is_mirrored)
+
+
+def compute_source_offsets(change: SpatialChange, patch_size: Shape3, spacing: Spacing) -> Tensor | None:
+    """For every voxel of the patch, where it comes from, relative to the centre.
+
+    Returns:
+        ``(I, J, K, 3)`` in voxels, or None when a plain crop does.
+    """
+    if change.matrix is None and change.control_mm is None:
+        return None
+    axes = [torch.arange(size, dtype=torch.float32) - (size - 1) / 2 for size in patch_size]
+    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (I, J, K, 3)
+    if change.matrix is not None:
+        offsets = offsets @ torch.from_numpy(change.matrix.T.astype(np.float32))
+    if change.control_mm is not None:
+        displacement_mm = compute_bspline_field(torch.from_numpy(change.control_mm.astype(np.float32)), patch_size)
+        offsets = offsets + displacement_mm / torch.tensor(spacing, dtype=torch.float32)
+    return offsets
+
+
+def apply_spatial(box: Tensor, coordinates: Tensor, mode: str) -> Tensor:
+    """Interpolate a box at given positions.
+
+    Args:
+        box: ``(C, I, J, K)``.
+        coordinates: ``(I', J', K', 3)`` voxel positions within the box.
+        mode: ``"bilinear"`` for images (trilinear here), ``"nearest"`` for codes.
+
+    Returns:
+        ``(C, I', J', K')`` float32; positions outside the box take its border.
+    """
+    sizes = torch.tensor(box.shape[1:], dtype=torch.float32)
+    normalized = (2 * coordinates + 1) / sizes - 1  # align_corners=False: voxel centres lie half a voxel inside
+    grid = normalized.flip(-1)[None]  # grid_sample orders the axes (K, J, I)
+    return F.grid_sample(box[None].float(), grid, mode=mode, padding_mode="border", align_corners=False)[0]
+
+
+def compute_bspline_field(control: Tensor, shape: Shape3) -> Tensor:
+    """A dense displacement field from control points by uniform cubic B-splines (Rueckert 1999, doi:10.1109/42.796284).
+
+    The domain is divided like ITK's ``BSplineTransform``: ``n`` control points per axis span ``n - 3`` cells, one
+    control point lying outside at each end.
+
+    Args:
+        control: ``(n, n, n, 3)``.
+        shape: Voxels of the field.
+
+    Returns:
+        ``(I, J, K, 3)`` in the unit of the control points.
+    """
+    i, j, k = (_compute_bspline_basis(size, control.shape[axis]) for axis, size in enumerate(shape))
+    return torch.einsum("ia,jb,kc,abcd->ijkd", i, j, k, control)
+
+
+def _compute_bspline_basis(num_voxels: int, num_control: int) -> Tensor:
+    """Weights ``(num_voxels, num_control)``; each row sums to 1."""
+    num_cells = num_control - 3
+    end = max(num_voxels - 1, 1)
+    position = torch.arange(num_voxels, dtype=torch.float32) / end * num_cells
+    cell = position.floor().clamp(max=num_cells - 1).long()
+    u = position - cell
+    weights = torch.stack(
+        [
+            (1 - u) ** 3 / 6,
+            (3 * u**3 - 6 * u**2 + 4) / 6,
+            (-3 * u**3 + 3 * u**2 + 3 * u + 1) / 6,
+            u**3 / 6,
+        ],
+        dim=1,
+    )
+    basis = torch.zeros(num_voxels, num_control)
+    return basis.scatter_(1, cell[:, None] + torch.arange(4), weights)
+
+
+def _sample_zoom(rng: np.random.Generator, scaling: tuple[float, float]) -> float:
+    """Zooming in and out equally often, as nnU-Net draws it."""
+    low, high = scaling
+    return float(rng.uniform(low, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, high))
+
+
+def _sample_control_points(
+    policy: AugmentationPolicy, rng: np.random.Generator, patch_size: Shape3, spacing: Spacing
+) -> Array:
+    """Uniform displacements, small enough not to fold."""
+    n = policy.elastic_control_points
+    extent_mm = np.array(patch_size) * np.array(spacing)
+    # Half the distance of control points is where a deformation begins to fold.
+    limit_mm = np.minimum(policy.elastic_displacement * extent_mm, 0.45 * extent_mm / (n - 3))
+    limit_mm[[size == 1 for size in patch_size]] = 0.0
+    return rng.uniform(-1, 1, (n, n, n, 3)) * limit_mm
+
+
+def _compute_rotation(angles_degrees: Array, patch_size: Shape3, spacing: Spacing) -> Array:
+    """Rotation in mm; only within the fine plane when one axis is much coarser or missing."""
+    angles = np.deg2rad(angles_degrees)
+    coarse = int(np.argmax(spacing))
+    is_flat = 1 in patch_size
+    if is_flat or spacing[coarse] > _ANISOTROPY * min(spacing):
+        axis = patch_size.index(1) if is_flat else coarse
+        angles = np.where(np.arange(3) == axis, angles, 0.0)
+    rotation = np.eye(3)
+    for axis in range(3):
+        a, b = [other for other in range(3) if other != axis]
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = math.cos(angles[axis])
+        turn[a, b], turn[b, a] = -math.sin(angles[axis]), math.sin(angles[axis])
+        rotation = rotation @ turn
+    return rotation

@@ -1,0 +1,50 @@
+"""The model folder: read, write, verify, find."""
+
+from typing import TYPE_CHECKING, Any
+
+from medunet.models.card import SYNTHETIC_WARNING
+from medunet.models.find import HOME_VARIABLE, find_newest_model, get_runs_folder
+
+if TYPE_CHECKING:
+    from medunet.models.folder import (
+        Model,
+        TrainingRecord,
+        check_is_model,
+        read_model,
+        write_description,
+        write_results,
+        write_weights,
+    )
+
+_TORCH_NAMES = (
+    "Model",
+    "TrainingRecord",
+    "check_is_model",
+    "read_model",
+    "write_description",
+    "write_results",
+    "write_weights",
+)
+
+__all__ = [  # noqa: F822  the names that need torch are loaded on first use
+    "HOME_VARIABLE",
+    "SYNTHETIC_WARNING",
+    "Model",
+    "TrainingRecord",
+    "check_is_model",
+    "find_newest_model",
+    "get_runs_folder",
+    "read_model",
+    "write_description",
+    "write_results",
+    "write_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TORCH_NAMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from medunet.models import folder
+
+    return getattr(folder, name)

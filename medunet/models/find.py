@@ -1,0 +1,36 @@
+"""Where models are looked for when none is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medunet.errors import ModelError
+from medunet.models.names import TRAINING, WEIGHTS
+
+HOME_VARIABLE = "MEDUNET_HOME"
+
+
+def get_runs_folder() -> Path:
+    """``$MEDUNET_HOME`` when it is set, else ``./runs``."""
+    return Path(os.environ.get(HOME_VARIABLE, "runs"))
+
+
+def find_newest_model(folder: Path | None = None) -> Path:
+    """The model folder whose weights were written last.
+
+    Args:
+        folder: Searched, one level deep; `get_runs_folder` when None.
+
+    Raises:
+        ModelError: If there is no model.
+    """
+    folder = folder or get_runs_folder()
+    candidates = [path.parent for path in folder.glob(f"*/{WEIGHTS}") if (path.parent / TRAINING).is_file()]
+    if not candidates:
+        msg = (
+            f"There is no model in {folder.resolve()}; train one with `medunet train`, name one with --model, or set "
+            f"{HOME_VARIABLE} to the folder that holds your models."
+        )
+        raise ModelError(msg)
+    return max(candidates, key=lambda path: (path / WEIGHTS).stat().st_mtime_ns)

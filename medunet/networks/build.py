@@ -1,0 +1,64 @@
+"""From a plan to a network that takes patches."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from medunet.networks.unet import UNet
+from medunet.planning import NetworkPlan
+
+
+class PatchNetwork(nn.Module):
+    """A 2D or 3D network behind one interface: patches ``(B, C, I, J, K)`` in, logits of the same grid out.
+
+    A 2D network sees patches whose size along ``slice_axis`` is 1; that axis is taken away before it and put back
+    after it, so that everything around the network knows one case only.
+
+    Attributes:
+        network: The bare network.
+        slice_axis: 0, 1 or 2 for a 2D network, None for a 3D one.
+    """
+
+    def __init__(self, network: UNet, slice_axis: int | None) -> None:
+        super().__init__()
+        self.network = network
+        self.slice_axis = slice_axis
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Logits ``(B, out_channels, I, J, K)``."""
+        if self.slice_axis is None:
+            logits: Tensor = self.network(patches)
+            return logits
+        axis = 2 + self.slice_axis
+        flat: Tensor = self.network(patches.squeeze(axis))
+        return flat.unsqueeze(axis)
+
+    def forward_scales(self, patches: Tensor) -> list[Tensor]:
+        """Logits of every supervised scale, finest first."""
+        if self.slice_axis is None:
+            return self.network.forward_scales(patches)
+        axis = 2 + self.slice_axis
+        return [logits.unsqueeze(axis) for logits in self.network.forward_scales(patches.squeeze(axis))]
+
+
+def build_network(plan: NetworkPlan) -> PatchNetwork:
+    """The network of a plan, with fresh weights from torch's global generator."""
+    slice_axis = _find_slice_axis(plan)
+    axes = [axis for axis in range(3) if axis != slice_axis]
+    network = UNet(
+        spatial_dims=plan.spatial_dims,
+        in_channels=plan.in_channels,
+        out_channels=plan.out_channels,
+        features=plan.features,
+        strides=[tuple(stride[axis] for axis in axes) for stride in plan.strides],
+        kernels=[tuple(kernel[axis] for axis in axes) for kernel in plan.kernels],
+        num_scales=plan.num_scales,
+    )
+    return PatchNetwork(network, slice_axis)
+
+
+def _find_slice_axis(plan: NetworkPlan) -> int | None:
+    """The axis that a 2D network never convolves."""
+    if plan.spatial_dims == 3:
+        return None
+    return next(axis for axis in range(3) if all(kernel[axis] == 1 for kernel in plan.kernels))

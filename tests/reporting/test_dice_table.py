@@ -1,0 +1,47 @@
+"""The table of scores in the terminal."""
+
+import io
+
+from rich.console import Console
+
+from medunet.evaluation import LabelScore, build_evaluation
+from medunet.reporting import build_dice_table
+
+
+def make_score(case_id, label, dice, status="ok"):
+    return LabelScore(
+        case_id=case_id, label=label, dice=dice, status=status, reference_ml=0, prediction_ml=0, tp=0, fp=0, fn=0
+    )
+
+
+def render(evaluation):
+    console = Console(file=io.StringIO(), width=110, color_system=None)
+    console.print(build_dice_table(evaluation))
+    lines = console.file.getvalue().replace("┃", "│").splitlines()
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+
+
+def test_rows():
+    scores = [
+        make_score("p1", "liver", 0.9),
+        make_score("p2", "liver", 0.9),
+        make_score("p1", "spleen", 0.0, "missed"),
+        make_score("p2", "spleen", None, "both-empty"),
+        make_score("p1", "tumour", None, "both-empty"),
+    ]
+    heading, *rows = render(build_evaluation(scores))
+    assert heading == ["label", "mean Dice", "95 % interval", "median", "cases", "missed", "invented"]
+    assert rows == [
+        ["liver", "0.900", "0.900 to 0.900", "0.900", "2", "0", "0"],
+        ["spleen", "0.000", "-", "0.000", "1", "1", "0"],
+        ["tumour", "-", "-", "-", "0", "0", "0"],
+        ["mean", "0.450", "", "", "", "1", "0"],
+    ]
+
+
+def test_label_names_are_no_markup():
+    assert render(build_evaluation([make_score("p1", "[red]liver", 1.0)]))[1][0] == "[red]liver"
+
+
+def test_no_scores():
+    assert render(build_evaluation([]))[1:] == [["mean", "-", "", "", "", "0", "0"]]

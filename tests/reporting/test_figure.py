@@ -1,0 +1,215 @@
+"""Pictures: contours lie on the organ, sides are told apart, the file is a PNG."""
+
+import subprocess
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from medunet.errors import GeometryError
+from medunet.reporting import draw_overlay
+from medunet.reporting.figure import build_overlay, choose_scale_mm
+
+LABELS = {"liver": [3], "spleen": [5]}
+
+
+def make_scene(make_volume, orientation="LPI"):
+    """A scan, and a block of 8 x 10 x 18 mm with its centre 6 mm to the left, front and top of the scan's middle."""
+    image = make_volume((40, 44, 36), (1.0, 1.0, 1.0), orientation)
+    indices = np.stack(np.meshgrid(*[np.arange(n) for n in image.spatial_shape], indexing="ij"), axis=-1)
+    world = indices @ image.affine[:3, :3].T + image.affine[:3, 3]
+    offset = world - world.reshape(-1, 3).mean(axis=0) - (-6, 6, 6)
+    block = (np.abs(offset) < (4, 5, 9)).all(axis=-1)
+    return image, image.with_array(np.where(block, 3, 0)[None].astype(np.uint8))
+
+
+def find_contours(figure, panel):
+    """``(x, y)`` in mm of every contour of a panel."""
+    return [collection.get_paths()[0].vertices for collection in figure.axes[panel].collections]
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPI", "LPS", "ASL", "PIR", "SRA"])
+def test_contour_lies_on_the_organ(make_volume, orientation):
+    image, reference = make_scene(make_volume, orientation)
+    figure = build_overlay(image, None, reference, LABELS)
+    for panel, size in enumerate([(8, 10), (8, 18), (10, 18)]):
+        (contour,) = find_contours(figure, panel)
+        np.testing.assert_allclose(np.ptp(contour, axis=0), size, atol=1e-6)
+    extents = [panel.images[0].get_extent() for panel in figure.axes[:3]]
+    centres = [
+        (find_contours(figure, panel)[0].min(0) + find_contours(figure, panel)[0].max(0)) / 2 for panel in (0, 1, 2)
+    ]
+    middles = [(extent[1] / 2, extent[2] / 2) for extent in extents]
+    # Patient's left is on the right of the picture, front is on top or on the left, top is on top.
+    np.testing.assert_allclose(np.subtract(centres, middles), [(6, -6), (6, -6), (-6, -6)], atol=1e-6)
+
+
+def test_pixels_of_the_png_have_the_colour_of_the_label(make_volume, tmp_path):
+    image, reference = make_scene(make_volume)
+    dark = image.with_array(np.full_like(image.array, -1000))
+    draw_overlay(dark, None, reference, LABELS, tmp_path / "new" / "figure.png")
+    pixels = matplotlib.image.imread(tmp_path / "new" / "figure.png")[..., :3]
+    is_orange = (np.abs(pixels - (0.902, 0.624, 0.0)) < 0.05).all(axis=-1)
+    height, width = is_orange.shape
+    panel = int(width * 4.2 / 15.52)
+    axial = is_orange[:, 20:panel]
+    assert axial.any()
+    columns, rows = np.flatnonzero(axial.any(axis=0)), np.flatnonzero(axial.any(axis=1))
+    assert columns.mean() + 20 > panel / 2  # the block is on the patient's left
+    assert rows.mean() < height / 2  # and in front
+
+
+def test_bright_spot_at_the_patients_left_is_on_the_right(make_volume, tmp_path):
+    for orientation in ("RAS", "LPI", "PSL"):
+        image, block = make_scene(make_volume, orientation)
+        spot = image.with_array(np.where(block.array > 0, 1000.0, -1000.0).astype(np.float32))
+        draw_overlay(spot, None, None, {}, tmp_path / "figure.png")
+        pixels = matplotlib.image.imread(tmp_path / "figure.png")[..., :3].min(axis=-1)
+        panel = pixels[80:-120, 60 : int(0.26 * pixels.shape[1])] > 0.95  # the axial one without its letters
+        columns = np.flatnonzero(panel.sum(axis=0) > 20)
+        assert columns.mean() > panel.shape[1] / 2
+
+
+def test_prediction_and_reference_look_different(make_volume):
+    image, reference = make_scene(make_volume)
+    prediction = reference.with_array(np.roll(reference.array, 2, axis=1))
+    panel = build_overlay(image, prediction, reference, LABELS).axes[0]
+    broad, thin = panel.collections
+    assert broad.get_linewidth()[0] > 2 * thin.get_linewidth()[0]
+    assert (broad.get_alpha(), thin.get_alpha()) == (0.6, None)
+
+
+def list_texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_legend_says_what_is_what(make_volume):
+    image, reference = make_scene(make_volume)
+    prediction = reference.with_array(np.where(reference.array == 3, 5, 0).astype(np.uint8))
+    legend = build_overlay(image, prediction, reference, LABELS).axes[3]
+    assert list_texts(legend) == ["reference", "prediction", "liver", "missed", "spleen", "invented"]
+
+
+def test_letters_and_scale_bar(make_volume):
+    image, reference = make_scene(make_volume)
+    figure = build_overlay(image, None, reference, LABELS)
+    assert [list_texts(panel) for panel in figure.axes[:3]] == [
+        ["R", "L", "A", "P", "1 cm"],
+        ["R", "L", "S", "I", "1 cm"],
+        ["A", "P", "S", "I", "1 cm"],
+    ]
+    bar = figure.axes[0].lines[0].get_xdata()
+    side_mm = np.diff(figure.axes[0].get_xlim())[0]
+    assert (bar[1] - bar[0]) * side_mm == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(("side_mm", "scale_mm"), [(44, 10), (40, 10), (39, 5), (330, 50), (800, 200), (3, 0.5)])
+def test_scale_is_a_round_number(side_mm, scale_mm):
+    assert choose_scale_mm(side_mm) == pytest.approx(scale_mm)
+
+
+def test_voxels_keep_their_proportions(make_volume):
+    image = make_volume((17, 22, 31), (0.7, 1.2, 3.0), "RAS")
+    panels = build_overlay(image, None, None, {}).axes[:3]
+    sizes = [(panel.images[0].get_extent()[1], panel.images[0].get_extent()[2]) for panel in panels]
+    x, y, z = 17 * 0.7, 22 * 1.2, 31 * 3.0
+    np.testing.assert_allclose(sizes, [(x, y), (x, z), (y, z)])
+    for panel in panels:  # square axes in mm: one scale for all
+        assert np.ptp(panel.get_xlim()) == pytest.approx(np.ptp(panel.get_ylim()))
+        assert np.ptp(panel.get_xlim()) == pytest.approx(z)
+
+
+def test_large_body_is_cropped_to_the_labels_with_context(make_volume):
+    image = make_volume((200, 180, 60), (2.0, 2.0, 3.0), "LPS")
+    array = np.zeros((1, 200, 180, 60), np.uint8)
+    array[0, 150:160, 20:30, 30:35] = 3  # 20 x 20 x 15 mm
+    figure = build_overlay(image, image.with_array(array), None, LABELS)
+    for panel in figure.axes[:3]:
+        low, high = sorted(panel.get_xlim())
+        assert high - low == pytest.approx(20 + 2 * 15)
+        (contour,) = [collection.get_paths()[0].vertices for collection in panel.collections]
+        assert low < contour[:, 0].min() < contour[:, 0].max() < high
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "PIL"])
+def test_organ_at_the_edge_has_a_closed_contour(make_volume, orientation):
+    image = make_volume((20, 22, 24), (1.0, 1.0, 1.0), orientation)
+    everything = image.with_array(np.full((1, 20, 22, 24), 3, np.uint8))
+    for panel in range(3):
+        (contour,) = find_contours(build_overlay(image, everything, None, LABELS), panel)
+        np.testing.assert_allclose(contour[0], contour[-1])
+
+
+def test_empty_label_maps(make_volume, tmp_path):
+    image = make_volume()
+    empty = image.with_array(np.zeros((1, *image.spatial_shape), np.uint8))
+    draw_overlay(image, empty, empty, LABELS, tmp_path / "figure.png", title="nothing", modality="MR")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert "no label in this scan" in list_texts(build_overlay(image, empty, empty, LABELS).axes[3])
+
+
+def test_regions_overlap(make_volume):
+    image, reference = make_scene(make_volume)
+    figure = build_overlay(image, None, reference, {"core": [3], "whole": [3, 5]})
+    assert len(find_contours(figure, 0)) == 2
+
+
+def test_many_labels_long_names_and_odd_characters(make_volume, tmp_path):
+    image = make_volume((40, 41, 42), (1.0, 1.0, 1.0))
+    labels = image.with_array((np.arange(40 * 41 * 42) % 41 // 2).reshape(1, 40, 41, 42).astype(np.int16))
+    names = {f"_label_{value}_$x_1$_with_a_very_long_name_<b>": [value] for value in range(1, 40)}
+    draw_overlay(image, labels, None, names, tmp_path / "figure.png", title="cost: 5 $ & 6 $")
+    assert any("more labels" in text for text in list_texts(build_overlay(image, labels, None, names).axes[3]))
+
+
+def test_first_of_several_channels_is_shown(make_volume):
+    image = make_volume(num_channels=3)
+    shown = build_overlay(image, None, None, {}).axes[0].images[0].get_array()
+    alone = build_overlay(image.with_array(image.array[:1]), None, None, {}).axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown, alone)
+
+
+def test_window_by_modality(make_volume):
+    image = make_volume()
+    assert build_overlay(image, None, None, {}).axes[0].images[0].get_clim() == (-160, 240)
+    window = build_overlay(image, None, None, {}, modality="MR").axes[0].images[0].get_clim()
+    assert window == pytest.approx(np.percentile(image.array, (1, 99)))
+
+
+@pytest.mark.parametrize("shape", [(1, 22, 31), (17, 22, 1), (1, 1, 1)])
+def test_thin_and_constant_scans(make_volume, tmp_path, shape):
+    image = make_volume(shape, dtype=np.int16)
+    labels = image.with_array(np.full((1, *shape), 3, np.uint8))
+    draw_overlay(
+        image.with_array(np.zeros_like(image.array)), labels, labels, LABELS, tmp_path / "f.png", modality="MR"
+    )
+
+
+def test_other_grid_is_refused(make_volume, tmp_path):
+    other = make_volume(spacing=(0.7, 1.2, 2.0), dtype=np.uint8)
+    with pytest.raises(GeometryError, match="The prediction and the scan lie on different grids"):
+        draw_overlay(make_volume(), other, None, LABELS, tmp_path / "figure.png")
+    assert not (tmp_path / "figure.png").exists()
+
+
+def test_importing_the_room_imports_neither_matplotlib_nor_torch():
+    code = "import sys, medunet.reporting; print([n for n in ('matplotlib', 'torch', 'rich') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_pyplot_is_left_alone(make_volume):
+    build_overlay(make_volume(), None, None, {})
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+@pytest.mark.realdata
+def test_right_parotid_is_on_the_side_of_the_r(real_data):
+    from medunet.io import read_label_map, read_volume
+
+    image = read_volume(real_data / "headneck-ct" / "images" / "pt_2.nii.gz")
+    reference = read_label_map(real_data / "headneck-ct" / "labels" / "pt_2.nii.gz")
+    panel = build_overlay(image, None, reference, {"parotid_right": [3], "parotid_left": [4]}).axes[0]
+    right, left = (collection.get_paths()[0].vertices[:, 0].mean() for collection in panel.collections)
+    assert list_texts(panel)[:2] == ["R", "L"]
+    assert right < left
