@@ -143,7 +143,8 @@ def _sample_control_points(
     # Half the distance of control points is where a deformation begins to fold.
     limit_mm = np.minimum(policy.elastic_displacement * extent_mm, 0.45 * extent_mm / (n - 3))
     limit_mm[[size == 1 for size in patch_size]] = 0.0
-    return rng.uniform(-1, 1, (n, n, n, 3)) * limit_mm
+    control_mm: Array = rng.uniform(-1, 1, (n, n, n, 3)) * limit_mm
+    return control_mm
 
 
 def _compute_rotation(angles_degrees: Array, patch_size: Shape3, spacing: Spacing) -> Array:

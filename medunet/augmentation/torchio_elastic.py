@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
 
-class RandTorchIOElasticd(RandomizableTransform, MapTransform):
+class RandTorchIOElasticd(RandomizableTransform, MapTransform):  # type: ignore[misc]  # MONAI is untyped
     """Deform an image and its label map by the same random B-spline field.
 
     Args:

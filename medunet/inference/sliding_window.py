@@ -68,7 +68,7 @@ def plan_tiles(shape: Shape3, patch_size: Shape3, *, step_fraction: float = STEP
 
     Example:
         >>> plan_tiles((10, 20, 33), (16, 16, 16)).starts
-        ([0], [0, 4], [0, 8, 17])
+        ([0], [0, 4], [0, 6, 11, 17])
     """
     if not 0 < step_fraction <= 1:
         msg = f"The step is {step_fraction}; expected a share of the tile, above 0 and at most 1."

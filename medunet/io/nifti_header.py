@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 HEADER_BYTES = 540  # NIfTI-2; a NIfTI-1 header has 348
 SHEAR_TOLERANCE_DEGREES = 0.5
+_LARGEST_MM, _SMALLEST_MM = 1e7, 1e-7  # ten kilometres and an ångström: garbage beyond, and float32 overflows soon
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: unknown, metre, millimetre, micron
 _CIFTI_INTENTS = range(3000, 3100)  # matrices over brain surfaces (https://www.nitrc.org/projects/cifti)
 _ICO7_SURFACE = (27307, 1, 6)  # how FreeSurfer folds the 163842 vertices of a surface into a NIfTI-1 header
@@ -103,7 +104,7 @@ def _measure_header(head: bytes) -> tuple[int, str]:
 
 
 def _check_magic(header: Any, name: str, is_pair: bool) -> None:
-    magic = bytes(header["magic"])[:3]
+    magic = header["magic"].item()
     version = 2 if isinstance(header, Nifti2Header) else 1
     pair, single = f"ni{version}".encode(), f"n+{version}".encode()
     if magic == (pair if is_pair else single):
@@ -236,9 +237,15 @@ def check_affine(affine: Affine, name: str) -> Affine:
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         msg = f"{name} has an affine with NaN or infinite entries; expected 4x4 finite numbers. Repair its header."
         raise VolumeError(msg)
+    if np.abs(affine).max() > _LARGEST_MM:
+        largest = f"{np.abs(affine).max():.3g} mm"
+        msg = (
+            f"{name} has an affine with entries up to {largest}; expected {_LARGEST_MM:.0e} at most. Repair its header."
+        )
+        raise VolumeError(msg)
     matrix = affine[:3, :3]
     lengths = np.linalg.norm(matrix, axis=0)
-    if not lengths.all() or abs(np.linalg.det(matrix / lengths)) < 1e-3:
+    if lengths.min() < _SMALLEST_MM or abs(np.linalg.det(matrix / lengths)) < 1e-3:
         msg = f"{name} has a singular affine {matrix.tolist()}; expected three independent axes. Repair its header."
         raise VolumeError(msg)
     axes = matrix / lengths

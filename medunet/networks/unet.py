@@ -88,9 +88,9 @@ class UNet(nn.Module):
             x = stage(x)
             skips.append(x)
         scales: list[Tensor] = []
-        for stage in reversed(range(len(self.decoder))):
-            x = torch.cat([self.upsamplers[stage](x), skips[stage]], dim=1)
-            x = self.decoder[stage](x)
+        for level in reversed(range(len(self.decoder))):
+            x = torch.cat([self.upsamplers[level](x), skips[level]], dim=1)
+            x = self.decoder[level](x)
             scales.insert(0, x)
         return scales
 

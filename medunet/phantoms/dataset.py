@@ -6,18 +6,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medunet import __version__
 from medunet.errors import InputError, OutputError
 from medunet.io import describe_write_error, write_json_atomic, write_nifti_image, write_nifti_labels
 from medunet.phantoms.case import Phantom
 from medunet.phantoms.catalogue import check_seed, get_phantom
+
+logger = logging.getLogger(__name__)
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed gives other bytes."""
@@ -53,12 +57,12 @@ def write_phantom_dataset(
     check_seed(seed)
     _check_counts(num_cases, num_workers)
     recipe = {"name": name, "num_cases": num_cases, "seed": seed, "generator_version": GENERATOR_VERSION}
-    if _is_complete(folder, recipe):
+    if _is_complete(folder, recipe, phantom):
         return
     write_json_atomic(folder / _STARTED_NAME, recipe)
-    for case_id in _write_cases(phantom, folder, num_cases, seed, num_workers or os.cpu_count() or 1):
-        if on_case is not None:
-            on_case(case_id)
+    jobs = [_Job(phantom.name, folder, seed, number) for number in range(num_cases)]
+    num_workers = min(num_workers or os.cpu_count() or 1, num_cases)
+    _write_cases(jobs, num_workers, on_case or (lambda case_id: None))
     write_json_atomic(folder / "dataset.json", _describe(phantom, num_cases, recipe))
     (folder / _STARTED_NAME).unlink(missing_ok=True)
 
@@ -72,8 +76,8 @@ def _check_counts(num_cases: int, num_workers: int | None) -> None:
         raise InputError(msg)
 
 
-def _is_complete(folder: Path, recipe: dict[str, Any]) -> bool:
-    """Whether this very dataset is there already.
+def _is_complete(folder: Path, recipe: dict[str, Any], phantom: Phantom) -> bool:
+    """Whether this very dataset is there already, with all its files.
 
     Raises:
         OutputError: If something else is there.
@@ -97,7 +101,8 @@ def _is_complete(folder: Path, recipe: dict[str, Any]) -> bool:
             "Choose another folder."
         )
         raise OutputError(msg)
-    return marker == "dataset.json"
+    entries = _list_entries(phantom, recipe["num_cases"])
+    return marker == "dataset.json" and all((folder / path).is_file() for entry in entries for path in entry.values())
 
 
 def _read_recipe(path: Path) -> dict[str, Any] | None:
@@ -111,34 +116,62 @@ def _read_recipe(path: Path) -> dict[str, Any] | None:
     return recipe if isinstance(recipe, dict) else None
 
 
-def _write_cases(phantom: Phantom, folder: Path, num_cases: int, seed: int, num_workers: int) -> Iterator[str]:
-    jobs = [(phantom.name, folder, seed, number) for number in range(num_cases)]
-    num_workers = min(num_workers, num_cases)
-    if num_workers == 1:
-        yield from map(_write_case, jobs)
-        return
+class _Job(NamedTuple):
+    """One case to write, small enough to send to another process."""
+
+    name: str
+    folder: Path
+    seed: int
+    number: int
+
+
+def _write_cases(jobs: list[_Job], num_workers: int, on_case: Callable[[str], None]) -> None:
+    num_done = 0
+    if num_workers > 1:
+        num_done = _write_cases_in_pool(jobs, num_workers, on_case)
+    for job in jobs[num_done:]:
+        on_case(_write_case(job))
+
+
+def _write_cases_in_pool(jobs: list[_Job], num_workers: int, on_case: Callable[[str], None]) -> int:
+    """Write cases with several processes.
+
+    Returns:
+        How many of the first jobs are done: fewer than all when the processes died, as they do when a script without
+        ``if __name__ == "__main__"`` is started again in each of them, or when the memory is too small.
+    """
+    num_done = 0
     # "spawn" works on every system and copies no threads of torch into the children.
-    with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from _run(pool, jobs)
-
-
-def _run(pool: ProcessPoolExecutor, jobs: Iterable[tuple[str, Path, int, int]]) -> Iterator[str]:
+    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        yield from pool.map(_write_case, jobs)
-    except BaseException:
+        for case_id in pool.map(_write_case, jobs):
+            num_done += 1
+            on_case(case_id)
+    except BrokenProcessPool:
+        logger.warning("The worker processes ended early; going on with one. num_workers=1 avoids them.")
+    finally:
         pool.shutdown(cancel_futures=True)  # after a full disk or Ctrl-C the rest need not be tried
-        raise
+    return num_done
 
 
-def _write_case(job: tuple[str, Path, int, int]) -> str:
-    name, folder, seed, number = job
-    phantom = get_phantom(name)
-    case = phantom.make(seed * MAX_CASES + number)
-    case_id = _case_id(phantom, number)
+def _write_case(job: _Job) -> str:
+    phantom = get_phantom(job.name)
+    case = phantom.make(job.seed * MAX_CASES + job.number)
+    case_id = _case_id(phantom, job.number)
     description = f"SYNTHETIC phantom, medunet {__version__}"
-    write_nifti_image(case.image, folder / "imagesTr" / f"{case_id}.nii.gz", description=description)
-    write_nifti_labels(case.labels, folder / "labelsTr" / f"{case_id}.nii.gz", description=description)
+    entry = _entry(case_id)
+    write_nifti_image(case.image, job.folder / entry["image"], description=description)
+    write_nifti_labels(case.labels, job.folder / entry["label"], description=description)
     return case_id
+
+
+def _list_entries(phantom: Phantom, num_cases: int) -> list[dict[str, str]]:
+    """The ``training`` list of dataset.json."""
+    return [_entry(_case_id(phantom, number)) for number in range(num_cases)]
+
+
+def _entry(case_id: str) -> dict[str, str]:
+    return {"image": f"./imagesTr/{case_id}.nii.gz", "label": f"./labelsTr/{case_id}.nii.gz"}
 
 
 def _case_id(phantom: Phantom, number: int) -> str:
@@ -146,7 +179,6 @@ def _case_id(phantom: Phantom, number: int) -> str:
 
 
 def _describe(phantom: Phantom, num_cases: int, recipe: dict[str, Any]) -> dict[str, Any]:
-    case_ids = [_case_id(phantom, number) for number in range(num_cases)]
     return {
         "name": phantom.name,
         "description": "SYNTHETIC phantom with exactly known truth; no patient was scanned. Not for clinical use.",
@@ -157,9 +189,7 @@ def _describe(phantom: Phantom, num_cases: int, recipe: dict[str, Any]) -> dict[
         "labels": {"0": "background", **{str(value): label for label, value in phantom.labels.items()}},
         "numTraining": num_cases,
         "numTest": 0,
-        "training": [
-            {"image": f"./imagesTr/{case_id}.nii.gz", "label": f"./labelsTr/{case_id}.nii.gz"} for case_id in case_ids
-        ],
+        "training": _list_entries(phantom, num_cases),
         "test": [],
         "phantom": recipe,
     }

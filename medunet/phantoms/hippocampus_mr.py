@@ -14,7 +14,8 @@ from medunet.volume import Volume
 
 HIPPOCAMPUS_LABELS = {"anterior": 1, "posterior": 2}
 _STREAM = 2  # keeps the random numbers of the phantoms apart
-_GREY, _WHITE, _FLUID = 0.62, 0.92, 0.16
+_GREY, _WHITE, _FLUID = 0.56, 1.0, 0.12
+_WIDEN = 1.3  # a hippocampus is wider than high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class HippocampusAnatomy:
         deformation: Displacement along x, y, z.
         folds: Positive in white matter, negative in cortex.
         fluid: Positive in the fluid of the cisterns.
-        grey: Intensity of the hippocampus, white matter being about 0.9.
+        grey: Intensity of the hippocampus, white matter being 1.
     """
 
     nodes: tuple[Vector, ...]
@@ -64,7 +65,7 @@ def sample_hippocampus(rng: np.random.Generator) -> HippocampusAnatomy:
     y = np.array([15.0, 9.0, 2.0, -5.0, -11.0, -16.0]) * rng.uniform(0.92, 1.08)
     x = np.array([-3.0, -1.0, 1.0, 1.5, 0.0, -4.0]) * rng.uniform(0.6, 1.4) + rng.normal(0, 0.7, 6)
     z = np.array([-4.5, -4.5, -2.0, 1.0, 4.0, 6.5]) * rng.uniform(0.7, 1.3) + rng.normal(0, 0.5, 6)
-    radii = np.array([5.2, 6.2, 5.2, 4.4, 3.9, 3.0]) * rng.uniform(0.86, 1.08) * rng.uniform(0.93, 1.07, 6)
+    radii = np.array([5.2, 6.2, 5.2, 4.4, 3.9, 3.0]) * rng.uniform(0.82, 1.02) * rng.uniform(0.93, 1.07, 6)
     nodes = tuple((float(a), float(b), float(c)) for a, b, c in zip(x, y, z, strict=True))
     half_size = (26.0, 34.0, 26.0)
     fields = [sample_field(rng, half_size=half_size, knot_spacing=(9.0,) * 3, amplitude=1.3) for _ in range(3)]
@@ -76,7 +77,7 @@ def sample_hippocampus(rng: np.random.Generator) -> HippocampusAnatomy:
         deformation=(fields[0], fields[1], fields[2]),
         folds=sample_field(rng, half_size=half_size, knot_spacing=(5.0,) * 3, amplitude=1.0),
         fluid=sample_field(rng, half_size=half_size, knot_spacing=(6.0,) * 3, amplitude=1.0),
-        grey=float(rng.uniform(0.58, 0.68)),
+        grey=float(rng.uniform(0.52, 0.6)),
     )
 
 
@@ -84,15 +85,18 @@ def render_hippocampus(anatomy: HippocampusAnatomy, grid: Grid) -> tuple[Floats,
     """Draw an anatomy on a grid.
 
     Returns:
-        Signal with white matter at about 0.9, ``(I, J, K)`` float32, and truth, ``(I, J, K)`` uint8.
+        Signal with white matter at 1, ``(I, J, K)`` float32, and truth, ``(I, J, K)`` uint8.
     """
     points = _compute_points(anatomy, grid)
-    body = compute_distance(points, build_tube(anatomy.nodes, anatomy.radii), smooth_mm=3, margin_mm=20)
+    narrow = Points(points.x * np.float32(1 / _WIDEN), points.y, points.z * np.float32(_WIDEN**0.5))
+    body = compute_distance(narrow, build_tube(anatomy.nodes, anatomy.radii), smooth_mm=3, margin_mm=20)
     border = np.float32(anatomy.border_y) + np.float32(anatomy.border_tilt) * points.z - points.y  # below 0 in front
     parts = [compute_occupancy(np.maximum(body, border)), compute_occupancy(np.maximum(body, -border))]
     whole = compute_occupancy(body)
     signal = _compute_surroundings(anatomy, grid, points, body)
-    signal += whole * (np.float32(anatomy.grey) - signal)
+    # Bright and dark layers below the surface, of which 1 mm voxels show a hint.
+    inside = np.float32(anatomy.grey) + np.float32(0.07) * np.cos(body * np.float32(1.5))
+    signal += whole * (inside - signal)
     truth = np.where(parts[0] >= parts[1], 1, 2)
     return signal, np.where(whole > 0.5, truth, 0).astype(np.uint8)
 
@@ -109,18 +113,22 @@ def _compute_surroundings(anatomy: HippocampusAnatomy, grid: Grid, points: Point
     signal = np.float32(_GREY) + ramp(anatomy.folds.evaluate(x, y, z), -0.12, 0.12) * np.float32(_WHITE - _GREY)
     near = ramp(body, 5, 1)  # mostly white matter wraps the hippocampus
     signal += near * np.float32(0.6) * (np.float32(_WHITE) - signal)
-    fluid = ramp(anatomy.fluid.evaluate(x, y, z) - np.float32(0.08) * np.clip(body, 0, 4), 0.38, 0.5)
+    fluid = ramp(anatomy.fluid.evaluate(x, y, z) - np.float32(0.08) * np.clip(body, 0, 4), 0.3, 0.42)
     signal += fluid * (np.float32(_FLUID) - signal)
     hx, hy, hz = anatomy.nodes[1]
     horn = compute_distance(
         points,
         build_tube(
-            [(hx + 5, hy + 4, hz + 3), *[(a + 5, b, c + 3) for a, b, c in anatomy.nodes[2:5]]], [2.2, 2, 1.8, 2]
+            [(hx + 6, hy + 4, hz + 2), *[(a + 6, b, c + 2) for a, b, c in anatomy.nodes[2:5]]], [2.6, 2.2, 2, 2.2]
         ),
         smooth_mm=2,
         margin_mm=20,
     )
     signal += compute_occupancy(carve(horn, body)) * (np.float32(_FLUID) - signal)
+    ambient = compute_distance(
+        points, build_tube([(a - 6, b, c - 1) for a, b, c in anatomy.nodes[1:]], [1.6] * 5), smooth_mm=2
+    )
+    signal += compute_occupancy(carve(ambient, body)) * (np.float32(_FLUID) - signal)
     amygdala = Ellipsoid((hx - 1, hy + 10, hz + 7), (7.5, 6.5, 6.0)).distance(points)
     signal += compute_occupancy(amygdala) * (np.float32(_GREY + 0.02) - signal)
     return np.asarray(signal, dtype=np.float32)

@@ -82,7 +82,7 @@ def _compute_thighs(points: Points, body: Body) -> Floats:
     width, depth = body.half_width * 0.5, body.half_depth * 0.92
     x = (np.abs(points.x) - np.float32(body.half_width * 0.53)) * np.float32(1 / width)
     y = (points.y + 8) * np.float32(1 / depth)
-    return np.maximum((np.sqrt(x * x + y * y) - 1) * np.float32(width), points.z + 30)
+    return np.asarray(np.maximum((np.sqrt(x * x + y * y) - 1) * np.float32(width), points.z + 30))
 
 
 def _compute_fat_thickness(points: Points, body: Body) -> Floats:

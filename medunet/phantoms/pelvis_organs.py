@@ -146,7 +146,7 @@ def _compute_vesicles(points: Points, organs: Organs) -> Floats:
     shifted = Points(points.x - middle, points.y, points.z)
     distance = compute_distance(shifted, _build_vesicles(organs), smooth_mm=3, margin_mm=12)
     lobes = np.sin(shifted.x * np.float32(0.75)) * np.sin(points.z * np.float32(0.6) + points.y * np.float32(0.4))
-    return distance + np.float32(0.9) * lobes
+    return np.asarray(distance + np.float32(0.9) * lobes)
 
 
 def _compute_bladder(points: Points, organs: Organs) -> Floats:
@@ -162,13 +162,13 @@ def _compute_bladder(points: Points, organs: Organs) -> Floats:
 
 def _compute_bladder_hu(organs: Organs, distance: Floats) -> Floats:
     inside = ramp(distance, -organs.bladder_wall + 0.5, -organs.bladder_wall - 0.5)
-    return np.float32(36) + inside * np.float32(organs.urine_hu - 36)
+    return np.asarray(np.float32(36) + inside * np.float32(organs.urine_hu - 36))
 
 
 def _cut_rectum(tube: Floats, points: Points, organs: Organs) -> Floats:
     """The tube between the anus and the plane where the colon turns to the front."""
     top, bottom = organs.rectum_nodes[-1][2], organs.rectum_nodes[0][2]
-    return np.maximum(np.maximum(tube, points.z - np.float32(top)), np.float32(bottom) - points.z)
+    return np.asarray(np.maximum(np.maximum(tube, points.z - np.float32(top)), np.float32(bottom) - points.z))
 
 
 def _compute_rectum_hu(points: Points, organs: Organs, tube: Floats, texture: Floats) -> Floats:

@@ -199,7 +199,7 @@ def compute_occupancy(distance: Floats) -> Floats:
     A plane that cuts the voxel parallel to a face gives the exact part; the sum of the changes along the three axes is
     the distance between the nearest and the farthest corner.
     """
-    change = np.full(distance.shape, 1e-3, dtype=np.float32)
+    change = np.full(distance.shape, 1e-6, dtype=np.float32)
     for axis in range(3):
         if distance.shape[axis] > 1:
             change += np.abs(np.gradient(distance, axis=axis))

@@ -11,7 +11,7 @@ BODY_THRESHOLD_HU = -500.0
 
 def compute_body_mask(image: Array, modality: str) -> Array:
     """Voxels that may belong to the patient, ``(I, J, K)``: denser than lung in CT, nonzero in any channel in MR."""
-    mask: Array = (image > BODY_THRESHOLD_HU if modality == "CT" else image != 0).any(axis=0)
+    mask: Array = np.any(image > BODY_THRESHOLD_HU if modality == "CT" else image != 0, axis=0)
     return mask
 
 

@@ -105,9 +105,10 @@ def _measure_case(case: Case, task: Task) -> _CaseFacts:
     image, labels = read_case(case, task)
     image, labels = to_orientation(image), to_orientation(labels)
     box = compute_body_box(image.array, task.modality)
+    size_i, size_j, size_k = (edge.stop - edge.start for edge in box)
     return _CaseFacts(
         spacing=image.spacing,
-        shape=tuple(int(edge.stop - edge.start) for edge in box),
+        shape=(size_i, size_j, size_k),
         foreground=_sample_foreground(image, labels, task),
         labels=tuple(name for name, values in task.labels.items() if np.isin(labels.array, values).any()),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from medunet.tasks import IntensityRule
 from medunet.volume import Shape3, Spacing
@@ -56,6 +56,14 @@ class Normalization(BaseModel):
     upper: float | None = None
     mean: float | None = None
     std: float | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Normalization:
+        numbers = (self.lower, self.upper, self.mean, self.std)
+        if self.rule.startswith("ct-") and (None in numbers or not self.std):
+            msg = f"rule {self.rule} needs lower, upper, mean and a std above 0; got {numbers}"
+            raise ValueError(msg)
+        return self
 
 
 class Plan(BaseModel):

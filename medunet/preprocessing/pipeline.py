@@ -65,4 +65,6 @@ def _normalize_channel(values: torch.Tensor, rule: Normalization) -> torch.Tenso
         return values
     if rule.rule == "zscore":
         return (values - values.mean()) / values.std().clamp(min=1e-6)
+    assert rule.mean is not None  # Normalization checks it
+    assert rule.std is not None
     return (values.clamp(rule.lower, rule.upper) - rule.mean) / rule.std

@@ -128,7 +128,8 @@ def _preprocess(case: Case, task: Task, plan: Plan) -> bytes:
         "fill": torch.from_numpy(image.array.reshape(image.num_channels, -1).min(axis=1)),
         **_index_foreground(codes, case.case_id),
     }
-    return save(tensors)
+    content: bytes = save(tensors)
+    return content
 
 
 def _index_foreground(codes: Array, case_id: str) -> dict[str, Tensor]:

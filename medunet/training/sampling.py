@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,7 +105,7 @@ class PatchSampler:
             iteration=iteration, case_ids=tuple(case_ids), image=torch.stack(images), codes=torch.stack(codes)
         )
 
-    def iterate(self, start: int) -> Iterator[Batch]:
+    def iterate(self, start: int) -> Generator[Batch, None, None]:
         """Batches from ``start`` on, without end, drawn ahead by one thread."""
         ahead: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
         stop = threading.Event()

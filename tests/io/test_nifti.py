@@ -418,6 +418,11 @@ def test_labels_behind_a_slope_are_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(array[0], RAMP)
 
 
+def test_labels_are_rounded_not_cut(tmp_path: Path) -> None:
+    path = save(tmp_path / "mask.nii", np.array([[[0.999999, 2.000001]]], np.float32))
+    assert read_label_map(path).array.tolist() == [[[[1, 2]]]]
+
+
 def test_labels_with_fractions_are_refused_by_value(tmp_path: Path) -> None:
     path = save(tmp_path / "mask.nii", np.array([[[0, 1, 0.25, 1.5, 0.25]]], np.float32))
     with pytest.raises(
@@ -675,6 +680,7 @@ def test_padding_after_the_voxels_is_read_with_a_warning(tmp_path: Path, caplog:
         ({"vox_offset": 352.5}, "has vox_offset = 352.5 "),
         ({"vox_offset": 1e12}, "promises 3x4x5 voxels .* the file has 472 bytes"),
         ({"magic": b"xyz"}, r"has a magic field that is neither 'n\+1' nor 'ni1'"),
+        ({"magic": b"n+1x"}, "has a magic field that is neither"),
         ({"magic": b"Can"}, "has a magic field that is neither"),
         ({"magic": b""}, "has a magic field that is neither"),
         ({"magic": b"ni1"}, "says in its magic field that it is the header of a .hdr/.img pair"),
@@ -682,6 +688,7 @@ def test_padding_after_the_voxels_is_read_with_a_warning(tmp_path: Path, caplog:
         ({"xyzt_units": 5}, "has the length unit 5 in xyzt_units"),
         ({"srow_x": [np.nan, 0, 0, 0]}, "has an affine with NaN or infinite entries"),
         ({"srow_z": [0, 0, np.inf, 0]}, "has an affine with NaN or infinite entries"),
+        ({"srow_x": [1, 0, 0, 1e30]}, r"has an affine with entries up to 1e\+30 mm; expected 1e\+07 at most"),
         ({"srow_x": [0, 0, 0, 0]}, "has a singular affine"),
         ({"srow_x": [1, 0, 1, 0], "srow_y": [0, 1, 0, 0], "srow_z": [1, 0, 1, 0]}, "has a singular affine"),
         (
@@ -858,19 +865,22 @@ def test_48_orientations_are_one_volume(real_data: Path) -> None:
 
 @pytest.mark.realdata
 @pytest.mark.timeout(60)
-def test_every_oddity_is_read_or_refused(real_data: Path, subtests: Any) -> None:
+def test_every_oddity_is_read_as_nibabel_reads_it_or_refused(real_data: Path) -> None:
+    num_read = 0
     for path in sorted((real_data / "nifti" / "oddities").iterdir()):
-        with subtests.test(path.name):
-            try:
-                volume = read_volume(path)
-            except VolumeError as error:
-                assert path.stem.split(".")[0] in str(error)  # noqa: PT017 - a volume is as good an answer
-                continue
-            # Where we read a file, nibabel reads the same numbers at the same place.
-            expected = nib.load(path)
-            stored = np.squeeze(np.moveaxis(volume.array, 0, -1))
-            np.testing.assert_allclose(stored, np.squeeze(expected.get_fdata()), rtol=1e-5, atol=1e-4)
-            np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-4)
+        try:
+            volume = read_volume(path)
+        except VolumeError as error:
+            assert str(path) in str(error)  # noqa: PT017 - a volume is as good an answer
+            continue
+        expected = nib.load(path)
+        stored = np.squeeze(np.moveaxis(volume.array, 0, -1))
+        np.testing.assert_allclose(
+            stored, np.squeeze(expected.get_fdata(dtype=np.float32)), rtol=1e-5, atol=1e-4, err_msg=path.name
+        )
+        np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-4, err_msg=path.name)
+        num_read += 1
+    assert num_read >= 35
 
 
 @pytest.mark.realdata
@@ -898,8 +908,8 @@ def test_a_real_file_with_an_afni_extension_is_read(real_data: Path) -> None:
 
 @pytest.mark.realdata
 def test_hippocampus_labels_are_small_integers(real_data: Path) -> None:
-    paths = list_volumes(real_data / "hippocampus-mr" / "labelsTr")[:20]
-    assert len(paths) == 20
+    paths = list_volumes(real_data / "hippocampus-mr" / "labelsTr")
+    assert len(paths) == 200
     found = [read_label_map(path).array for path in paths]
     assert {array.dtype.kind for array in found} <= {"u", "i"}
     assert {int(value) for array in found for value in np.unique(array)} == {0, 1, 2}
