@@ -1,0 +1,91 @@
+"""The command ``medunet``: collects the commands, and turns errors into one line and exit code 2.
+
+Nothing heavy is imported here or at the top of a command's file, so that ``medunet --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+import medunet
+from medunet.cli.doctor import doctor
+from medunet.cli.evaluate import evaluate
+from medunet.cli.infer import infer
+from medunet.cli.phantom import phantom
+from medunet.cli.tasks import app as tasks_app
+from medunet.cli.train import train
+from medunet.errors import MedunetError
+
+EXIT_CODE = 2
+
+app = typer.Typer(
+    name="medunet",
+    help="3D segmentation of CT and MR volumes: train, infer, evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Locals in a traceback can hold patient data.
+    pretty_exceptions_enable=False,
+)
+app.command()(train)
+app.command()(infer)
+app.command()(evaluate)
+app.command()(phantom)
+app.command()(doctor)
+app.add_typer(tasks_app, name="tasks")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"medunet {medunet.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error, and log more.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; any `MedunetError` becomes one line on stderr and exit code 2."""
+    arguments, is_debug = _take_debug(sys.argv[1:])
+    _set_up_logging(is_debug=is_debug)
+    try:
+        app(arguments)
+    except (MedunetError, OSError) as error:
+        if is_debug:
+            raise
+        sys.exit(_print_error(error))
+
+
+def _print_error(error: Exception) -> int:
+    # A path may hold a line break; an error is one line all the same.
+    print("error: " + " ".join(str(error).split("\n")), file=sys.stderr)
+    return EXIT_CODE
+
+
+def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """``--debug`` may stand anywhere on the line."""
+    return [argument for argument in arguments if argument != "--debug"], "--debug" in arguments
+
+
+def _set_up_logging(*, is_debug: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LineFormatter())
+    logger = logging.getLogger("medunet")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if is_debug else logging.WARNING)
+    logger.propagate = False
+
+
+class _LineFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"

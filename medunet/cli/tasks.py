@@ -1,0 +1,36 @@
+"""``medunet tasks`` and ``medunet tasks show``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="List the built-in tasks, or show one.", invoke_without_command=True)
+
+
+@app.callback()
+def list_all(context: typer.Context) -> None:
+    """List the built-in tasks."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from medunet.tasks import list_tasks, load_task
+
+    table = Table("task", "what", "modality", "labels", "embedded data")
+    for task in map(load_task, list_tasks()):
+        table.add_row(task.name, task.title, task.modality, ", ".join(task.labels), task.phantom or "-")
+    Console().print(table)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="Built-in task or a YAML file.")]) -> None:
+    """Print one task as YAML, ready to be copied and changed."""
+    import yaml
+
+    from medunet.tasks import load_task
+
+    content = load_task(name).model_dump(mode="json", exclude_none=True)
+    print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")
