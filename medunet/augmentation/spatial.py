@@ -105,7 +105,10 @@ def compute_bspline_field(control: Tensor, shape: Shape3) -> Tensor:
         ``(I, J, K, 3)`` in the unit of the control points.
     """
     i, j, k = (_compute_bspline_basis(size, control.shape[axis]) for axis, size in enumerate(shape))
-    return torch.einsum("ia,jb,kc,abcd->ijkd", i, j, k, control)
+    # One axis after the other, the cheapest order: a single einsum would pick its own.
+    field = torch.einsum("kc,abcd->abkd", k, control)
+    field = torch.einsum("jb,abkd->ajkd", j, field)
+    return torch.einsum("ia,ajkd->ijkd", i, field)
 
 
 def _compute_bspline_basis(num_voxels: int, num_control: int) -> Tensor:

@@ -196,7 +196,8 @@ class Trainer:
         if self.policy is not None:
             image = apply_intensity(image, self.policy, self._build_rngs(batch))
         optimizer.zero_grad(set_to_none=True)
-        scales = network.forward_scales(image)
+        with self.fabric.autocast():  # Fabric does so by itself for `forward` only
+            scales = network.forward_scales(image)
         loss = compute_scaled_loss(scales, codes, self.membership, has_regions=self.task.has_regions)
         self.fabric.backward(loss.total)
         norm = self.fabric.clip_gradients(network, optimizer, max_norm=MAX_GRADIENT_NORM, error_if_nonfinite=False)
@@ -274,7 +275,8 @@ def measure_step_seconds(plan: Plan, task: Task, device: torch.device, precision
         seconds = 0.0
         for _ in range(2):  # the first one warms up
             began = time.perf_counter()
-            scales = network.forward_scales(image)
+            with fabric.autocast():
+                scales = network.forward_scales(image)
             fabric.backward(compute_scaled_loss(scales, codes, membership, has_regions=task.has_regions).total)
             optimizer.step()
             if device.type == "cuda":
