@@ -68,9 +68,7 @@ def build_monai_augmentation(policy: AugmentationPolicy, patch_size: Shape3, spa
                 prob=policy.brightness_probability,
                 factors=(policy.brightness[0] - 1, policy.brightness[1] - 1),
             ),
-            RandSimulateLowResolutiond(
-                IMAGE, prob=policy.low_resolution_probability, zoom_range=policy.low_resolution
-            ),
+            RandSimulateLowResolutiond(IMAGE, prob=policy.low_resolution_probability, zoom_range=policy.low_resolution),
             RandAdjustContrastd(
                 IMAGE, prob=policy.inverted_gamma_probability, gamma=policy.gamma, invert_image=True, retain_stats=True
             ),

@@ -76,7 +76,9 @@ def _draw_pictures(
 
     mask_files, label_files, image_files = index(masks), index(labels), index(images)
     if masks.is_file():  # a single pair need not share its name
-        mask_files, image_files = ({name: next(iter(files.values())) for name in label_files} for files in (mask_files, image_files))
+        mask_files, image_files = (
+            {name: next(iter(files.values())) for name in label_files} for files in (mask_files, image_files)
+        )
     values = task.labels if task else {f"label {value}": (value,) for value in _list_values(result)}
     for case_id, dice in result.mean_dice_per_case().items():
         if case_id not in image_files:

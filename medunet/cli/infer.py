@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def infer(
     scans: Annotated[
         list[Path],
-        typer.Argument(help="Scans: files or folders. For a task of N channels, N files make one scan.", metavar="SCAN..."),
+        typer.Argument(
+            help="Scans: files or folders. For a task of N channels, N files make one scan.", metavar="SCAN..."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Mask file for one scan; folder for several or for a folder.")
@@ -38,6 +40,10 @@ def infer(
     from medunet.io import check_output
     from medunet.models import find_newest_model
 
+    for scan in scans:
+        if not scan.exists():
+            msg = f"{scan} does not exist. Check the path."
+            raise InputError(msg)
     is_folder = len(scans) == 1 and scans[0].is_dir()
     folder = model or find_newest_model()
     jobs = _list_jobs(scans, output, _read_num_channels(folder))

@@ -19,9 +19,12 @@ def list_all(context: typer.Context) -> None:
 
     from medunet.tasks import list_tasks, load_task
 
-    table = Table("task", "what", "modality", "labels", "embedded data")
+    table = Table()
+    table.add_column("task", no_wrap=True)
+    for name in ("what", "labels", "embedded data"):
+        table.add_column(name)
     for task in map(load_task, list_tasks()):
-        table.add_row(task.name, task.title, task.modality, ", ".join(task.labels), task.phantom or "-")
+        table.add_row(task.name, task.title, ", ".join(task.labels), task.phantom or "-")
     Console().print(table)
 
 

@@ -64,9 +64,8 @@ def train(
                 observer=observer,
             )
         except KeyboardInterrupt as interrupt:
-            msg = (
-                f"Interrupted. {observer.describe_where()} Go on with: medunet train --task {task} --resume"
-                + (f" --output {output}" if output else "")
+            msg = f"Interrupted. {observer.describe_where()} Go on with: medunet train --task {task} --resume" + (
+                f" --output {output}" if output else ""
             )
             raise TrainingError(msg) from interrupt
     _print_result(result)

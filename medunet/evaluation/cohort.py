@@ -7,15 +7,12 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medunet.errors import InputError, MedunetError
 from medunet.evaluation.case import CaseCounts, Labels, LabelScore, count_case, score_counts
 from medunet.evaluation.statistics import Summary, summarize_scores
 from medunet.io import list_volumes, read_label_map, strip_nifti_suffix, write_text_atomic
-
-if TYPE_CHECKING:
-    from medunet.tasks import Task
+from medunet.tasks import Task, load_task
 
 _CHANNEL_SUFFIX = "_0000"  # nnU-Net names the first channel of case p012 p012_0000.nii.gz
 _CSV_HEADER = ["case", "label", "dice", "status", "reference_ml", "prediction_ml", "tp", "fp", "fn"]
@@ -68,14 +65,14 @@ def build_evaluation(
     )
 
 
-def evaluate(masks: Path | str, labels: Path | str, *, task: Task | None = None) -> Evaluation:
+def evaluate(masks: Path | str, labels: Path | str, *, task: Task | str | None = None) -> Evaluation:
     """Score masks against references.
 
     Args:
         masks: A file, or a folder of files.
         labels: The reference file, or the folder of references. Folders are paired by file name without its NIfTI
             ending; a mask may also carry the ending ``_0000`` of nnU-Net's images.
-        task: Names the labels and the value to ignore. Without it, every value that occurs in a paired reference is a
+        task: Names the labels and the value to ignore: a task, its name, or a YAML file. Without it, every value that occurs in a paired reference is a
             label, so that a structure that was missed everywhere still counts.
 
     Returns:
@@ -87,6 +84,7 @@ def evaluate(masks: Path | str, labels: Path | str, *, task: Task | None = None)
             everything that is wrong with them.
     """
     masks, labels = Path(masks), Path(labels)
+    task = load_task(task) if isinstance(task, str) else task
     if not _are_folders(masks, labels):
         counts = _count_files(strip_nifti_suffix(labels.name), masks, labels)
         names, ignore_value = _choose_labels([counts], task)

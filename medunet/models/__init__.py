@@ -26,7 +26,7 @@ _TORCH_NAMES = (
     "write_weights",
 )
 
-__all__ = [  # noqa: F822  the names that need torch are loaded on first use
+__all__ = [
     "HOME_VARIABLE",
     "SYNTHETIC_WARNING",
     "Model",

@@ -175,7 +175,9 @@ def check_is_model(folder: Path) -> None:
         raise ModelError(msg)
     missing = [name for name in (TASK, PLAN, TRAINING, WEIGHTS) if not (folder / name).is_file()]
     if missing:
-        msg = f"{folder} is no complete model: {', '.join(missing)} missing; expected a folder that `medunet train` made."
+        msg = (
+            f"{folder} is no complete model: {', '.join(missing)} missing; expected a folder that `medunet train` made."
+        )
         raise ModelError(msg)
 
 

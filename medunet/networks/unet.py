@@ -66,9 +66,7 @@ class UNet(nn.Module):
             _Stage(spatial_dims, 2 * features[stage], features[stage], one, kernels[stage])
             for stage in range(num_stages - 1)
         )
-        self.heads = nn.ModuleList(
-            _CONV[spatial_dims](features[scale], out_channels, 1) for scale in range(num_scales)
-        )
+        self.heads = nn.ModuleList(_CONV[spatial_dims](features[scale], out_channels, 1) for scale in range(num_scales))
         self.apply(_initialise)
 
     def forward(self, image: Tensor) -> Tensor:

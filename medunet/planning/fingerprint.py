@@ -95,9 +95,7 @@ def compute_fingerprint(
             _compute_statistics(np.concatenate([fact.foreground[channel] for fact in facts]), task)
             for channel in range(len(task.channels))
         ),
-        label_frequencies={
-            name: sum(name in fact.labels for fact in facts) / len(facts) for name in task.labels
-        },
+        label_frequencies={name: sum(name in fact.labels for fact in facts) / len(facts) for name in task.labels},
     )
 
 

@@ -70,7 +70,5 @@ def _choose_axes_to_halve(size: list[int], mm: list[float]) -> list[int]:
 
 def _choose_kernel(patch_size: Shape3, mm: list[float], before: Shape3) -> Shape3:
     finest = min(mm[axis] for axis in range(3) if patch_size[axis] > 1)
-    i, j, k = (
-        3 if patch_size[axis] > 1 and (before[axis] == 3 or mm[axis] / finest < 2) else 1 for axis in range(3)
-    )
+    i, j, k = (3 if patch_size[axis] > 1 and (before[axis] == 3 or mm[axis] / finest < 2) else 1 for axis in range(3))
     return i, j, k

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medunet.preprocessing.monai_bridge import from_metatensor, to_metatensor
     from medunet.preprocessing.pipeline import preprocess_image, preprocess_labels
-    from medunet.preprocessing.resample import compute_axis_mapping, resample_label_map, resample_linear, resample_winner
+    from medunet.preprocessing.resample import (
+        compute_axis_mapping,
+        resample_label_map,
+        resample_linear,
+        resample_winner,
+    )
     from medunet.preprocessing.store import Box, StoredCase, prepare_cases
 
 _HOMES = {
@@ -25,7 +30,7 @@ _HOMES = {
     "to_metatensor": "monai_bridge",
 }
 
-__all__ = [  # noqa: F822  loaded on first use
+__all__ = [
     "Box",
     "StoredCase",
     "compute_axis_mapping",

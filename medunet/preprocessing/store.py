@@ -104,7 +104,9 @@ def prepare_cases(
 
 def compute_store_key(case: Case, task: Task, plan: Plan) -> str:
     """Changes whenever the preprocessed case would: its files, the rules applied to them, or this format."""
-    files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in (*case.images, case.labels)]
+    files = [
+        (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in (*case.images, case.labels)
+    ]
     rules = {
         "version": STORE_VERSION,
         "files": files,

@@ -107,7 +107,7 @@ def split_fold(dataset: Dataset, fold: int | None) -> tuple[tuple[Case, ...], tu
         msg = f"There is no fold {fold}; {num_cases} cases give the folds 0 to {num_folds - 1}."
         raise DatasetError(msg)
     order = np.arange(num_cases)
-    np.random.RandomState(FOLD_SEED).shuffle(order)  # noqa: NPY002  the legacy generator is the one KFold uses
+    np.random.RandomState(FOLD_SEED).shuffle(order)
     validation = set(np.array_split(order, num_folds)[fold].tolist())
     return (
         tuple(case for index, case in enumerate(dataset.cases) if index not in validation),

@@ -120,7 +120,9 @@ class Task(BaseModel):
             later = {value for other in order[position + 1 :] for value in self.labels[other]}
             own = [value for value in self.labels[name] if value not in later]
             if not own:
-                msg = f"region '{name}' has no value of its own beside the regions within it; a label map cannot show it"
+                msg = (
+                    f"region '{name}' has no value of its own beside the regions within it; a label map cannot show it"
+                )
                 raise ValueError(msg)
             painted.append((name, own[0]))
         return painted

@@ -311,9 +311,7 @@ class _ValidationTimes:
     """A few looks on the way, fewer when a look is dear."""
 
     def __init__(self, progress: float) -> None:
-        self._due = [
-            share for n in range(1, NUM_VALIDATIONS + 1) if (share := n / (NUM_VALIDATIONS + 1)) > progress
-        ]
+        self._due = [share for n in range(1, NUM_VALIDATIONS + 1) if (share := n / (NUM_VALIDATIONS + 1)) > progress]
 
     def is_due(self, progress: float) -> bool:
         return bool(self._due) and progress >= self._due[0]

@@ -13,18 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as get_version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import medunet
 from medunet.device import choose_device, choose_precision
-from medunet.errors import InputError, ModelError, OutputError
+from medunet.errors import InputError, ModelError
 from medunet.evaluation import Evaluation
 from medunet.io import check_output, write_json_atomic
 from medunet.models import get_runs_folder
 from medunet.models.folder import TrainingRecord, write_description, write_results, write_weights
-from medunet.models.names import PLAN, TRAINING, WEIGHTS
+from medunet.models.names import PLAN, WEIGHTS
 from medunet.phantoms import write_phantom_dataset
 from medunet.planning import (
     CPU_EFFORT,
@@ -222,9 +221,7 @@ class _Run:
         )
 
 
-def _prepare_run(
-    folder: Path, task: Task, settings: TrainingSettings, observer: Observer, *, resumes: bool
-) -> _Run:
+def _prepare_run(folder: Path, task: Task, settings: TrainingSettings, observer: Observer, *, resumes: bool) -> _Run:
     budget_text = settings.budget or task.budget
     budget = parse_budget(budget_text)
     if settings.is_deterministic and budget.iterations is None:

@@ -101,9 +101,7 @@ class PatchSampler:
             images.append(patch)
             codes.append(patch_codes)
             case_ids.append(case.case_id)
-        return Batch(
-            iteration=iteration, case_ids=tuple(case_ids), image=torch.stack(images), codes=torch.stack(codes)
-        )
+        return Batch(iteration=iteration, case_ids=tuple(case_ids), image=torch.stack(images), codes=torch.stack(codes))
 
     def iterate(self, start: int) -> Generator[Batch, None, None]:
         """Batches from ``start`` on, without end, drawn ahead by one thread."""
@@ -115,7 +113,7 @@ class PatchSampler:
             while not stop.is_set():
                 try:
                     item: Batch | BaseException = self.draw(iteration)
-                except Exception as error:  # noqa: BLE001  handed over to the thread that asked
+                except Exception as error:
                     item = error
                 while not stop.is_set():
                     try:
@@ -157,9 +155,7 @@ class PatchSampler:
         if offsets is None:
             image, codes = _crop(case, start, self.patch_size)
         else:
-            centre = torch.tensor(
-                [first + (size - 1) / 2 for first, size in zip(start, self.patch_size, strict=True)]
-            )
+            centre = torch.tensor([first + (size - 1) / 2 for first, size in zip(start, self.patch_size, strict=True)])
             image, codes = _warp(case, offsets + centre)
         return self._mirror(image, codes) if change.is_mirrored else (image, codes)
 

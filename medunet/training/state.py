@@ -55,7 +55,9 @@ def save_state(folder: Path, state: TrainingState, fingerprint: str) -> None:
         for key, value in moments.items():
             tensors[f"optimizer.{names[index]}.{key}"] = torch.as_tensor(value).contiguous()
     counters = {"iteration": state.iteration, "seconds": state.seconds, "fingerprint": fingerprint}
-    content = save({name: tensor.cpu() for name, tensor in tensors.items()}, metadata={"counters": json.dumps(counters)})
+    content = save(
+        {name: tensor.cpu() for name, tensor in tensors.items()}, metadata={"counters": json.dumps(counters)}
+    )
     write_bytes_atomic(folder / STATE_FOLDER / STATE_FILE, content)
 
 
@@ -92,9 +94,7 @@ def _load_optimizer(state: TrainingState, tensors: dict[str, Tensor]) -> None:
     content["state"] = {}
     for index, name in enumerate(names):
         prefix = f"optimizer.{name}."
-        moments = {
-            key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)
-        }
+        moments = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         if moments:
             content["state"][index] = moments
     state.optimizer.load_state_dict(content)

@@ -38,7 +38,9 @@ def compute_stored_dice(
         image, codes = case.read_box((slice(0, i), slice(0, j), slice(0, k)))
         volume = Volume(image.numpy(), np.eye(4))
         logits = compute_logits(network, volume, plan, device, precision).cpu()
-        predicted = logits > 0 if task.has_regions else logits.argmax(0) == torch.arange(len(logits))[:, None, None, None]
+        predicted = (
+            logits > 0 if task.has_regions else logits.argmax(0) == torch.arange(len(logits))[:, None, None, None]
+        )
         is_valid = codes != IGNORE_CODE
         for output in range(0 if task.has_regions else 1, len(membership)):
             reference = torch.from_numpy(membership[output])[codes.long().masked_fill(~is_valid, 0)] & is_valid

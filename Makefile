@@ -1,0 +1,75 @@
+# Everything a newcomer or CI needs. `make` lists the targets; each does all the set-up it needs and can be repeated.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := demo
+
+.PHONY: help
+help: ## List the targets
+	@echo "medunet: make TARGET"
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+.PHONY: install
+install: $(INSTALLED) ## Create .venv and install medunet with the tested versions
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medunet needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.11" % sys.version.split()[0])'
+	@echo "== Installing into $(VENV) (some minutes, once) =="
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group dev --editable .
+	@touch $@
+
+.PHONY: demo
+demo: $(INSTALLED) ## Learn from synthetic CT, segment unseen scans, score them, draw a picture
+	@export MEDUNET_HOME=$(DEMO)/runs; \
+	echo "== 1/4 Unseen patients: synthetic pelvic CT that training never sees =="; \
+	$(BIN)/medunet phantom --task prostate-ct -n 4 --seed 1 -o $(DEMO)/unseen; \
+	echo "== 2/4 medunet train --task prostate-ct =="; \
+	rm -rf $(DEMO)/runs/prostate-ct; \
+	$(BIN)/medunet train --task prostate-ct -o $(DEMO)/runs/prostate-ct; \
+	echo "== 3/4 medunet infer: the unseen scans =="; \
+	$(BIN)/medunet infer $(DEMO)/unseen/imagesTr -o $(DEMO)/masks --model $(DEMO)/runs/prostate-ct --overwrite; \
+	echo "== 4/4 medunet evaluate: against the known truth =="; \
+	$(BIN)/medunet evaluate $(DEMO)/masks $(DEMO)/unseen/labelsTr --task prostate-ct -o $(DEMO)/scores.csv \
+	    --images $(DEMO)/unseen/imagesTr --pictures $(DEMO)/pictures --overwrite; \
+	echo "Model:   $(DEMO)/runs/prostate-ct (start with card.md)"
+
+.PHONY: test
+test: $(INSTALLED) lint types imports ## Linters, types, import order, tests (what CI runs)
+	@echo "== Tests =="
+	$(BIN)/pytest -m "not slow and not gpu"
+
+.PHONY: slow
+slow: $(INSTALLED) ## The tests that take minutes
+	$(BIN)/pytest -m slow
+
+.PHONY: lint
+lint: $(INSTALLED) ## ruff: rules and format
+	@echo "== Lint =="
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(INSTALLED) ## mypy, strict
+	@echo "== Types =="
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(INSTALLED) ## Rooms import only from rooms above them
+	@echo "== Import order =="
+	$(BIN)/lint-imports
+
+.PHONY: bench
+bench: $(INSTALLED) ## medunet beside its peers, as ratios
+	$(BIN)/python benchmarks/bench_augmentation.py
+
+.PHONY: clean
+clean: ## Remove .venv, caches and the demo
+	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
