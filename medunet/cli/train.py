@@ -81,8 +81,34 @@ def _print_result(result: TrainingResult) -> None:
     console.print(f"Trained {result.num_iterations} iterations in {minutes:.1f} min.")
     if result.evaluation is not None:
         console.print(build_dice_table(result.evaluation))
+        console.print(f"Picture: {_draw_middle_case(result)}", soft_wrap=True)
     console.print(f"Model: {result.folder}", soft_wrap=True)
     console.print(f"Use it: medunet infer scan.nii.gz -o mask.nii.gz --model {result.folder}", soft_wrap=True)
+
+
+def _draw_middle_case(result: TrainingResult) -> Path:
+    """The validation case of median Dice, with both contours, so that the first picture is neither luck nor accident."""
+    from medunet.inference import load
+    from medunet.io import read_channels, read_label_map
+    from medunet.reporting import draw_overlay
+
+    assert result.evaluation is not None  # the caller asked
+    dices = {name: dice for name, dice in result.evaluation.mean_dice_per_case().items() if dice is not None}
+    ranked = sorted(dices, key=lambda name: dices[name]) or [case.case_id for case in result.validation_cases]
+    chosen = ranked[len(ranked) // 2]
+    case = next(case for case in result.validation_cases if case.case_id == chosen)
+    segmenter = load(result.folder)
+    path = result.folder / "validation.png"
+    draw_overlay(
+        read_channels(list(case.images)),
+        segmenter.segment(list(case.images)).labels,
+        read_label_map(case.labels),
+        segmenter.task.labels,
+        path,
+        title=f"{chosen}, mean Dice {dices[chosen]:.3f}" if chosen in dices else chosen,
+        modality=segmenter.task.modality,
+    )
+    return path
 
 
 def _parse_fold(text: str) -> int | None:

@@ -72,8 +72,8 @@ def evaluate(masks: Path | str, labels: Path | str, *, task: Task | str | None =
         masks: A file, or a folder of files.
         labels: The reference file, or the folder of references. Folders are paired by file name without its NIfTI
             ending; a mask may also carry the ending ``_0000`` of nnU-Net's images.
-        task: Names the labels and the value to ignore: a task, its name, or a YAML file. Without it, every value that occurs in a paired reference is a
-            label, so that a structure that was missed everywhere still counts.
+        task: Names the labels and the value to ignore: a task, its name, or a YAML file. Without it, every value that
+            occurs in a paired reference is a label, so that a structure that was missed everywhere still counts.
 
     Returns:
         Scores and summaries. With folders, a case that cannot be read or does not fit becomes a failure and the others

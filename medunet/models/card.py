@@ -14,6 +14,12 @@ def build_card(task: Task, plan: Plan, training: dict[str, Any], metrics: dict[s
     """The card as Markdown."""
     synthetic = f"\n> **{SYNTHETIC_WARNING}**\n" if training["is_synthetic"] else ""
     fold = "all cases" if training["fold"] is None else f"fold {training['fold']} kept for validation"
+    features = f"{plan.network.features[0]} to {max(plan.network.features)} channels"
+    network = f"{plan.network.spatial_dims}D U-Net, {len(plan.network.features)} stages of {features}"
+    loop = (
+        f"{training['num_iterations']} iterations in {training['seconds'] / 60:.1f} min on {training['device']} "
+        f"({training['precision']}), seed {training['seed']}"
+    )
     return f"""# {task.title}
 {synthetic}
 | | |
@@ -22,9 +28,9 @@ def build_card(task: Task, plan: Plan, training: dict[str, Any], metrics: dict[s
 | Input | {task.modality}: {", ".join(task.channels)} |
 | Output | {", ".join(f"{name} ({'+'.join(map(str, values))})" for name, values in task.labels.items())} |
 | Learnt from | {training["dataset"]}: {len(training["training_cases"])} cases, {fold} |
-| Network | {plan.network.spatial_dims}D U-Net, {len(plan.network.features)} stages, {plan.network.features[0]} to {max(plan.network.features)} channels |
+| Network | {network} |
 | Voxels | {_format(plan.spacing)} mm, patches of {_format(plan.patch_size)} |
-| Training | {training["num_iterations"]} iterations in {training["seconds"] / 60:.1f} min on {training["device"]} ({training["precision"]}), seed {training["seed"]} |
+| Training | {loop} |
 | Written by | medunet {training["medunet_version"]}, {training["created"]} |
 
 ## Validation

@@ -48,7 +48,7 @@ from medunet.training.validation import summarize_validation, validate_cases
 logger = logging.getLogger(__name__)
 
 NUM_PHANTOMS = 24
-MIN_ITERATIONS = 700
+MIN_ITERATIONS = 1200
 """Below this many steps a network of ours has not converged on any of the data sets that it was tuned on."""
 _LARGEST_CPU_EFFORT = Effort(voxels=2 * 96**3, features=32)
 SETTINGS = "settings.json"
@@ -87,12 +87,14 @@ class TrainingResult:
 
     Attributes:
         folder: The model folder.
+        validation_cases: That were kept apart.
         evaluation: Scores of the validation cases on their own grids; None when trained on all cases.
         num_iterations: Optimiser steps, over all sessions.
         seconds: In the loop, over all sessions.
     """
 
     folder: Path
+    validation_cases: tuple[Case, ...]
     evaluation: Evaluation | None
     num_iterations: int
     seconds: float
@@ -195,7 +197,11 @@ class _Run:
         metrics = summarize_validation(evaluation)
         write_results(self.folder, self.task, self.plan, self._build_record(result), metrics)
         return TrainingResult(
-            folder=self.folder, evaluation=evaluation, num_iterations=result.iteration, seconds=result.seconds
+            folder=self.folder,
+            validation_cases=self.validation_cases,
+            evaluation=evaluation,
+            num_iterations=result.iteration,
+            seconds=result.seconds,
         )
 
     def _build_record(self, result: LoopResult) -> TrainingRecord:
