@@ -151,6 +151,7 @@ def read_model(folder: str | Path) -> Model:
     check_is_model(folder)
     task = parse_task(_read_json(folder / TASK), str(folder / TASK))
     plan = _validate(Plan, folder / PLAN)
+    _check_fits(task, plan, folder)
     training = _validate(TrainingRecord, folder / TRAINING)
     metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
     return Model(
@@ -161,6 +162,17 @@ def read_model(folder: str | Path) -> Model:
         metrics=metrics,
         network=_load_network(folder / WEIGHTS, plan),
     )
+
+
+def _check_fits(task: Task, plan: Plan, folder: Path) -> None:
+    wanted = (len(task.channels), task.num_outputs)
+    found = (plan.network.in_channels, plan.network.out_channels)
+    if wanted != found:
+        msg = (
+            f"{folder / TASK} and {PLAN} do not fit: the channels and labels of the task need {wanted[0]} inputs and "
+            f"{wanted[1]} outputs, the network has {found[0]} and {found[1]}. Are the files of one model?"
+        )
+        raise ModelError(msg)
 
 
 def check_is_model(folder: Path) -> None:

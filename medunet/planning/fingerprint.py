@@ -36,6 +36,7 @@ class Fingerprint(BaseModel):
         shapes: Voxels within the body box, one per case.
         channels: Foreground statistics, one per channel.
         label_frequencies: Label -> share of cases that hold it.
+        label_volumes_ml: Label -> median volume over the cases that hold it; labels that no case holds are left out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +46,7 @@ class Fingerprint(BaseModel):
     shapes: tuple[Shape3, ...]
     channels: tuple[ChannelStatistics, ...]
     label_frequencies: dict[str, float]
+    label_volumes_ml: dict[str, float]
 
 
 class _CaseFacts(BaseModel):
@@ -53,7 +55,7 @@ class _CaseFacts(BaseModel):
     spacing: Spacing
     shape: Shape3
     foreground: Array  # (C, N) intensities of random foreground voxels
-    labels: tuple[str, ...]
+    volumes_ml: dict[str, float]  # of the labels that occur
 
 
 def compute_fingerprint(
@@ -95,7 +97,12 @@ def compute_fingerprint(
             _compute_statistics(np.concatenate([fact.foreground[channel] for fact in facts]), task)
             for channel in range(len(task.channels))
         ),
-        label_frequencies={name: sum(name in fact.labels for fact in facts) / len(facts) for name in task.labels},
+        label_frequencies={name: sum(name in fact.volumes_ml for fact in facts) / len(facts) for name in task.labels},
+        label_volumes_ml={
+            name: float(np.median(volumes))
+            for name in task.labels
+            if (volumes := [fact.volumes_ml[name] for fact in facts if name in fact.volumes_ml])
+        },
     )
 
 
@@ -108,8 +115,18 @@ def _measure_case(case: Case, task: Task) -> _CaseFacts:
         spacing=image.spacing,
         shape=(size_i, size_j, size_k),
         foreground=_sample_foreground(image, labels, task),
-        labels=tuple(name for name, values in task.labels.items() if np.isin(labels.array, values).any()),
+        volumes_ml=_compute_volumes_ml(labels, task),
     )
+
+
+def _compute_volumes_ml(labels: Volume, task: Task) -> dict[str, float]:
+    values, counts = np.unique(labels.array, return_counts=True)
+    num_voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    volumes_ml = {
+        name: sum(num_voxels.get(value, 0) for value in values) * labels.voxel_volume_mm3 / 1000
+        for name, values in task.labels.items()
+    }
+    return {name: volume_ml for name, volume_ml in volumes_ml.items() if volume_ml > 0}
 
 
 def _sample_foreground(image: Volume, labels: Volume, task: Task) -> Array:

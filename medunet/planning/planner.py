@@ -16,14 +16,17 @@ from medunet.planning.fingerprint import Fingerprint
 from medunet.planning.plan import NetworkPlan, Normalization, Plan
 from medunet.planning.topology import Topology, compute_topology
 from medunet.tasks import Task
-from medunet.volume import Shape3, Spacing
+from medunet.volume import Array, Shape3, Spacing
 
 Configuration = Literal["2d", "3d"]
 
 MAX_FEATURES = {"3d": 320, "2d": 512}
-MIN_PASSES = 20
+MIN_PASSES = 10
 """Times that a budget should be able to show every voxel; below that, coarser voxels are worth more."""
 MAX_COARSENING = 2.0
+"""Largest factor by which a budget may coarsen an axis."""
+MIN_LABEL_DIAMETER = 10
+"""Voxels across the smallest label (a ball of its volume) that coarsening must leave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,24 +132,33 @@ def _choose_spacing(fingerprint: Fingerprint, effort: Effort) -> tuple[Spacing, 
     if effort.total_voxels is None:
         return _as_spacing(median), reason
     spacing = median.copy()
+    limit = _limit_coarsening(median, fingerprint)
 
     def count_passes() -> float:
         shape = _compute_median_shape(fingerprint, _as_spacing(spacing))
         return float(effort.total_voxels or 0) / (math.prod(shape) * fingerprint.num_cases)
 
     passes = count_passes()
-    while count_passes() < MIN_PASSES and (spacing < MAX_COARSENING * median - 1e-6).any():
+    while count_passes() < MIN_PASSES and (spacing < limit - 1e-6).any():
         # The finest axes first: through-plane spacing is usually the coarser one already.
-        growable = spacing < MAX_COARSENING * median - 1e-6
+        growable = spacing < limit - 1e-6
         finest = spacing[growable].min()
         grows = growable & (spacing < finest * 1.03)
-        spacing[grows] = np.minimum(spacing[grows] * 1.03, MAX_COARSENING * median[grows])
+        spacing[grows] = np.minimum(spacing[grows] * 1.03, limit[grows])
     if (spacing > median).any():
         reason += (
             f" ({_format(median)} mm), coarsened because the budget shows every voxel {passes:.1f} times and "
             f"{MIN_PASSES} are wanted; now {count_passes():.1f} times"
         )
     return _as_spacing(spacing), reason
+
+
+def _limit_coarsening(median: Array, fingerprint: Fingerprint) -> Array:
+    """The coarsest spacing that a budget may lead to, mm per axis; never finer than the median."""
+    smallest_ml = min(fingerprint.label_volumes_ml.values())
+    diameter_mm = (6000 * smallest_ml / math.pi) ** (1 / 3)
+    limit: Array = np.clip(diameter_mm / MIN_LABEL_DIAMETER, median, MAX_COARSENING * median)
+    return limit
 
 
 def _compute_median_shape(fingerprint: Fingerprint, spacing: Spacing) -> Shape3:
@@ -203,7 +215,10 @@ def _choose_batch_size(
     affordable = effort.voxels // patch_voxels
     five_percent = int(0.05 * fingerprint.num_cases * math.prod(median_shape) / patch_voxels)
     batch_size = max(2, min(affordable, five_percent))
-    reason = f"{affordable} patches make up the {effort.voxels:,} voxels of an iteration; 5 % of the dataset are {five_percent}; at least 2"
+    reason = (
+        f"{affordable} patches fit into the {effort.voxels:,} voxels of an iteration, {five_percent} make up 5 % of the "
+        "dataset; the smaller, and at least 2"
+    )
     return batch_size, reason
 
 

@@ -17,12 +17,14 @@ def build_dice_table(evaluation: Evaluation) -> Table:
 
     The last row is the mean over labels of their means. A label that no case has shows "-" and is in no mean.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(show_footer=False)
-    table.add_column("label")
-    for heading in ("mean Dice", "95 % interval", "median", "cases", "missed", "invented"):
+    # No vertical lines and short headings: it must fit 80 columns, which is what a log file gets.
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("label", no_wrap=True)
+    for heading in ("Dice", "95 % interval", "median", "cases", "missed", "invented"):
         table.add_column(heading, justify="right")
     for summary in evaluation.summaries:
         # Text, not str: a label name may hold what rich would read as markup.

@@ -28,7 +28,7 @@ from medunet.training.losses import Loss, compute_scaled_loss
 from medunet.training.progress import Observer, Step
 from medunet.training.sampling import AugmentationMode, Batch, PatchSampler
 from medunet.training.schedule import compute_learning_rate
-from medunet.training.state import TrainingState, load_state, save_state
+from medunet.training.state import TrainingState, has_state, load_state, save_state
 from medunet.training.validation import compute_stored_dice
 
 # Fabric announces its precision each time it is built; the model's record says it once.
@@ -147,10 +147,10 @@ class Trainer:
             TrainingError: If the loss is not finite; the last state stays.
             KeyboardInterrupt: On Ctrl-C, after saving.
         """
-        if resumes:
-            load_state(self.folder, self.state, self.fingerprint)
         network, optimizer = self.fabric.setup(self.network, self.optimizer)
         network.mark_forward_method("forward_scales")
+        if resumes:  # after `setup`, which moves the weights to the device but not the optimiser's moments
+            load_state(self.folder, self.state, self.fingerprint)
         network.train()
         with TrainingLog(self.folder, resumes=resumes) as log:
             try:
@@ -247,6 +247,10 @@ class Trainer:
         return dice
 
     def _save(self, on_save: Callable[[LoopResult], None]) -> LoopResult:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.network.state_dict().values()):
+            # Between two reports on a GPU, a loss may have become NaN unseen; the last good state must stay.
+            msg = f"The weights are not finite at iteration {self.state.iteration}. {self._describe_kept()}"
+            raise TrainingError(msg)
         save_state(self.folder, self.state, self.fingerprint)
         result = LoopResult(
             weights=self.network.state_dict(), iteration=self.state.iteration, seconds=self.state.seconds
@@ -257,9 +261,14 @@ class Trainer:
     def _fail(self, batch: Batch) -> None:
         msg = (
             f"The loss or its gradient is not finite at iteration {batch.iteration + 1} (cases "
-            f"{', '.join(batch.case_ids)}). The last good state is in {self.folder}; look at these cases, then use --resume."
+            f"{', '.join(batch.case_ids)}). Look at these cases. {self._describe_kept()}"
         )
         raise TrainingError(msg)
+
+    def _describe_kept(self) -> str:
+        if has_state(self.folder):
+            return f"The last good state is in {self.folder}; go on from it with --resume."
+        return "No state was saved yet; start anew."
 
 
 def measure_step_seconds(plan: Plan, task: Task, device: torch.device, precision: Precision) -> float:

@@ -177,6 +177,8 @@ class PatchSampler:
         return i, j, k
 
     def _mirror(self, image: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        if self.patch_size[0] == 1:
+            return image, codes  # a sagittal slice: flipping it changes no voxel, so no label may change either
         # Axis 0 runs from left to right in RAS.
         return image.flip(1), self._mirrored_codes[codes.flip(0).long()]
 

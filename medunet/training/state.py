@@ -36,6 +36,11 @@ class TrainingState:
     seconds: float = 0.0
 
 
+def has_state(folder: Path) -> bool:
+    """Whether a run folder holds a state to resume from."""
+    return (folder / STATE_FOLDER / STATE_FILE).is_file()
+
+
 def save_state(folder: Path, state: TrainingState, fingerprint: str) -> None:
     """Write the state below a run folder.
 

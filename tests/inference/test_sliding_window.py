@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.data.utils import compute_importance_map
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
@@ -118,14 +119,23 @@ def network() -> nn.Module:
 
 
 def test_it_is_what_monai_stitches_where_the_tiles_coincide(network: nn.Module) -> None:
-    # 32 and 24 voxels in tiles of 16 and 8 with half a tile's step: no rounding, so both choose the same tiles.
+    # 32 and 24 voxels in tiles of 16 and 8 with half a tile's step: no rounding, so both choose the same tiles. MONAI
+    # raises the product of the three windows to 0.001, not each of them, so it is given ours.
     image, patch_size = make_image((32, 24, 16), num_channels=2), (16, 8, 16)
+    i, j, k = plan_tiles((32, 24, 16), patch_size).windows
+    window = i[:, None, None] * j[None, :, None] * k[None, None, :]
     with torch.inference_mode():
         ours = apply_sliding_window(image, network, patch_size, torch.zeros(2), batch_size=4)
-        theirs = sliding_window_inference(
-            image[None], patch_size, 4, network, overlap=0.5, mode="gaussian", sigma_scale=1 / 8
-        )[0]
+        theirs = sliding_window_inference(image[None], patch_size, 4, network, overlap=0.5, roi_weight_map=window)[0]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_the_window_is_monais_away_from_its_edge() -> None:
+    i, j, k = plan_tiles((16, 8, 20), (16, 8, 20)).windows
+    ours = i[:, None, None] * j[None, :, None] * k[None, None, :]
+    theirs = compute_importance_map((16, 8, 20), mode="gaussian", sigma_scale=1 / 8)
+    inside = theirs > 1e-2
+    torch.testing.assert_close(ours[inside] / ours.max(), theirs[inside] / theirs.max(), rtol=1e-4, atol=0)
 
 
 def test_a_volume_of_one_tile_is_what_the_network_says(network: nn.Module) -> None:

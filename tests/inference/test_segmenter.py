@@ -1,0 +1,281 @@
+"""Any kind of scan in, the same mask out; nothing that a user has is overwritten."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from oracles import ORACLE_TASK
+
+from medunet.errors import DatasetError, InputError, ModelError, OutputError, VolumeError
+from medunet.inference import Segmentation, Segmenter, load
+from medunet.io import read_label_map, read_volume, write_nifti_image
+from medunet.models import SYNTHETIC_WARNING, Model
+from medunet.tasks import Task
+from medunet.volume import Volume
+
+SPACING = (0.75, 1.25, 3.0)  # exact in float32, so that file and memory agree to the last bit
+
+
+@pytest.fixture
+def segmenter(build_oracle: Callable[..., Model]) -> Segmenter:
+    return Segmenter(build_oracle(spacing=SPACING), "cpu")
+
+
+@pytest.fixture
+def scan_path(tmp_path: Path, make_densities: Any) -> Path:
+    scan, _ = make_densities(spacing=SPACING)
+    path = tmp_path / "scan.nii.gz"
+    write_nifti_image(scan, path)
+    return path
+
+
+# ---- in and out --------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_scan_gives_the_same_voxels(segmenter: Segmenter, scan_path: Path, make_densities: Any) -> None:
+    scan, expected = make_densities(spacing=SPACING)
+    kinds: list[Any] = [
+        scan_path,
+        str(scan_path),
+        [scan_path],
+        nib.load(scan_path),
+        sitk.ReadImage(str(scan_path)),
+        (scan.array[0], scan.affine),
+        (scan.array, scan.affine),
+        scan,
+    ]
+    for kind in kinds:
+        labels = segmenter.segment(kind).labels
+        assert np.array_equal(labels.array, expected.array), type(kind)
+        np.testing.assert_allclose(labels.affine, scan.affine, atol=1e-5)
+
+
+def test_the_mask_comes_back_as_the_kind_of_object_that_the_scan_was(segmenter: Segmenter, make_densities: Any) -> None:
+    scan, expected = make_densities(spacing=SPACING)
+    as_nibabel = nib.Nifti1Image(scan.array[0], scan.affine)
+    mask = segmenter.segment(as_nibabel).to_like(as_nibabel)
+    assert isinstance(mask, nib.Nifti1Image)
+    assert np.array_equal(np.asarray(mask.dataobj), expected.array[0])
+    assert np.array_equal(mask.affine, scan.affine)
+
+    as_pair = (scan.array[0], scan.affine)
+    array, affine = segmenter.segment(as_pair).to_like(as_pair)
+    assert np.array_equal(array, expected.array[0])
+    assert np.array_equal(affine, scan.affine)
+    assert isinstance(segmenter.segment(scan).to_like(scan), Volume)
+
+
+def test_a_simpleitk_mask_lies_on_the_simpleitk_scan(segmenter: Segmenter, scan_path: Path) -> None:
+    scan = sitk.ReadImage(str(scan_path))
+    mask = segmenter.segment(scan).to_like(scan)
+    assert mask.GetSize() == scan.GetSize()
+    for name in ("GetOrigin", "GetSpacing", "GetDirection"):
+        np.testing.assert_allclose(getattr(mask, name)(), getattr(scan, name)(), atol=1e-5)
+    # Where the world says bone, the mask says bone.
+    point = scan.TransformIndexToPhysicalPoint((7, 5, 9))
+    values = dict(zip((-1000, -100, 0, 100, 300, 900), (0, 1, 2, 3, 4, 7), strict=True))
+    assert mask[mask.TransformPhysicalPointToIndex(point)] == values[round(scan[7, 5, 9])]
+
+
+def test_many_scans_come_one_by_one(segmenter: Segmenter, make_densities: Any, tmp_path: Path) -> None:
+    scan, expected = make_densities(spacing=SPACING)
+    masks = segmenter.segment_many([scan, tmp_path / "missing.nii.gz"])
+    assert np.array_equal(next(masks).labels.array, expected.array)
+    with pytest.raises(VolumeError, match=r"missing\.nii\.gz"):
+        next(masks)
+
+
+def test_stages_are_timed_and_tiles_counted(segmenter: Segmenter, make_densities: Any) -> None:
+    calls: list[tuple[int, int]] = []
+    result = segmenter.segment(make_densities()[0], on_tiles=lambda done, total: calls.append((done, total)))
+    assert list(result.timings) == ["read", "prepare", "network", "restore"]
+    assert all(seconds >= 0 for seconds in result.timings.values())
+    assert calls
+    assert calls[-1][0] == calls[-1][1]
+    assert result.device == "cpu"
+
+
+def test_the_same_scan_gives_the_same_mask_twice(segmenter: Segmenter, make_densities: Any) -> None:
+    scan, _ = make_densities()
+    assert np.array_equal(segmenter.segment(scan).labels.array, segmenter.segment(scan).labels.array)
+
+
+def test_one_file_per_channel(build_oracle: Callable[..., Model], make_densities: Any, tmp_path: Path) -> None:
+    task = Task.model_validate(ORACLE_TASK.model_dump() | {"channels": ("first", "second")})
+    segmenter = Segmenter(build_oracle(task, spacing=SPACING), "cpu")
+    scan, expected = make_densities(spacing=SPACING)
+    other = scan.with_array(np.zeros_like(scan.array))
+    paths = [tmp_path / "scan_0000.nii.gz", tmp_path / "scan_0001.nii.gz"]
+    for volume, path in zip((scan, other), paths, strict=True):
+        write_nifti_image(volume, path)
+    # The second channel is soft tissue everywhere, so nothing is outside the body; the oracle looks at the first.
+    assert np.array_equal(segmenter.segment(paths).labels.array, expected.array)
+
+
+def test_a_wrong_number_of_channels_is_refused(segmenter: Segmenter, make_volume: Any) -> None:
+    with pytest.raises(DatasetError, match=r"2 channel.*expects 1 \(ct\)"):
+        segmenter.segment(make_volume(num_channels=2))
+
+
+@pytest.mark.parametrize(("scan", "message"), [([], "empty list"), (3, "Cannot take a int"), (None, "NoneType")])
+def test_what_is_no_scan_is_refused(segmenter: Segmenter, scan: Any, message: str) -> None:
+    with pytest.raises(VolumeError, match=message):
+        segmenter.segment(scan)
+
+
+def test_nan_in_memory_is_refused(segmenter: Segmenter) -> None:
+    array = np.zeros((4, 5, 6), np.float32)
+    array[1, 2, 3] = np.nan
+    with pytest.raises(VolumeError, match="1 NaN"):
+        segmenter.segment((array, np.eye(4)))
+
+
+def test_an_absent_device_is_refused(build_oracle: Callable[..., Model]) -> None:
+    with pytest.raises(InputError, match="not here"):
+        Segmenter(build_oracle(), "cuda:97")
+    with pytest.raises(InputError, match="no device 'gpu'"):
+        Segmenter(build_oracle(), "gpu")
+
+
+# ---- the result --------------------------------------------------------------------------------------------------------
+
+
+def test_volumes_are_counted_in_millilitres() -> None:
+    array = np.zeros((1, 10, 10, 10), np.uint8)
+    array[0, 0, 0, :5], array[0, 1, 0, :3] = 1, 2
+    labels = Volume(array, np.diag([2.0, 5.0, 10.0, 1.0]))  # 0.1 ml a voxel
+    ml = Segmentation(labels=labels, label_values={"whole": (1, 2), "core": (2,), "absent": (3,)}).volumes_ml
+    assert ml == pytest.approx({"whole": 0.8, "core": 0.3, "absent": 0.0})
+
+
+def test_a_saved_mask_reads_back(segmenter: Segmenter, scan_path: Path, tmp_path: Path, make_densities: Any) -> None:
+    segmentation = segmenter.segment(scan_path)
+    path = segmentation.save(tmp_path / "new folder" / "mask.nii.gz")
+    _, expected = make_densities(spacing=SPACING)
+    assert np.array_equal(read_label_map(path).array, expected.array)
+    assert np.array_equal(read_label_map(path).affine, read_volume(scan_path).affine)
+
+
+def test_the_scans_geometry_is_kept_bit_for_bit(segmenter: Segmenter, tmp_path: Path, make_densities: Any) -> None:
+    # A scanner's header: sform and qform differ in the last digits and have codes of their own.
+    scan, _ = make_densities(spacing=SPACING)
+    image = nib.Nifti1Image(scan.array[0], scan.affine)
+    image.header.set_sform(scan.affine, code=4)
+    image.header.set_qform(scan.affine, code=1)
+    image.header["qoffset_x"] += np.float32(1e-4)
+    image.header["descrip"] = b"DOE^JANE"
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "scan.nii.gz")
+    segmenter.segment(tmp_path / "scan.nii.gz").save(tmp_path / "mask.nii.gz")
+    before, after = (nib.load(tmp_path / name).header for name in ("scan.nii.gz", "mask.nii.gz"))
+    for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
+                  "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):  # fmt: skip
+        assert before[field].tobytes() == after[field].tobytes(), field
+    assert before["pixdim"][:4].tobytes() == after["pixdim"][:4].tobytes()
+    assert b"DOE" not in after["descrip"].tobytes()
+    assert after["descrip"].tobytes().startswith(b"medunet 0.1.0 oracle-ct")
+
+
+def test_the_scan_is_never_overwritten(segmenter: Segmenter, scan_path: Path) -> None:
+    before = scan_path.read_bytes()
+    segmentation = segmenter.segment(scan_path)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="is the input"):
+            segmentation.save(scan_path, overwrite=overwrite)
+    assert scan_path.read_bytes() == before
+
+
+def test_an_existing_mask_is_replaced_only_on_request(segmenter: Segmenter, scan_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mask.nii.gz"
+    path.write_bytes(b"precious")
+    segmentation = segmenter.segment(scan_path)
+    with pytest.raises(OutputError, match="exists already"):
+        segmentation.save(path)
+    assert path.read_bytes() == b"precious"
+    segmentation.save(path, overwrite=True)
+    assert read_label_map(path).spatial_shape == (17, 22, 31)
+
+
+# ---- loading -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_phantoms_warns_once_per_load(
+    write_model: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, make_densities: Any
+) -> None:
+    folder = write_model(tmp_path / "model", is_synthetic=True)
+    with caplog.at_level(logging.WARNING, logger="medunet"):
+        segmenter = load(folder, device="cpu")
+        segmenter.segment(make_densities(shape=(9, 8, 7))[0])
+        segmenter.segment(make_densities(shape=(9, 8, 7))[0])
+        assert [record.message for record in caplog.records] == [SYNTHETIC_WARNING]
+        load(folder, device="cpu")
+    assert [record.message for record in caplog.records] == [SYNTHETIC_WARNING] * 2
+
+
+def test_a_model_of_patients_does_not_warn(
+    write_model: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(write_model(tmp_path / "model"), device="cpu")
+    assert not caplog.records
+
+
+def test_the_newest_model_is_loaded_when_none_is_named(
+    write_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDUNET_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match="no model"):
+        load(device="cpu")
+    write_model(tmp_path / "model")
+    assert load(device="cpu").model.folder == tmp_path / "model"
+    assert load(device="cpu").task == ORACLE_TASK
+
+
+# ---- real scans --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def untrained(write_model: Callable[..., Path], tmp_path: Path) -> Segmenter:
+    from oracles import build_plan_for
+
+    plan = build_plan_for(ORACLE_TASK, (4.0, 4.0, 4.0), (64, 64, 64))
+    return load(write_model(tmp_path / "model", plan=plan), device="cpu")
+
+
+def check_same_grid_as_file(segmenter: Segmenter, path: Path, tmp_path: Path) -> None:
+    mask = nib.load(segmenter.segment(path).save(tmp_path / "mask.nii.gz", overwrite=True))
+    scan = nib.load(path)
+    assert mask.shape == scan.shape
+    assert np.array_equal(mask.affine, scan.affine)
+    found = set(np.unique(np.asarray(mask.dataobj)).tolist())
+    assert found <= {0, 1, 2, 3, 4, 7}
+    assert len(found) > 1  # an untrained network says something
+
+
+@pytest.mark.realdata
+def test_a_real_ct(untrained: Segmenter, real_data: Path, tmp_path: Path) -> None:
+    check_same_grid_as_file(untrained, real_data / "torso-ct" / "example_ct.nii.gz", tmp_path)
+
+
+_FEW = ("RAS", "LPS", "PIR", "SAL", "ASL", "IRP")
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", _FEW)
+def test_a_head_in_some_orientations(untrained: Segmenter, real_data: Path, tmp_path: Path, name: str) -> None:
+    check_same_grid_as_file(untrained, real_data / "nifti" / "48-orientations" / f"{name}.nii.gz", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_a_head_in_all_orientations(untrained: Segmenter, real_data: Path, tmp_path: Path) -> None:
+    paths = sorted((real_data / "nifti" / "48-orientations").glob("*.nii.gz"))
+    assert len(paths) == 48
+    for path in paths:
+        check_same_grid_as_file(untrained, path, tmp_path)

@@ -1,0 +1,246 @@
+"""What is written is what is read; what was damaged, swapped or smuggled in is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from oracles import ORACLE_TASK, build_plan_for, build_record
+from safetensors.torch import save_file
+
+import medunet
+from medunet.errors import MedunetError, ModelError, OutputError
+from medunet.models import check_is_model, find_newest_model, get_runs_folder, read_model, write_weights
+from medunet.models.folder import compute_weights_sha256
+
+FILES = ["card.md", "metrics.json", "plan.json", "task.json", "training.json", "weights.safetensors"]
+
+
+@pytest.fixture
+def folder(write_model: Callable[..., Path], tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model")
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# ---- round trip --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_reads_back_as_it_was_written(folder: Path, tmp_path: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    model = read_model(folder)
+    assert model.folder == folder
+    assert model.task == ORACLE_TASK
+    assert model.plan == build_plan_for(ORACLE_TASK, (1.0, 1.0, 1.0), (16, 16, 8))
+    assert not model.network.training
+    sha256 = compute_weights_sha256(dict(model.network.state_dict()))
+    assert model.training == build_record().model_copy(update={"weights_sha256": sha256})
+    write_weights(tmp_path / "again", model.network.state_dict(), model.training)
+    assert (tmp_path / "again" / "weights.safetensors").read_bytes() == (folder / "weights.safetensors").read_bytes()
+
+
+def test_weights_are_kept_as_float32(write_model: Callable[..., Path], tmp_path: Path, folder: Path) -> None:
+    weights = {name: tensor.double() for name, tensor in read_model(folder).network.state_dict().items()}
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float64}
+    write_model(tmp_path / "double", weights=weights)
+    assert (tmp_path / "double" / "weights.safetensors").read_bytes() == (folder / "weights.safetensors").read_bytes()
+
+
+def test_the_checksum_knows_names_shapes_and_values() -> None:
+    zeros, ones = torch.zeros(2, 3), torch.ones(2, 3)
+    sums = [
+        compute_weights_sha256({"a": zeros, "b": ones}),
+        compute_weights_sha256({"a": ones, "b": zeros}),
+        compute_weights_sha256({"a": zeros.reshape(3, 2), "b": ones}),
+        compute_weights_sha256({"a": zeros, "c": ones}),
+    ]
+    assert len(set(sums)) == 4
+    assert compute_weights_sha256({"b": ones, "a": zeros}) == sums[0]
+
+
+def test_a_model_without_metrics_can_be_used(folder: Path) -> None:
+    # What Ctrl-C leaves behind.
+    (folder / "metrics.json").unlink()
+    (folder / "card.md").unlink()
+    assert read_model(folder).metrics == {}
+
+
+@pytest.mark.parametrize(("is_synthetic", "expected"), [(True, True), (False, False)])
+def test_the_card_warns_of_phantoms(
+    write_model: Callable[..., Path], tmp_path: Path, is_synthetic: bool, expected: bool
+) -> None:
+    card = (write_model(tmp_path / "model", is_synthetic=is_synthetic) / "card.md").read_text()
+    assert ("synthetic" in card) is expected
+    assert "oracle-ct" in card
+    assert "bone (7)" in card
+
+
+def test_old_weights_outlive_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    weights = {name: tensor + 1 for name, tensor in read_model(folder).network.state_dict().items()}
+    with pytest.raises(OutputError, match="disk is full"):
+        write_weights(folder, weights, build_record())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    read_model(folder)
+
+
+def test_a_kill_between_weights_and_record_leaves_a_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medunet.models.folder.write_json_atomic", die)
+    weights = {name: tensor + 1 for name, tensor in read_model(folder).network.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt):
+        write_weights(folder, weights, build_record())
+    monkeypatch.undo()
+    read = read_model(folder).network.state_dict()
+    assert all(torch.equal(read[name], tensor) for name, tensor in weights.items())
+
+
+# ---- damage ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("position", [-1, -1000, -5000])
+def test_a_flipped_bit_is_noticed(folder: Path, position: int) -> None:
+    path = folder / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"checksum of .*weights\.safetensors differs"):
+        read_model(folder)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_weights_are_refused(folder: Path, share: float) -> None:
+    path = folder / "weights.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ModelError, match="no whole safetensors file"):
+        read_model(folder)
+
+
+def test_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    (folder / "weights.safetensors").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(ModelError, match="Pickle is never loaded"):
+        read_model(folder)
+    torch.save({"a": torch.zeros(1)}, folder / "weights.safetensors")
+    with pytest.raises(ModelError, match="Pickle is never loaded"):
+        read_model(folder)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_weights_without_a_checksum_are_refused(folder: Path) -> None:
+    save_file(read_model(folder).network.state_dict(), folder / "weights.safetensors")
+    with pytest.raises(ModelError, match="none when it was written"):
+        read_model(folder)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "plan.json", "task.json", "training.json"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=rf"no complete model: {re.escape(name)} missing"):
+        read_model(folder)
+
+
+def test_what_is_no_model_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        check_is_model(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ModelError, match="is a file"):
+        check_is_model(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["plan.json", "task.json", "training.json", "metrics.json"])
+@pytest.mark.parametrize("content", ["{", "", "\x00\xff"])
+def test_corrupt_json_is_named(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_text(content, encoding="latin-1")
+    with pytest.raises(ModelError, match=rf"{re.escape(name)} is no readable JSON"):
+        read_model(folder)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "task.json", "training.json"])
+@pytest.mark.parametrize("content", ["[]", "3", '"text"', "{}"])
+def test_json_of_another_kind_is_named(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(MedunetError, match=re.escape(name)):
+        read_model(folder)
+
+
+def test_the_weights_of_another_plan_are_refused(folder: Path) -> None:
+    network = json.loads((folder / "plan.json").read_text())["network"]
+    edit_json(folder / "plan.json", network=network | {"features": [4, 12]})
+    with pytest.raises(ModelError, match=r"does not fit plan\.json: \d+ tensors differ, the first is"):
+        read_model(folder)
+
+
+def test_a_key_of_the_future_is_named(folder: Path) -> None:
+    edit_json(folder / "plan.json", flux=3)
+    with pytest.raises(ModelError, match="flux"):
+        read_model(folder)
+
+
+def test_a_task_that_the_network_does_not_speak_is_refused(folder: Path) -> None:
+    edit_json(folder / "task.json", labels={"fat": [1]}, name="oracle-ct")
+    with pytest.raises(ModelError, match="labels"):
+        read_model(folder)
+
+
+# ---- finding -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_model_is_found(write_model: Callable[..., Path], tmp_path: Path) -> None:
+    old, new, newest = (write_model(tmp_path / name) for name in ("c", "a", "b"))
+    (tmp_path / "unfinished" / "state").mkdir(parents=True)
+    os.utime(old / "weights.safetensors", (1, 1))
+    os.utime(new / "weights.safetensors", (2, 2))
+    os.utime(newest / "weights.safetensors", (3, 3))
+    assert find_newest_model(tmp_path) == newest
+
+
+def test_where_there_is_no_model_three_ways_out_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no model in .*medunet train.*--model.*MEDUNET_HOME"):
+        find_newest_model(tmp_path / "nowhere")
+
+
+def test_runs_lie_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDUNET_HOME", str(tmp_path / "my runs"))
+    assert get_runs_folder() == tmp_path / "my runs"
+    monkeypatch.delenv("MEDUNET_HOME")
+    assert get_runs_folder() == Path("runs")
+
+
+# ---- no pickle ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_in_the_package_can_load_pickle() -> None:
+    forbidden = re.compile(
+        r"^\s*(import|from) (pickle|cPickle|dill|joblib|cloudpickle|shelve|marshal)\b|torch\.(load|save)\(|"
+        r"yaml\.(load|unsafe_load|full_load)\(|allow_pickle=True|\beval\(|\bexec\(|os\.system",
+        re.MULTILINE,
+    )
+    package = Path(medunet.__file__).parent
+    sources = sorted(package.rglob("*.py"))
+    assert len(sources) > 50
+    found = [
+        f"{path.relative_to(package)}: {match.group()}"
+        for path in sources
+        for match in forbidden.finditer(path.read_text().replace("network.eval()", "").replace(").eval()", ")"))
+    ]
+    assert found == []

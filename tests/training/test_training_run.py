@@ -1,0 +1,429 @@
+"""A whole training: reproducible, resumable bit for bit, and never at a loss of what was learnt."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medunet.errors import InputError, LabelError, MedunetError, ModelError, OutputError, TrainingError
+from medunet.io import read_label_map, write_nifti_labels
+from medunet.models import read_model
+from medunet.training import Observer, Step, TrainingResult
+from medunet.training.loop import Trainer
+
+Train = Callable[..., TrainingResult]
+WEIGHTS = "weights.safetensors"
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int, error: BaseException) -> None:
+    """Raise instead of making a step once so many are done."""
+    step = Trainer._step
+
+    def fail(self: Trainer, *arguments: Any) -> Any:
+        if self.state.iteration == iteration:
+            raise error
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", fail)
+
+
+def read_weights(folder: Path) -> bytes:
+    return (folder / WEIGHTS).read_bytes()
+
+
+# ---- the same again ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_weights(train_tiny: Train, tmp_path: Path) -> None:
+    first, second, other = tmp_path / "1", tmp_path / "2", tmp_path / "3"
+    train_tiny(first, seed=5)
+    train_tiny(second, seed=5)
+    train_tiny(other, seed=6)
+    assert read_weights(first) == read_weights(second)
+    assert read_weights(first) != read_weights(other)
+
+
+@pytest.mark.parametrize("configuration", ["3d", "2d"])
+def test_four_and_four_more_are_eight(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configuration: str
+) -> None:
+    options: dict[str, Any] = {"budget": "8it", "configuration": configuration}
+    unbroken = train_tiny(tmp_path / "unbroken", **options)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "broken", **options)
+    assert read_model(tmp_path / "broken").training.num_iterations == 4
+    assert read_weights(tmp_path / "broken") != read_weights(tmp_path / "unbroken")
+    torch.manual_seed(99)
+    resumed = train_tiny(tmp_path / "broken", resume=True)
+    assert resumed.num_iterations == unbroken.num_iterations == 8
+    assert read_weights(tmp_path / "broken") == read_weights(tmp_path / "unbroken")
+    assert json.loads((tmp_path / "broken" / "training.json").read_text())["budget"] == "8it"
+    state = [(tmp_path / name / "state" / "state.safetensors").read_bytes() for name in ("broken", "unbroken")]
+    assert state[0][-1000:] == state[1][-1000:]  # the head holds the seconds
+
+
+def test_the_newest_interrupted_run_is_resumed(
+    train_tiny: Train, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny()
+    (folder,) = runs.glob("tiny-mr-*")
+    result = train_tiny(resume=True)
+    assert result.folder == folder
+    assert result.num_iterations == 4
+    with pytest.raises(ModelError, match="no interrupted training of task 'tiny-mr'"):
+        train_tiny(resume=True)
+
+
+def test_augmentation_and_network_follow_the_settings(train_tiny: Train, tmp_path: Path) -> None:
+    train_tiny(tmp_path / "fast")
+    train_tiny(tmp_path / "none", augmentation="none")
+    assert read_weights(tmp_path / "fast") != read_weights(tmp_path / "none")
+    train_tiny(tmp_path / "flat", configuration="2d")
+    plan = read_model(tmp_path / "flat").plan
+    assert (plan.configuration, plan.network.spatial_dims, plan.patch_size[2]) == ("2d", 2, 1)
+
+
+def test_augmentation_by_torchio_trains(train_tiny: Train, tmp_path: Path) -> None:
+    assert train_tiny(tmp_path / "run", augmentation="torchio", budget="2it").num_iterations == 2
+
+
+# ---- what it leaves behind ---------------------------------------------------------------------------------------------
+
+
+def test_the_loss_falls(train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medunet.training.loop._REPORT_SECONDS", 0.0)
+    steps: list[Step] = []
+
+    class Recorder(Observer):
+        def on_step(self, step: Step) -> None:
+            steps.append(step)
+
+    train_tiny(tmp_path / "run", budget="40it", observer=Recorder())
+    assert [step.iteration for step in steps] == [*range(1, 41), 40]
+    assert steps[-1].loss < 0.85 * steps[0].loss
+    assert steps[-1].dice > steps[0].dice
+    assert steps[-1].progress == 1
+    assert [step.progress for step in steps] == sorted(step.progress for step in steps)
+
+
+def test_the_log_has_a_row_per_report_and_validation(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medunet.training.loop._REPORT_SECONDS", 0.0)
+    train_tiny(tmp_path / "run", budget="8it")
+    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").open()))
+    steps = [row for row in rows if row["loss"]]
+    looks = [row for row in rows if row["validation_dice"]]
+    assert [int(row["iteration"]) for row in steps] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
+    assert len(looks) == 3
+    assert all(0 <= float(row["validation_dice"]) <= 1 for row in looks)
+    assert all(float(row["loss"]) > 0 for row in steps)
+
+
+def test_a_resumed_log_goes_on(train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medunet.training.loop._REPORT_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "run")
+    train_tiny(tmp_path / "run", resume=True)
+    text = (tmp_path / "run" / "log.csv").read_text()
+    assert text.count("iteration,seconds") == 1
+    rows = [row for row in csv.DictReader(text.splitlines()) if row["loss"]]
+    assert [int(row["iteration"]) for row in rows] == [1, 2, 3, 4, 4]
+
+
+def test_the_record_says_how_it_was_made(train_tiny: Train, tmp_path: Path) -> None:
+    result = train_tiny(tmp_path / "run", seed=3, fold=1)
+    record = read_model(tmp_path / "run").training
+    assert (record.seed, record.fold, record.budget, record.num_iterations) == (3, 1, "4it", 4)
+    assert not record.is_synthetic
+    assert record.is_deterministic
+    assert len(record.training_cases) == 4
+    assert set(record.training_cases) | set(record.validation_cases) == {f"case_{n}" for n in range(5)}
+    assert record.validation_cases == tuple(case.case_id for case in result.validation_cases)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["num_cases"] == 1
+    assert set(metrics["labels"]) == {"left", "right"}
+
+
+def test_training_on_all_cases_validates_on_none(train_tiny: Train, tmp_path: Path) -> None:
+    result = train_tiny(tmp_path / "run", fold=None)
+    assert result.evaluation is None
+    assert len(read_model(tmp_path / "run").training.training_cases) == 5
+    assert "trained on all cases" in (tmp_path / "run" / "card.md").read_text()
+
+
+def test_a_validation_case_without_labels_can_be_scored(train_tiny: Train, tiny_data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    data = shutil.copytree(tiny_data / "data", tmp_path / "data")
+    held_out = train_tiny(tmp_path / "first", budget="1it").validation_cases[0].case_id
+    labels = read_label_map(data / "labels" / f"{held_out}.nii.gz")
+    write_nifti_labels(labels.with_array(labels.array * 0), data / "labels" / f"{held_out}.nii.gz")
+    train_tiny(tmp_path / "run", data=data, budget="4it")
+    json.loads((tmp_path / "run" / "metrics.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_ignored_voxels_are_trained_around(train_tiny: Train, tiny_data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    data = shutil.copytree(tiny_data / "data", tmp_path / "data")
+    for path in (data / "labels").iterdir():
+        labels = read_label_map(path)
+        array = labels.array.copy()
+        array[:, :, :6] = 9
+        write_nifti_labels(labels.with_array(array), path)
+    assert train_tiny(tmp_path / "run", data=data).num_iterations == 4
+
+
+# ---- interruptions and faults ------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_leaves_a_model_and_a_state(train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 3, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(tmp_path / "run", budget="50it")
+    assert read_model(tmp_path / "run").training.num_iterations == 3
+    assert (tmp_path / "run" / "state" / "state.safetensors").is_file()
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_nan_stops_before_the_update_and_names_the_cases(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    from medunet.training import loop
+
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # a state after every step
+    compute = loop.compute_scaled_loss
+    calls = 0
+
+    def spoil(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        loss = compute(*arguments, **options)
+        if calls == 4:
+            total = loss.total * float("nan") if what == "loss" else torch.sqrt(loss.total * 0)
+            return loop.Loss(total=total, soft_dice=loss.soft_dice)
+        return loss
+
+    monkeypatch.setattr(loop, "compute_scaled_loss", spoil)
+    with pytest.raises(TrainingError, match=r"not finite at iteration 4 \(cases case_\d, case_\d.*--resume"):
+        train_tiny(tmp_path / "run", budget="8it")
+    model = read_model(tmp_path / "run")
+    assert model.training.num_iterations == 3
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in model.network.state_dict().values())
+    monkeypatch.undo()
+
+
+def test_a_nan_before_the_first_save_promises_nothing(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medunet.training import loop
+
+    nan = loop.Loss(total=torch.tensor(float("nan"), requires_grad=True), soft_dice=torch.tensor(0.0))
+    monkeypatch.setattr(loop, "compute_scaled_loss", lambda *_, **__: nan)
+    monkeypatch.setattr(
+        loop.Fabric, "clip_gradients", lambda *_, **__: torch.tensor(float("nan")), raising=True
+    )
+    with pytest.raises(TrainingError, match=r"iteration 1 .*No state was saved yet"):
+        train_tiny(tmp_path / "run")
+    assert not (tmp_path / "run" / WEIGHTS).exists()
+
+
+def test_weights_that_are_not_finite_replace_no_good_ones(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medunet.training import loop
+
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    step = Trainer._step
+
+    def spoil(self: Trainer, *arguments: Any) -> Any:
+        loss = step(self, *arguments)
+        if self.state.iteration == 2:  # the third step
+            next(self.network.parameters()).data.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(Trainer, "_step", spoil)
+    with pytest.raises(TrainingError, match="weights are not finite at iteration 3"):
+        train_tiny(tmp_path / "run", budget="8it")
+    monkeypatch.undo()
+    assert read_model(tmp_path / "run").training.num_iterations == 2
+
+
+@pytest.mark.parametrize("call", ["fsync", "write"])
+def test_a_full_disk_keeps_the_older_weights(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "run", budget="8it")
+    names = (WEIGHTS, "training.json", "state/state.safetensors")
+    before = [(tmp_path / "run" / name).read_bytes() for name in names]
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if call == "fsync":
+            patch.setattr(os, "fsync", fail)
+        else:
+            patch.setattr("medunet.training.log.TrainingLog._write", _raise_full)
+        with pytest.raises(OutputError, match="disk is full"):
+            train_tiny(tmp_path / "run", resume=True)
+    assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
+    assert train_tiny(tmp_path / "run", resume=True).num_iterations == 8
+
+
+def _raise_full(*_: Any) -> None:
+    from medunet.io import describe_write_error
+
+    raise describe_write_error(Path("log.csv"), OSError(errno.ENOSPC, "No space left on device"))
+
+
+def test_a_fault_of_the_sampler_ends_the_training(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("medunet.training.sampling.PatchSampler.draw", fail)
+    with pytest.raises(TrainingError, match="Input/output error"):
+        train_tiny(tmp_path / "run")
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_model_is_not_trained_over(train_tiny: Train, tmp_path: Path) -> None:
+    train_tiny(tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(OutputError, match=r"holds a model already.*another --output.*--resume"):
+        train_tiny(tmp_path / "run", seed=1)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_resuming_nothing_is_an_error_not_a_fresh_start(train_tiny: Train, tmp_path: Path, runs: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be resumed"):
+        train_tiny(tmp_path / "nothing", resume=True)
+    assert not (tmp_path / "nothing").exists()
+    with pytest.raises(ModelError, match="no interrupted training"):
+        train_tiny(resume=True)
+    assert not runs.exists()
+
+
+def test_resuming_with_other_cases_is_refused(
+    train_tiny: Train, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    data = shutil.copytree(tiny_data / "data", tmp_path / "data")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "run", data=data)
+    for kind in ("images", "labels"):
+        (data / kind / "case_4.nii.gz").rename(data / kind / "other.nii.gz")
+    before = read_weights(tmp_path / "run")
+    with pytest.raises(ModelError, match="other cases"):
+        train_tiny(tmp_path / "run", data=data, resume=True)
+    assert read_weights(tmp_path / "run") == before
+
+
+def test_resuming_another_task_is_refused(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "run")
+    with pytest.raises(InputError, match=r"is a training of task 'tiny-mr', not of 'hippocampus-mr'"):
+        train_tiny(tmp_path / "run", task="hippocampus-mr", resume=True)
+
+
+def test_settings_that_resuming_ignores_are_named(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "run")
+    train_tiny(tmp_path / "run", resume=True, budget="9it", seed=7)
+    warnings = [record.message for record in caplog.records if "--resume" in record.message]
+    assert len(warnings) == 1
+    assert "budget" in warnings[0]
+    assert "seed" in warnings[0]
+    assert "device" not in warnings[0]
+    assert read_model(tmp_path / "run").training.num_iterations == 4
+
+
+def test_deterministic_needs_iterations(train_tiny: Train, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="budget in iterations"):
+        train_tiny(tmp_path / "run", budget="1min")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": "soon"}, "budget 'soon'"),
+        ({"device": "cuda:97"}, "not here"),
+        ({"fold": 7}, "no fold 7"),
+        ({"data": "/nowhere"}, "does not exist"),
+        ({"task": "hippocampus"}, "did you mean 'hippocampus-mr'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    train_tiny: Train, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MedunetError, match=message):
+        train_tiny(tmp_path / "run", **options)
+    assert not (tmp_path / "run" / WEIGHTS).exists()
+
+
+def test_an_unknown_label_is_refused_before_training(train_tiny: Train, tiny_data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    data = shutil.copytree(tiny_data / "data", tmp_path / "data")
+    labels = read_label_map(data / "labels" / "case_2.nii.gz")
+    array = labels.array.copy()
+    array[0, 0, 0, 0] = 42
+    write_nifti_labels(labels.with_array(array), data / "labels" / "case_2.nii.gz")
+    with pytest.raises((LabelError, MedunetError), match=r"case_2.*42.*expected 0, 1, 3, 9"):
+        train_tiny(tmp_path / "run", data=data)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_place_is_noticed_before_any_work(train_tiny: Train, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="no permission"):
+        train_tiny(tmp_path / "locked" / "run")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_resuming_works_on_a_gpu(train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medunet.planning import Effort
+
+    monkeypatch.setattr("medunet.training.run.GPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
+    options: dict[str, Any] = {"device": "cuda", "deterministic": False}
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "run", **options)
+    assert train_tiny(tmp_path / "run", resume=True, **options).num_iterations == 4
