@@ -114,8 +114,8 @@ def compute_bspline_field(control: Tensor, shape: Shape3) -> Tensor:
 def _compute_bspline_basis(num_voxels: int, num_control: int) -> Tensor:
     """Weights ``(num_voxels, num_control)``; each row sums to 1."""
     num_cells = num_control - 3
-    end = max(num_voxels - 1, 1)
-    position = torch.arange(num_voxels, dtype=torch.float32) / end * num_cells
+    # ITK divides the patch from edge to edge, and an eighth of a voxel more at either end (BSplineTransformInitializer).
+    position = (torch.arange(num_voxels, dtype=torch.float32) + 0.625) / (num_voxels + 0.25) * num_cells
     cell = position.floor().clamp(max=num_cells - 1).long()
     u = position - cell
     weights = torch.stack(

@@ -180,22 +180,8 @@ def _choose_patch(
     topology = compute_topology(_as_shape(patch), spacing)
     patch = _pad(patch, topology)
     voxels = effort.voxels / 2 if slice_axis is None else effort.voxels / MIN_2D_BATCH
-    while math.prod(patch) > voxels:
-        # Shrink the axis that covers most of the case, by one step of its divisor.
-        ratios = [n / have if n > MIN_PATCH_EDGE else 0.0 for n, have in zip(patch, shape, strict=True)]
-        if slice_axis is not None:
-            ratios[slice_axis] = 0.0
-        if max(ratios) == 0.0:
-            break
-        axis = int(np.argmax(ratios))
-        shrunk = list(patch)
-        shrunk[axis] -= topology.divisors[axis]
-        # Recompute from the smaller patch, since fewer poolings may need less padding.
-        topology = compute_topology(_as_shape([max(1, n) for n in shrunk]), spacing)
-        shrunk = _pad(shrunk, topology)
-        if math.prod(shrunk) >= math.prod(patch):
-            break
-        patch = shrunk
+    while math.prod(patch) > voxels and (smaller := _shrink(patch, shape, topology, spacing)):
+        patch, topology = smaller
     covered = math.prod(min(n, have) for n, have in zip(patch, shape, strict=True)) / math.prod(shape)
     reason = (
         f"at most {voxels:,.0f} voxels, close to a cube in mm, a multiple of {_format(topology.divisors)}; "
@@ -206,6 +192,26 @@ def _choose_patch(
 
 MIN_PATCH_EDGE = 8
 MIN_2D_BATCH = 12
+
+
+def _shrink(
+    patch: list[int], shape: list[int], topology: Topology, spacing: Spacing
+) -> tuple[list[int], Topology] | None:
+    """The patch with one axis smaller by a step of its divisor; None where no axis can give way.
+
+    The axis that covers most of the case comes first. Where the padding that the smaller patch needs takes back what was
+    gained, more steps are taken, then the next axis.
+    """
+    by_coverage = sorted(range(3), key=lambda axis: -patch[axis] / shape[axis])
+    for axis in by_coverage:
+        for length in range(patch[axis] - topology.divisors[axis], MIN_PATCH_EDGE - 1, -topology.divisors[axis]):
+            shrunk = [length if other == axis else n for other, n in enumerate(patch)]
+            # From the smaller patch, since fewer poolings may need less padding.
+            smaller = compute_topology(_as_shape(shrunk), spacing)
+            shrunk = _pad(shrunk, smaller)
+            if math.prod(shrunk) < math.prod(patch):
+                return shrunk, smaller
+    return None
 
 
 def _choose_batch_size(

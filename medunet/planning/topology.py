@@ -36,7 +36,8 @@ def compute_topology(patch_size: Shape3, spacing: Spacing, *, max_stages: int = 
 
     An axis is halved while it has at least 8 voxels and its spacing stays below twice the smallest among the axes that
     can be halved; a lone last axis needs 12 voxels. An axis is convolved (kernel 3) once its spacing is within twice
-    the smallest; before that its kernel is 1. An axis of one voxel, as in 2D patches, is never convolved.
+    the smallest, and in the last stage; before that its kernel is 1. An axis of one voxel, as in 2D patches, is never
+    convolved. A patch with an axis of 8 voxels has at least two stages, since a U-Net needs them.
 
     Example:
         >>> compute_topology((40, 56, 40), (1.0, 1.0, 1.0)).divisors
@@ -45,7 +46,7 @@ def compute_topology(patch_size: Shape3, spacing: Spacing, *, max_stages: int = 
     size, mm = list(patch_size), list(spacing)
     strides, kernels = [(1, 1, 1)], [_choose_kernel(patch_size, mm, (1, 1, 1))]
     while len(strides) < max_stages:
-        axes = _choose_axes_to_halve(size, mm)
+        axes = _choose_axes_to_halve(size, mm, is_first=len(strides) == 1)
         if not axes:
             break
         for axis in axes:
@@ -54,16 +55,18 @@ def compute_topology(patch_size: Shape3, spacing: Spacing, *, max_stages: int = 
         i, j, k = (2 if axis in axes else 1 for axis in range(3))
         strides.append((i, j, k))
         kernels.append(_choose_kernel(patch_size, mm, kernels[-1]))
+    i, j, k = (3 if n > 1 else 1 for n in patch_size)
+    kernels[-1] = (i, j, k)
     return Topology(strides=tuple(strides), kernels=tuple(kernels))
 
 
-def _choose_axes_to_halve(size: list[int], mm: list[float]) -> list[int]:
+def _choose_axes_to_halve(size: list[int], mm: list[float], *, is_first: bool) -> list[int]:
     large = [axis for axis in range(3) if size[axis] >= 2 * MIN_FEATURE_MAP_SIZE]
     if not large:
         return []
     finest = min(mm[axis] for axis in large)
     axes = [axis for axis in large if mm[axis] / finest < 2]
-    if len(axes) == 1 and size[axes[0]] < 3 * MIN_FEATURE_MAP_SIZE:
+    if len(axes) == 1 and size[axes[0]] < 3 * MIN_FEATURE_MAP_SIZE and not is_first:
         return []
     return axes
 

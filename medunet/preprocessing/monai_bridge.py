@@ -12,9 +12,10 @@ from medunet.volume import Volume
 
 
 def to_metatensor(volume: Volume) -> MetaTensor:
-    """Voxels as float32 with the RAS+ affine, which MONAI shares with us."""
-    array = torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))
-    tensor: Any = MetaTensor(array, affine=torch.from_numpy(volume.affine))
+    """Voxels as float32 with the RAS+ affine, which MONAI shares with us; float32 voxels are not copied."""
+    # torch warns about arrays that it must not write to, such as memory maps: those are copied.
+    array = torch.from_numpy(np.require(volume.array, np.float32, ["C", "W"]))
+    tensor: Any = MetaTensor(array, affine=torch.tensor(volume.affine))
     return tensor
 
 

@@ -6,6 +6,8 @@ scan's grid follows from the two affines (`medunet.preprocessing.resample`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -55,9 +57,12 @@ def _compute_crop(image: Volume, plan: Plan) -> list[slice]:
 
 
 def _normalize(tensor: MetaTensor, plan: Plan) -> MetaTensor:
-    for channel, rule in enumerate(plan.normalization):
-        tensor[channel] = _normalize_channel(tensor[channel].as_tensor(), rule)
-    return tensor
+    # Into new memory: nothing before may have copied the voxels, and they are the caller's.
+    channels = zip(tensor.as_tensor(), plan.normalization, strict=True)
+    normalized: Any = MetaTensor(
+        torch.stack([_normalize_channel(channel, rule) for channel, rule in channels]), affine=tensor.affine
+    )
+    return normalized  # type: ignore[no-any-return]
 
 
 def _normalize_channel(values: torch.Tensor, rule: Normalization) -> torch.Tensor:

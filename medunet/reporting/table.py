@@ -22,7 +22,7 @@ def build_dice_table(evaluation: Evaluation) -> Table:
     from rich.text import Text
 
     # No vertical lines and short headings: it must fit 80 columns, which is what a log file gets.
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("label", no_wrap=True)
     for heading in ("Dice", "95 % interval", "median", "cases", "missed", "invented"):
         table.add_column(heading, justify="right")
@@ -37,7 +37,7 @@ def build_dice_table(evaluation: Evaluation) -> Table:
 def _format_summary(summary: Summary) -> list[str]:
     interval = _UNDEFINED
     if summary.interval_low is not None:
-        interval = f"{_format_dice(summary.interval_low)} to {_format_dice(summary.interval_high)}"
+        interval = f"{_format_dice(summary.interval_low)}–{_format_dice(summary.interval_high)}"
     counts = [summary.num_scored, summary.num_missed, summary.num_invented]
     return [_format_dice(summary.mean), interval, _format_dice(summary.median), *[str(count) for count in counts]]
 

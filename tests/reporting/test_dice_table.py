@@ -31,7 +31,7 @@ def test_rows():
     heading, *rows = render(build_evaluation(scores))
     assert heading == ["label", "Dice", "95 % interval", "median", "cases", "missed", "invented"]
     assert rows == [
-        ["liver", "0.900", "0.900 to 0.900", "0.900", "2", "0", "0"],
+        ["liver", "0.900", "0.900–0.900", "0.900", "2", "0", "0"],
         ["spleen", "0.000", "-", "0.000", "1", "1", "0"],
         ["tumour", "-", "-", "-", "0", "0", "0"],
         ["mean", "0.450", "", "", "", "1", "0"],
@@ -43,7 +43,7 @@ def test_fits_a_log_file_of_80_columns():
     console = Console(file=io.StringIO(), width=80, color_system=None)
     console.print(build_dice_table(build_evaluation(scores)))
     row = next(line for line in console.file.getvalue().splitlines() if "femoral" in line)
-    assert row.split() == ["femoral_head_right", "0.900", "0.900", "to", "0.900", "0.900", "2", "0", "0"]
+    assert row.split() == ["femoral_head_right", "0.900", "0.900–0.900", "0.900", "2", "0", "0"]
 
 
 def test_label_names_are_no_markup():
