@@ -16,10 +16,12 @@ from monai.transforms import (
     RandGaussianNoised,
     RandGaussianSmoothd,
     RandScaleIntensityd,
+    RandScaleIntensityFixedMeand,
     RandSimulateLowResolutiond,
 )
 
 from medunet.augmentation.policy import AugmentationPolicy
+from medunet.augmentation.spatial import list_rotation_axes
 from medunet.augmentation.torchio_elastic import RandTorchIOElasticd
 from medunet.volume import Shape3, Spacing
 
@@ -35,6 +37,11 @@ def build_monai_augmentation(policy: AugmentationPolicy, patch_size: Shape3, spa
     extent_mm = np.array(patch_size) * np.array(spacing)
     num_cells = policy.elastic_control_points - 3
     limit_mm = np.minimum(policy.elastic_displacement * extent_mm, 0.45 * extent_mm / num_cells)
+    is_flat = np.array(patch_size) == 1
+    limit_mm[is_flat] = 0.0
+    turns = list_rotation_axes(patch_size, spacing)
+    angle = math.radians(policy.rotation_degrees)
+    sigmas = [(0.0, 0.0) if flat else policy.blur_sigma for flat in is_flat]
     low, high = policy.scaling
     return Compose(
         [
@@ -48,7 +55,7 @@ def build_monai_augmentation(policy: AugmentationPolicy, patch_size: Shape3, spa
             RandAffined(
                 keys,
                 prob=1 - (1 - policy.rotation_probability) * (1 - policy.scaling_probability),
-                rotate_range=[math.radians(policy.rotation_degrees)] * 3,
+                rotate_range=[angle if axis in turns else 0.0 for axis in range(3)],
                 # MONAI's range is around 1 and scales the sampling grid, so zooming in is below it.
                 scale_range=[(1 / high - 1, 1 / low - 1)] * 3,
                 mode=["bilinear", "nearest"],
@@ -59,14 +66,21 @@ def build_monai_augmentation(policy: AugmentationPolicy, patch_size: Shape3, spa
             RandGaussianSmoothd(
                 IMAGE,
                 prob=policy.blur_probability,
-                sigma_x=policy.blur_sigma,
-                sigma_y=policy.blur_sigma,
-                sigma_z=policy.blur_sigma,
+                sigma_x=sigmas[0],
+                sigma_y=sigmas[1],
+                sigma_z=sigmas[2],
             ),
             RandScaleIntensityd(
                 IMAGE,
                 prob=policy.brightness_probability,
                 factors=(policy.brightness[0] - 1, policy.brightness[1] - 1),
+            ),
+            RandScaleIntensityFixedMeand(
+                IMAGE,
+                prob=policy.contrast_probability,
+                factors=(policy.contrast[0] - 1, policy.contrast[1] - 1),
+                preserve_range=True,
+                channel_wise=True,
             ),
             RandSimulateLowResolutiond(IMAGE, prob=policy.low_resolution_probability, zoom_range=policy.low_resolution),
             RandAdjustContrastd(

@@ -131,6 +131,14 @@ def _compute_bspline_basis(num_voxels: int, num_control: int) -> Tensor:
     return basis.scatter_(1, cell[:, None] + torch.arange(4), weights)
 
 
+def list_rotation_axes(patch_size: Shape3, spacing: Spacing) -> list[int]:
+    """The axes around which a patch may turn: only the one across the fine plane when it is much coarser or missing."""
+    coarse = int(np.argmax(spacing))
+    if 1 in patch_size:
+        return [patch_size.index(1)]
+    return [coarse] if spacing[coarse] > _ANISOTROPY * min(spacing) else [0, 1, 2]
+
+
 def _sample_zoom(rng: np.random.Generator, scaling: tuple[float, float]) -> float:
     """Zooming in and out equally often, as nnU-Net draws it."""
     low, high = scaling
@@ -151,13 +159,9 @@ def _sample_control_points(
 
 
 def _compute_rotation(angles_degrees: Array, patch_size: Shape3, spacing: Spacing) -> Array:
-    """Rotation in mm; only within the fine plane when one axis is much coarser or missing."""
+    """Rotation in mm around the axes of `list_rotation_axes`."""
     angles = np.deg2rad(angles_degrees)
-    coarse = int(np.argmax(spacing))
-    is_flat = 1 in patch_size
-    if is_flat or spacing[coarse] > _ANISOTROPY * min(spacing):
-        axis = patch_size.index(1) if is_flat else coarse
-        angles = np.where(np.arange(3) == axis, angles, 0.0)
+    angles = np.where(np.isin(range(3), list_rotation_axes(patch_size, spacing)), angles, 0.0)
     rotation = np.eye(3)
     for axis in range(3):
         a, b = [other for other in range(3) if other != axis]

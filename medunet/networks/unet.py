@@ -7,6 +7,7 @@ doi:10.1038/s41592-020-01008-z).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -49,6 +50,7 @@ class UNet(nn.Module):
         if not 1 <= num_scales < num_stages:
             msg = f"num_scales is {num_scales}; {num_stages} stages have 1 to {num_stages - 1} decoder scales."
             raise ValueError(msg)
+        self.divisors = tuple(math.prod(stride[axis] for stride in strides) for axis in range(spatial_dims))
         widths = [in_channels, *features]
         self.encoder = nn.ModuleList(
             _Stage(spatial_dims, widths[stage], widths[stage + 1], strides[stage], kernels[stage])
@@ -80,6 +82,9 @@ class UNet(nn.Module):
 
     def _decode(self, image: Tensor) -> list[Tensor]:
         """Decoder features of every scale, finest first."""
+        if any(size % divisor for size, divisor in zip(image.shape[2:], self.divisors, strict=True)):
+            msg = f"The network takes sizes that are multiples of {self.divisors}; got {tuple(image.shape[2:])}. Pad the image."
+            raise ValueError(msg)
         skips = []
         x = image
         for stage in self.encoder:

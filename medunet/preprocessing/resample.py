@@ -69,7 +69,7 @@ def resample_linear(scores: Tensor, source_affine: Affine, target_affine: Affine
     moved = scores.permute(*axes)
     for axis in range(3):
         positions = torch.arange(target_shape[axis], dtype=torch.float64) * scales[axis] + shifts[axis]
-        moved = _interpolate_axis(moved, axis, positions.to(scores.device))
+        moved = _interpolate_axis(moved, axis, positions)
     return moved.contiguous()
 
 
@@ -104,5 +104,7 @@ def _interpolate_axis(scores: Tensor, axis: int, positions: Tensor) -> Tensor:
     upper = (lower + 1).clamp(max=length - 1)
     weight_shape = [1, 1, 1]
     weight_shape[axis] = -1
-    weight = (positions - lower).to(scores.dtype).reshape(weight_shape)
+    # Positions stay on the CPU until here: Apple's GPU has no float64.
+    weight = (positions - lower).to(scores.dtype).reshape(weight_shape).to(scores.device)
+    lower, upper = lower.to(scores.device), upper.to(scores.device)
     return torch.lerp(scores.index_select(axis, lower), scores.index_select(axis, upper), weight)

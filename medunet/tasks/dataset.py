@@ -177,7 +177,12 @@ def _list_paired_cases(folder: Path, *, is_nnunet: bool) -> tuple[str, list[Case
 def _pair_files(images: Path, labels: Path) -> list[Case]:
     """Images and label maps with the same name; ``_0000`` and so on number the channels."""
     by_name: dict[str, list[Path]] = {}
-    label_files = {strip_nifti_suffix(path.name): path for path in list_volumes(labels)}
+    label_files: dict[str, Path] = {}
+    for path in list_volumes(labels):
+        twin = label_files.setdefault(strip_nifti_suffix(path.name), path)
+        if twin != path:
+            msg = f"{labels} holds two label maps of one case: {twin.name} and {path.name}. Remove one."
+            raise DatasetError(msg)
     for path in list_volumes(images):
         name = strip_nifti_suffix(path.name)
         stem = name if name in label_files else re.sub(r"_\d{4}$", "", name)
@@ -187,4 +192,18 @@ def _pair_files(images: Path, labels: Path) -> list[Case]:
         has = "an image but no label map" if alone[0] in by_name else "a label map but no image"
         msg = f"{len(alone)} case(s) in {images.parent} are incomplete: '{alone[0]}' has {has}. Add or remove the file."
         raise DatasetError(msg)
+    for name, paths in by_name.items():
+        _check_channel_files(name, paths)
     return [Case(case_id=name, images=tuple(paths), labels=label_files[name]) for name, paths in by_name.items()]
+
+
+def _check_channel_files(case_id: str, paths: list[Path]) -> None:
+    """Refuse a case with two files of the same name, or without one of its channels."""
+    names = [strip_nifti_suffix(path.name) for path in paths]
+    numbered = [f"{case_id}_{channel:04d}" for channel in range(len(paths))]
+    if names not in ([case_id], numbered):
+        msg = (
+            f"Case '{case_id}' in {paths[0].parent} has the images {', '.join(path.name for path in paths)}; expected "
+            f"one file {case_id}, or one per channel: {case_id}_0000, {case_id}_0001 and so on without a gap."
+        )
+        raise DatasetError(msg)

@@ -14,6 +14,7 @@ from medunet.errors import TaskError
 
 IntensityRule = Literal["ct-window", "ct-percentile", "zscore", "none"]
 LabelValues = tuple[int, ...]
+_MAX_CODES = 254
 
 
 class Code(BaseModel):
@@ -72,6 +73,10 @@ class Task(BaseModel):
             if not values or 0 in values or min(values) < 0 or len(set(values)) != len(values):
                 msg = f"label '{name}' has the values {list(values)}; expected distinct positive integers (0 is background)"
                 raise ValueError(msg)
+        num_codes = len(self.all_values) if self.has_regions else len(self.labels)
+        if num_codes > _MAX_CODES:
+            msg = f"labels: there are {num_codes}; at most {_MAX_CODES} fit into a byte beside background and ignored voxels"
+            raise ValueError(msg)
         if self.ignore is not None and self.ignore in self.all_values:
             msg = f"ignore: {self.ignore} is also the value of a label"
             raise ValueError(msg)
@@ -143,12 +148,13 @@ def parse_task(content: Any, source: str) -> Task:
         raise TaskError(msg)
     unknown = [key for key in content if key not in Task.model_fields]
     if unknown:
-        msg = f"{source} has the unknown key '{unknown[0]}'; {suggest(str(unknown[0]), Task.model_fields)}."
+        msg = f"{source} has the unknown key '{unknown[0]}'; {suggest(str(unknown[0]), Task.model_fields)}"
         raise TaskError(msg)
     try:
         return Task.model_validate(content)
     except ValidationError as error:
-        raise TaskError(f"{source}: {describe_first_fault(error)}.") from error  # noqa: EM102
+        fault = describe_first_fault(error)
+        raise TaskError(f"{source}: {fault}{'' if fault.endswith(('.', '?')) else '.'}") from error  # noqa: EM102
 
 
 def read_task_file(path: Path) -> Task:
@@ -177,7 +183,7 @@ def describe_first_fault(error: ValidationError) -> str:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """``"did you mean 'channels'?"`` or the list of what is known."""
+    """``"did you mean 'channels'?"`` or the list of what is known; ends like a sentence."""
     known = list(known)
     nearest = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
-    return f"did you mean '{nearest[0]}'?" if nearest else f"known are {', '.join(known)}"
+    return f"did you mean '{nearest[0]}'?" if nearest else f"known are {', '.join(known)}."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,11 @@ class Trainer:
         self.fingerprint = fingerprint
         self.observer = observer
         self.policy = AugmentationPolicy() if augmentation == "fast" else None
-        torch.use_deterministic_algorithms(is_deterministic)
-        torch.manual_seed(seed)
+        self.is_deterministic = is_deterministic
         self.fabric = _build_fabric(device, precision)
-        self.network = build_network(plan.network)
+        with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
+            torch.manual_seed(seed)
+            self.network = build_network(plan.network)
         self.optimizer = _build_optimizer(self.network)
         self.membership = torch.from_numpy(compute_membership(task)).to(device)
         self.sampler = PatchSampler(
@@ -152,7 +153,7 @@ class Trainer:
         if resumes:  # after `setup`, which moves the weights to the device but not the optimiser's moments
             load_state(self.folder, self.state, self.fingerprint)
         network.train()
-        with TrainingLog(self.folder, resumes=resumes) as log:
+        with _deterministic_algorithms(self.is_deterministic), TrainingLog(self.folder, resumes=resumes) as log:
             try:
                 self._loop(network, optimizer, log, on_save)
             except KeyboardInterrupt:
@@ -292,6 +293,17 @@ def measure_step_seconds(plan: Plan, task: Task, device: torch.device, precision
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - began
     return seconds
+
+
+@contextmanager
+def _deterministic_algorithms(is_wanted: bool) -> Generator[None, None, None]:
+    """Deterministic kernels only, for as long as the training runs; the caller's choice is restored."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(is_wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _build_fabric(device: torch.device, precision: Precision) -> Fabric:

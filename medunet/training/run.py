@@ -18,12 +18,12 @@ import torch
 
 import medunet
 from medunet.device import choose_device, choose_precision
-from medunet.errors import InputError, ModelError
+from medunet.errors import InputError, ModelError, OutputError
 from medunet.evaluation import Evaluation
 from medunet.io import check_output, write_json_atomic
 from medunet.models import get_runs_folder
 from medunet.models.folder import TrainingRecord, write_description, write_results, write_weights
-from medunet.models.names import PLAN, WEIGHTS
+from medunet.models.names import METRICS, PLAN, WEIGHTS
 from medunet.phantoms import write_phantom_dataset
 from medunet.planning import (
     CPU_EFFORT,
@@ -42,7 +42,7 @@ from medunet.training.budget import Budget, parse_budget
 from medunet.training.loop import LoopResult, Trainer, measure_step_seconds
 from medunet.training.progress import Observer
 from medunet.training.sampling import AugmentationMode
-from medunet.training.state import STATE_FOLDER
+from medunet.training.state import STATE_FILE, STATE_FOLDER
 from medunet.training.validation import summarize_validation, validate_cases
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def train(
     observer = observer or Observer()
     settings = TrainingSettings(
         task=str(task),
-        data=None if data is None else str(data),
+        data=None if data is None else str(Path(data).resolve()),  # so that --resume works from any folder
         fold=fold,
         budget=budget,
         configuration=configuration,
@@ -152,7 +152,7 @@ def train(
     recipe = load_task(settings.task)
     if resume:
         folder = Path(output) if output else _find_unfinished_run(recipe.name)
-        settings = _read_settings(folder)
+        settings = _take_over_settings(folder, settings, recipe)
         recipe = load_task(settings.task)
     else:
         folder = Path(output) if output else _name_run_folder(recipe.name)
@@ -221,7 +221,9 @@ class _Run:
             is_deterministic=self.settings.is_deterministic,
             device=_describe_device(self.trainer.device),
             precision=self.trainer.precision,
-            settings=dataclasses.asdict(self.settings) | self.trainer.describe(),
+            # Without the path of the data: a model travels, and folders may be named after patients.
+            settings={key: value for key, value in dataclasses.asdict(self.settings).items() if key != "data"}
+            | self.trainer.describe(),
             versions={name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
             | {"python": platform.python_version()},
         )
@@ -235,9 +237,10 @@ def _prepare_run(folder: Path, task: Task, settings: TrainingSettings, observer:
         raise InputError(msg)
     device = choose_device(settings.device)
     if not resumes:
-        check_output(folder / WEIGHTS)
-        # Written first, so that a folder that cannot be written is noticed before any work.
-        write_json_atomic(folder / STATE_FOLDER / SETTINGS, dataclasses.asdict(settings))
+        if (folder / WEIGHTS).exists():
+            msg = f"{folder} holds a model already; choose another --output, or go on with it by --resume."
+            raise OutputError(msg)
+        check_output(folder / WEIGHTS)  # a folder that cannot be written is noticed before any work
     dataset = _find_dataset(settings.data, task, observer)
     training_cases, validation_cases = split_fold(dataset, settings.fold)
     observer.on_message(
@@ -253,6 +256,8 @@ def _prepare_run(folder: Path, task: Task, settings: TrainingSettings, observer:
             on_case=_count_cases("reading", len(dataset.cases), observer),
         )
         plan = _choose_plan(fingerprint, task, settings, budget, device)
+        # Nothing is written before the data have been read: a faulty dataset leaves no empty run behind.
+        write_json_atomic(folder / STATE_FOLDER / SETTINGS, dataclasses.asdict(settings))
         write_description(folder, task, plan)
     for topic, reason in plan.reasons.items():
         logger.info("plan: %s: %s", topic, reason)
@@ -379,11 +384,11 @@ def _find_unfinished_run(task_name: str) -> Path:
     runs = get_runs_folder()
     candidates = [
         path.parent.parent
-        for path in runs.glob(f"{task_name}-*/{STATE_FOLDER}/{SETTINGS}")
-        if not (path.parent.parent / "metrics.json").is_file()
+        for path in runs.glob(f"{task_name}-*/{STATE_FOLDER}/{STATE_FILE}")
+        if not (path.parent.parent / METRICS).is_file()
     ]
     if not candidates:
-        msg = f"There is no interrupted training of task '{task_name}' in {runs.resolve()}; start one without --resume."
+        msg = f"There is no interrupted training of task '{task_name}' in {runs.resolve()}; name its folder with --output, or start without --resume."
         raise ModelError(msg)
     return max(candidates, key=lambda folder: folder.stat().st_mtime_ns)
 
@@ -395,6 +400,22 @@ def _read_settings(folder: Path) -> TrainingSettings:
     except (OSError, ValueError, TypeError) as error:
         msg = f"{folder} cannot be resumed: {path.name} is missing or damaged. Start a new training without --resume."
         raise ModelError(msg) from error
+
+
+def _take_over_settings(folder: Path, asked: TrainingSettings, task: Task) -> TrainingSettings:
+    """The settings of the run that is resumed; what was asked for now and differs is named, because it has no effect."""
+    settings = _read_settings(folder)
+    if (found := load_task(settings.task).name) != task.name:
+        msg = f"{folder} is a training of task '{found}', not of '{task.name}'; give that task, or another --output."
+        raise InputError(msg)
+    ignored = [
+        field.name
+        for field in dataclasses.fields(asked)
+        if field.name != "task" and getattr(asked, field.name) not in (field.default, getattr(settings, field.name))
+    ]
+    if ignored:
+        logger.warning("--resume goes on with the settings of the run; ignored: %s", ", ".join(ignored))
+    return settings
 
 
 def _read_plan(folder: Path) -> Plan:

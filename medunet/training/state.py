@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from medunet.errors import ModelError
 from medunet.io import write_bytes_atomic
+from medunet.models.folder import compute_weights_sha256
 
 STATE_FOLDER = "state"
 STATE_FILE = "state.safetensors"
@@ -59,10 +61,9 @@ def save_state(folder: Path, state: TrainingState, fingerprint: str) -> None:
     for index, moments in state.optimizer.state_dict()["state"].items():
         for key, value in moments.items():
             tensors[f"optimizer.{names[index]}.{key}"] = torch.as_tensor(value).contiguous()
-    counters = {"iteration": state.iteration, "seconds": state.seconds, "fingerprint": fingerprint}
-    content = save(
-        {name: tensor.cpu() for name, tensor in tensors.items()}, metadata={"counters": json.dumps(counters)}
-    )
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+    counters = json.dumps({"iteration": state.iteration, "seconds": state.seconds, "fingerprint": fingerprint})
+    content = save(tensors, metadata={"counters": counters, "sha256": _compute_sha256(tensors, counters)})
     write_bytes_atomic(folder / STATE_FOLDER / STATE_FILE, content)
 
 
@@ -78,11 +79,18 @@ def load_state(folder: Path, state: TrainingState, fingerprint: str) -> None:
         raise ModelError(msg)
     try:
         with safe_open(path, framework="pt") as file:
-            counters: dict[str, Any] = json.loads(file.metadata()["counters"])
+            metadata: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        counters: dict[str, Any] = json.loads(metadata["counters"])
+        is_whole = _compute_sha256(tensors, metadata["counters"]) == metadata["sha256"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         msg = f"{path} is damaged ({str(error)[:100]}); it cannot be resumed. The weights beside it may still be whole."
         raise ModelError(msg) from error
+    if not is_whole:
+        msg = (
+            f"{path} is damaged (its checksum differs); it cannot be resumed. The weights beside it may still be whole."
+        )
+        raise ModelError(msg)
     if counters["fingerprint"] != fingerprint:
         msg = f"{folder} was trained on other cases, another plan or another task; resume with the same data, or start anew."
         raise ModelError(msg)
@@ -91,6 +99,10 @@ def load_state(folder: Path, state: TrainingState, fingerprint: str) -> None:
     )
     _load_optimizer(state, tensors)
     state.iteration, state.seconds = int(counters["iteration"]), float(counters["seconds"])
+
+
+def _compute_sha256(tensors: dict[str, Tensor], counters: str) -> str:
+    return hashlib.sha256(f"{compute_weights_sha256(tensors)} {counters}".encode()).hexdigest()
 
 
 def _load_optimizer(state: TrainingState, tensors: dict[str, Tensor]) -> None:

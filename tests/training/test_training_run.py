@@ -111,9 +111,9 @@ def test_the_loss_falls(train_tiny: Train, tmp_path: Path, monkeypatch: pytest.M
         def on_step(self, step: Step) -> None:
             steps.append(step)
 
-    train_tiny(tmp_path / "run", budget="40it", observer=Recorder())
-    assert [step.iteration for step in steps] == [*range(1, 41), 40]
-    assert steps[-1].loss < 0.85 * steps[0].loss
+    train_tiny(tmp_path / "run", budget="80it", observer=Recorder())
+    assert [step.iteration for step in steps] == [*range(1, 81), 80]
+    assert steps[-1].loss < 0.8 * steps[0].loss
     assert steps[-1].dice > steps[0].dice
     assert steps[-1].progress == 1
     assert [step.progress for step in steps] == sorted(step.progress for step in steps)
@@ -124,7 +124,7 @@ def test_the_log_has_a_row_per_report_and_validation(
 ) -> None:
     monkeypatch.setattr("medunet.training.loop._REPORT_SECONDS", 0.0)
     train_tiny(tmp_path / "run", budget="8it")
-    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines()))
     steps = [row for row in rows if row["loss"]]
     looks = [row for row in rows if row["validation_dice"]]
     assert [int(row["iteration"]) for row in steps] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
