@@ -62,11 +62,11 @@ def infer(
             segmentation = _segment(segmenter, job, overwrite=overwrite)
             if preview is not None:
                 _draw(segmentation, segmenter, job, _choose_preview(preview, job, jobs, is_folder=is_folder))
-        except MedunetError as error:
+        except (MedunetError, OSError, MemoryError, RuntimeError) as error:  # torch's "out of memory" is the last
             if len(jobs) == 1:
                 raise
             num_failed += 1
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_describe_failure(error, job)}", file=sys.stderr)
     if num_failed:
         msg = f"{num_failed} of {len(jobs)} scans failed (see above); the masks of the others are in {output}."
         raise InputError(msg)
@@ -145,6 +145,14 @@ def _segment(segmenter: Segmenter, job: _Job, *, overwrite: bool) -> Segmentatio
     found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in segmentation.volumes_ml.items() if ml > 0)
     print(f"{job.images[0].name} -> {job.mask}  {seconds:.1f} s  {found or 'no structure found'}")
     return segmentation
+
+
+def _describe_failure(error: Exception, job: _Job) -> str:
+    """One line that names the scan, whatever went wrong with it."""
+    text = " ".join(str(error).split("\n"))
+    if isinstance(error, MedunetError):
+        return text
+    return f"{job.images[0]} could not be segmented: {type(error).__name__}{f' ({text[:200]})' if text else ''}."
 
 
 def _choose_preview(preview: Path, job: _Job, jobs: list[_Job], *, is_folder: bool) -> Path:

@@ -75,7 +75,7 @@ class Segmenter:
         """
         clock = _Clock()
         source, image = _read_scan(scan)
-        check_channels(image, self.task, describe_source(scan))
+        check_channels(image, self.task, str(source) if source else describe_source(scan))
         clock.stop("read")
         prepared = preprocess_image(image, self.plan)
         clock.stop("prepare")

