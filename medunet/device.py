@@ -14,7 +14,9 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``"auto"`` is the first CUDA device, else Apple's GPU, else the CPU.
+    """``"auto"`` is the first CUDA device, else the CPU.
+
+    Apple's GPU is taken only when named, because not every 3D operation runs there in every release of torch.
 
     Raises:
         InputError: If the device is unknown or absent.
@@ -22,9 +24,7 @@ def choose_device(name: str = "auto") -> torch.device:
     import torch
 
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
