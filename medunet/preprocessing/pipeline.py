@@ -62,7 +62,7 @@ def _normalize(tensor: MetaTensor, plan: Plan) -> MetaTensor:
     normalized: Any = MetaTensor(
         torch.stack([_normalize_channel(channel, rule) for channel, rule in channels]), affine=tensor.affine
     )
-    return normalized  # type: ignore[no-any-return]
+    return normalized
 
 
 def _normalize_channel(values: torch.Tensor, rule: Normalization) -> torch.Tensor:

@@ -110,7 +110,7 @@ def compute_store_key(case: Case, task: Task, plan: Plan) -> str:
     rules = {
         "version": STORE_VERSION,
         "files": files,
-        "labels": task.labels,
+        "labels": list(task.labels.values()),  # codes follow their order, and sort_keys would hide it
         "ignore": task.ignore,
         "modality": plan.modality,
         "spacing": plan.spacing,

@@ -139,7 +139,7 @@ def train(
     """
     observer = observer or Observer()
     settings = TrainingSettings(
-        task=str(task),
+        task=str(Path(task).resolve() if Path(task).is_file() else task),
         data=None if data is None else str(Path(data).resolve()),  # so that --resume works from any folder
         fold=fold,
         budget=budget,

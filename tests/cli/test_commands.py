@@ -91,7 +91,14 @@ def test_the_version_is_the_packages(medunet_command: Command) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["fly"], ["train"], ["infer"], ["train", "--task"], ["train", "-t", "x", "--colour", "red"], ["phantom", "-n", "x"]],
+    [
+        ["fly"],
+        ["train"],
+        ["infer"],
+        ["train", "--task"],
+        ["train", "-t", "x", "--colour", "red"],
+        ["phantom", "-n", "x"],
+    ],
 )
 def test_a_wrong_command_line_exits_with_two(medunet_command: Command, arguments: list[str]) -> None:
     outcome = medunet_command(*arguments)

@@ -272,9 +272,7 @@ def test_a_wrong_model_folder(
     assert not (tmp_path / "mask.nii.gz").exists()
 
 
-def test_no_model_at_all(
-    medunet_command: Command, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_model_at_all(medunet_command: Command, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDUNET_HOME", str(tmp_path / "none"))
     medunet_command("infer", scan, "-o", tmp_path / "mask.nii.gz").check_refused("no model", "medunet train")
 

@@ -84,7 +84,7 @@ def make_ball(make_volume: Any, spacing: tuple[float, float, float], orientation
     grid = make_volume(shape=shape, spacing=spacing, orientation=orientation)
     voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     positions = voxels @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-    centre = positions.reshape(-1, 3).mean(0) + [1.3, -2.1, 0.4]
+    centre = positions.reshape(-1, 3).mean(0) + np.array([1.3, -2.1, 0.4])
     inside = np.linalg.norm(positions - centre, axis=-1) <= 9
     return grid.with_array(np.where(inside, 900.0, 100.0).astype(np.float32)[None]), centre
 

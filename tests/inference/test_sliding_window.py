@@ -96,7 +96,9 @@ def test_a_constant_stays_constant(
     shape: tuple[int, int, int], patch_size: tuple[int, int, int], step_fraction: float, value: float
 ) -> None:
     image = torch.full((1, *shape), value)
-    stitched = apply_sliding_window(image, give_back, patch_size, image.amin(dim=(1, 2, 3)), step_fraction=step_fraction)
+    stitched = apply_sliding_window(
+        image, give_back, patch_size, image.amin(dim=(1, 2, 3)), step_fraction=step_fraction
+    )
     torch.testing.assert_close(stitched, image, rtol=1e-5, atol=1e-6)
 
 

@@ -27,9 +27,11 @@ def test_budgets_are_read(text: str, expected: Budget) -> None:
     assert parse_budget(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "10", "min", "-5min", "0it", "0s", "2.5it", "1e3it", "ten min", "10 days", "nan h"])
+@pytest.mark.parametrize(
+    "text", ["", "10", "min", "-5min", "0it", "0s", "2.5it", "1e3it", "ten min", "10 days", "nan h"]
+)
 def test_other_budgets_are_refused_with_examples(text: str) -> None:
-    with pytest.raises(InputError, match="10min or 2h.*5000it"):
+    with pytest.raises(InputError, match=r"10min or 2h.*5000it"):
         parse_budget(text)
 
 

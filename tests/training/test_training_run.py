@@ -72,9 +72,7 @@ def test_four_and_four_more_are_eight(
     assert state[0][-1000:] == state[1][-1000:]  # the head holds the seconds
 
 
-def test_the_newest_interrupted_run_is_resumed(
-    train_tiny: Train, runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_newest_interrupted_run_is_resumed(train_tiny: Train, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
@@ -85,6 +83,18 @@ def test_the_newest_interrupted_run_is_resumed(
     assert result.num_iterations == 4
     with pytest.raises(ModelError, match="no interrupted training of task 'tiny-mr'"):
         train_tiny(resume=True)
+
+
+def test_a_run_is_resumed_from_another_folder(
+    train_tiny: Train, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.chdir(tiny_data)
+        interrupt_at(patch, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "run", task="task.yaml", data="data")
+    monkeypatch.chdir(tmp_path)
+    assert train_tiny(tmp_path / "run", resume=True).num_iterations == 4
 
 
 def test_augmentation_and_network_follow_the_settings(train_tiny: Train, tmp_path: Path) -> None:
@@ -236,9 +246,7 @@ def test_a_nan_before_the_first_save_promises_nothing(
 
     nan = loop.Loss(total=torch.tensor(float("nan"), requires_grad=True), soft_dice=torch.tensor(0.0))
     monkeypatch.setattr(loop, "compute_scaled_loss", lambda *_, **__: nan)
-    monkeypatch.setattr(
-        loop.Fabric, "clip_gradients", lambda *_, **__: torch.tensor(float("nan")), raising=True
-    )
+    monkeypatch.setattr(loop.Fabric, "clip_gradients", lambda *_, **__: torch.tensor(float("nan")), raising=True)
     with pytest.raises(TrainingError, match=r"iteration 1 .*No state was saved yet"):
         train_tiny(tmp_path / "run")
     assert not (tmp_path / "run" / WEIGHTS).exists()
@@ -345,9 +353,7 @@ def test_resuming_with_other_cases_is_refused(
     assert read_weights(tmp_path / "run") == before
 
 
-def test_resuming_another_task_is_refused(
-    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_another_task_is_refused(train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):

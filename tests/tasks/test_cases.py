@@ -1,0 +1,117 @@
+"""A case that training would stumble over is refused before, with the file and both sides of the contradiction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_datasets import write_image, write_labels
+
+from medunet.errors import DatasetError, GeometryError, LabelError, VolumeError
+from medunet.tasks import Case, Task, read_case
+
+Write = Callable[..., Path]
+AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
+
+
+def build_task(**changes: Any) -> Task:
+    content = {"name": "x-mr", "title": "x", "modality": "MR", "channels": ["t1"], "intensity": "zscore"}
+    return Task.model_validate(content | {"labels": {"a": 1, "b": [2, 5]}} | changes)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    image = write_image(tmp_path / "i.nii.gz")
+    return Case(case_id="p012", images=(image,), labels=write_labels(tmp_path / "l.nii.gz", (1, 2, 5)))
+
+
+def test_a_good_case(case: Case) -> None:
+    image, labels = read_case(case, build_task())
+    assert image.spacing == labels.spacing == (1.0, 1.5, 2.0)
+    assert np.unique(labels.array).tolist() == [0, 1, 2, 5]
+
+
+def test_channels_in_one_file(tmp_path: Path, case: Case) -> None:
+    both = Case(case_id="p", images=(write_image(tmp_path / "4d.nii.gz", num_channels=2),), labels=case.labels)
+    assert read_case(both, build_task(channels=["t1", "t2"]))[0].num_channels == 2
+
+
+def test_an_unknown_value_is_named(tmp_path: Path, case: Case) -> None:
+    write_labels(case.labels, (1, 2, 3, 700))
+    with pytest.raises(
+        LabelError, match=r"l\.nii\.gz holds the label value\(s\) 3, 700, which task 'x-mr' .* 0, 1, 2, 5\."
+    ):
+        read_case(case, build_task())
+
+
+def test_many_unknown_values_are_cut_short(case: Case) -> None:
+    write_labels(case.labels, tuple(range(10, 20)))
+    with pytest.raises(LabelError, match=r"10, 11, 12, 13, 14, 15, \.\.\., which"):
+        read_case(case, build_task())
+
+
+def test_the_ignored_value_is_known_only_where_the_task_has_one(case: Case) -> None:
+    write_labels(case.labels, (1, 9))
+    assert 9 in read_case(case, build_task(ignore=9))[1].array
+    with pytest.raises(LabelError, match=r"label value\(s\) 9"):
+        read_case(case, build_task())
+
+
+@pytest.mark.parametrize("value", [1.5, -1.0])
+def test_values_that_are_no_labels(case: Case, value: float) -> None:
+    write_image(case.labels, value=value)
+    with pytest.raises(LabelError, match=r"l\.nii\.gz holds labels"):
+        read_case(case, build_task())
+
+
+def test_too_few_channels(case: Case) -> None:
+    with pytest.raises(DatasetError, match=r"case 'p012' has 1 channel\(s\); task 'x-mr' expects 2 \(t1, t2\)"):
+        read_case(case, build_task(channels=["t1", "t2"]))
+
+
+def test_four_dimensions_where_three_are_expected(case: Case) -> None:
+    write_image(case.images[0], num_channels=3)
+    with pytest.raises(DatasetError, match=r"case 'p012' has 3 channel\(s\); task 'x-mr' expects 1"):
+        read_case(case, build_task())
+
+
+def test_another_shape(case: Case) -> None:
+    write_labels(case.labels, shape=(5, 6, 8))
+    with pytest.raises(
+        GeometryError, match=r"i\.nii\.gz and .*l\.nii\.gz lie on different grids: shape 5x6x7.*shape 5x6x8"
+    ):
+        read_case(case, build_task())
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "message"),
+    [
+        (3, (0.5, 0, 0), r"up to 0\.50 mm apart.*origin \(0\.00, 0\.00, 0\.00\).*origin \(0\.50"),
+        (2, (0, 0, 0.5), r"spacing 1x1\.5x2 mm.*spacing 1x1\.5x2\.5 mm"),
+        (0, (-2, 0, 0), "orientation RAS.*orientation LAS"),
+    ],
+)
+def test_another_affine(case: Case, column: int, change: Any, message: str) -> None:
+    affine = AFFINE.copy()
+    affine[:3, column] += change
+    write_labels(case.labels, affine=affine)
+    with pytest.raises(GeometryError, match=message):
+        read_case(case, build_task())
+
+
+def test_channels_on_two_grids(tmp_path: Path, case: Case) -> None:
+    other = write_image(tmp_path / "t2.nii.gz", shape=(5, 6, 8))
+    both = Case(case_id="p", images=(case.images[0], other), labels=case.labels)
+    with pytest.raises(GeometryError, match=r"i\.nii\.gz and .*t2\.nii\.gz lie on different grids"):
+        read_case(both, build_task(channels=["t1", "t2"]))
+
+
+@pytest.mark.parametrize("which", ["image", "labels"])
+def test_a_file_that_vanished(case: Case, which: str) -> None:
+    gone = case.images[0] if which == "image" else case.labels
+    gone.unlink()
+    with pytest.raises(VolumeError, match=gone.name):
+        read_case(case, build_task())

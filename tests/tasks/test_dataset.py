@@ -1,0 +1,260 @@
+"""Layouts are recognised; what is missing, double or outside is refused; folds are nnU-Net's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_datasets import describe, touch, write_image, write_labels
+
+from medunet.errors import DatasetError
+from medunet.tasks import Case, Dataset, load_task, read_case, read_dataset, split_fold
+
+# ---- layouts ---------------------------------------------------------------------------------------------------------
+
+
+def test_decathlon(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "imagesTr/b.nii.gz",
+        "imagesTr/a.nii.gz",
+        "labelsTr/b.nii.gz",
+        "labelsTr/a.nii.gz",
+        "imagesTs/c.nii.gz",
+    )
+    training = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in "ba"]
+    describe(tmp_path, {"name": "Spleen", "training": training, "test": ["./imagesTs/c.nii.gz"]})
+    dataset = read_dataset(tmp_path)
+    assert (dataset.name, dataset.layout) == ("Spleen", "Medical Segmentation Decathlon")
+    assert dataset.cases == (
+        Case(case_id="a", images=(tmp_path / "imagesTr/a.nii.gz",), labels=tmp_path / "labelsTr/a.nii.gz"),
+        Case(case_id="b", images=(tmp_path / "imagesTr/b.nii.gz",), labels=tmp_path / "labelsTr/b.nii.gz"),
+    )
+    assert not dataset.is_synthetic
+
+
+def test_decathlon_with_a_file_per_channel(tmp_path: Path) -> None:
+    touch(tmp_path, "t2/a.nii.gz", "adc/a.nii.gz", "labels/a.nii.gz")
+    describe(tmp_path, {"training": [{"image": ["t2/a.nii.gz", "adc/a.nii.gz"], "label": "labels/a.nii.gz"}]})
+    assert read_dataset(tmp_path).cases[0].images == (tmp_path / "t2/a.nii.gz", tmp_path / "adc/a.nii.gz")
+
+
+def test_nnunet_raw(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/la_003_0001.nii.gz", "imagesTr/la_003_0000.nii.gz", "labelsTr/la_003.nii.gz")
+    describe(tmp_path, {"file_ending": ".nii.gz", "numTraining": 1, "labels": {"background": 0, "a": 1}})
+    dataset = read_dataset(tmp_path)
+    assert (dataset.layout, dataset.name) == ("nnU-Net raw", tmp_path.name)
+    (case,) = dataset.cases
+    assert case.case_id == "la_003"
+    assert [path.name for path in case.images] == ["la_003_0000.nii.gz", "la_003_0001.nii.gz"]
+
+
+@pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("imagesTr", "labelsTr")])
+@pytest.mark.parametrize(
+    ("image_names", "label_name", "case_id"),
+    [
+        (["p1.nii.gz"], "p1.nii.gz", "p1"),
+        (["p1.nii"], "p1.nii.gz", "p1"),
+        (["case_0001.nii.gz"], "case_0001.nii.gz", "case_0001"),  # four digits that number no channel
+        (["case_0001_0000.nii.gz"], "case_0001.nii.gz", "case_0001"),
+        (["p1_0000.nii.gz", "p1_0001.nii.gz", "p1_0002.nii.gz"], "p1.nii.gz", "p1"),
+    ],
+)
+def test_two_folders(
+    tmp_path: Path, images: str, labels: str, image_names: list[str], label_name: str, case_id: str
+) -> None:
+    touch(tmp_path / images, *image_names, "._p1.nii.gz", "notes.txt")
+    touch(tmp_path / labels, label_name, ".DS_Store")
+    (case,) = read_dataset(tmp_path).cases
+    assert case.case_id == case_id
+    assert [path.name for path in case.images] == image_names
+    assert case.labels.name == label_name
+
+
+def test_synthetic_data_say_so(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
+    describe(tmp_path, {"synthetic": True})
+    assert read_dataset(tmp_path).is_synthetic
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.nii.gz", "imagesTr/../../secret.nii.gz", "/etc/passwd", "imagesTr/..", 7, None, ["a"]]
+)
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_a_path_outside_the_folder_is_refused(tmp_path: Path, name: Any, key: str) -> None:
+    touch(tmp_path, "secret.nii.gz", "data/imagesTr/a.nii.gz")
+    entry = {"image": "imagesTr/a.nii.gz", "label": "imagesTr/a.nii.gz"} | {key: [name] if key == "image" else name}
+    describe(tmp_path / "data", {"training": [entry]})
+    with pytest.raises(DatasetError, match="points outside its folder"):
+        read_dataset(tmp_path / "data")
+
+
+def test_a_listed_file_that_is_missing(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/a.nii.gz")
+    describe(tmp_path, {"training": [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]})
+    with pytest.raises(DatasetError, match=r"lists labelsTr/a\.nii\.gz, which is missing in"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["imagesTr/a.nii.gz", {"image": "a"}, 3])
+def test_an_entry_without_image_and_label(tmp_path: Path, entry: Any) -> None:
+    describe(tmp_path, {"training": [entry]})
+    with pytest.raises(DatasetError, match="expected 'image' and 'label'"):
+        read_dataset(tmp_path)
+
+
+def test_a_case_listed_twice(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz")
+    describe(tmp_path, {"training": [{"image": f"{k}/a.nii.gz", "label": f"{k}/a.nii.gz"} for k in "xy"]})
+    with pytest.raises(DatasetError, match="lists the case 'a' twice"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (
+            ["a.nii.gz", "b.nii.gz"],
+            ["a.nii.gz"],
+            r"1 case\(s\) in .* are incomplete: 'b' has an image but no label map",
+        ),
+        (["a.nii.gz"], ["a.nii.gz", "b.nii.gz", "c.nii.gz"], r"2 case\(s\) .* 'b' has a label map but no image"),
+        ([], ["b.nii.gz"], "'b' has a label map but no image"),
+        (["a.nii.gz"], [], "'a' has an image but no label map"),
+        (
+            ["a_0001.nii.gz"],
+            ["a.nii.gz"],
+            "Case 'a' .* has the images a_0001.nii.gz; expected one file a, or one per channel",
+        ),
+        (
+            ["a_0000.nii.gz", "a_0002.nii.gz"],
+            ["a.nii.gz"],
+            "has the images a_0000.nii.gz, a_0002.nii.gz; .* without a gap",
+        ),
+        (["a.nii", "a.nii.gz"], ["a.nii.gz"], "has the images a.nii, a.nii.gz; expected one file a"),
+        (["a_0000.nii", "a_0000.nii.gz"], ["a.nii.gz"], "has the images a_0000.nii, a_0000.nii.gz"),
+        (["a.nii.gz", "a_0000.nii.gz"], ["a.nii.gz"], "has the images a.nii.gz, a_0000.nii.gz"),
+        (["a.nii.gz"], ["a.nii", "a.nii.gz"], "two label maps of one case: a.nii and a.nii.gz"),
+    ],
+)
+def test_incomplete_and_double_cases(tmp_path: Path, images: Any, labels: Any, message: str) -> None:
+    for folder, names in (("images", images), ("labels", labels)):
+        (tmp_path / folder).mkdir()
+        touch(tmp_path / folder, *names)
+    with pytest.raises(DatasetError, match=message):
+        read_dataset(tmp_path)
+
+
+def test_folders_without_volumes(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.png", "labels/a.png")
+    with pytest.raises(DatasetError, match=r"\(images/ \+ labels/\) holds no labelled case; expected NIfTI"):
+        read_dataset(tmp_path)
+
+
+def test_an_empty_training_list(tmp_path: Path) -> None:
+    describe(tmp_path, {"training": []})
+    with pytest.raises(DatasetError, match="holds no labelled case"):
+        read_dataset(tmp_path)
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"it holds nothing\); expected dataset.json with a training list"):
+        read_dataset(tmp_path)
+
+
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.nii.gz", "readme.txt")
+    with pytest.raises(DatasetError, match=r"it holds images, readme.txt"):
+        read_dataset(tmp_path)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "file")
+    with pytest.raises(DatasetError, match="does not exist"):
+        read_dataset(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match="is a file"):
+        read_dataset(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "is no readable JSON"), (b"\xff\xfe", "is no readable JSON"), (b"[]", "holds a list; expected an object")],
+)
+def test_a_damaged_description(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "dataset.json").write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        read_dataset(tmp_path)
+
+
+# ---- folds -------------------------------------------------------------------------------------------------------------
+
+
+def build_dataset(num_cases: int) -> Dataset:
+    cases = tuple(Case(case_id=f"{n:03d}", images=(Path("i"),), labels=Path("l")) for n in range(num_cases))
+    return Dataset(name="x", folder=Path("x"), layout="x", cases=cases)
+
+
+def to_indices(cases: tuple[Case, ...]) -> list[int]:
+    return [int(case.case_id) for case in cases]
+
+
+# KFold(5, shuffle=True, random_state=12345) as scikit-learn documents it: RandomState.shuffle of the indices, then folds
+# in that order, the first n % 5 of them one larger. The shuffles were worked out with a Mersenne Twister written by
+# hand: [0, 7, 3, 9, 6, 4, 1, 8, 5, 2] for ten cases, [0, 9, 7, 3, 6, 10, 8, 12, 11, 4, 1, 5, 2] for thirteen.
+GOLDEN_FOLDS = {
+    10: [[0, 7], [3, 9], [4, 6], [1, 8], [2, 5]],
+    13: [[0, 7, 9], [3, 6, 10], [8, 11, 12], [1, 4], [2, 5]],
+}
+
+
+@pytest.mark.parametrize("num_cases", GOLDEN_FOLDS)
+def test_folds_are_those_of_scikit_learn(num_cases: int) -> None:
+    dataset = build_dataset(num_cases)
+    assert [to_indices(split_fold(dataset, fold)[1]) for fold in range(5)] == GOLDEN_FOLDS[num_cases]
+
+
+@pytest.mark.parametrize("num_cases", [2, 3, 4, 5, 6, 11, 41])
+def test_every_case_validates_exactly_once(num_cases: int) -> None:
+    dataset = build_dataset(num_cases)
+    splits = [split_fold(dataset, fold) for fold in range(min(5, num_cases))]
+    assert sorted(index for _, validation in splits for index in to_indices(validation)) == list(range(num_cases))
+    for training, validation in splits:
+        assert sorted(to_indices(training) + to_indices(validation)) == list(range(num_cases))
+        assert to_indices(training) == sorted(to_indices(training))
+    sizes = [len(validation) for _, validation in splits]
+    assert max(sizes) - min(sizes) <= 1
+    if num_cases < 5:
+        assert set(sizes) == {1}
+
+
+def test_all_cases_train_without_a_fold() -> None:
+    dataset = build_dataset(3)
+    assert split_fold(dataset, None) == (dataset.cases, ())
+    assert split_fold(build_dataset(1), None)[1] == ()
+
+
+@pytest.mark.parametrize(
+    ("num_cases", "fold", "message"),
+    [
+        (10, 5, "There is no fold 5; 10 cases give the folds 0 to 4"),
+        (10, -1, "There is no fold -1"),
+        (3, 3, "3 cases give the folds 0 to 2"),
+        (1, 0, "holds one case, which cannot be split; train on it with --fold all"),
+    ],
+)
+def test_a_fold_that_does_not_exist(num_cases: int, fold: int, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        split_fold(build_dataset(num_cases), fold)
+
+
+def test_listed_files_are_read_in_the_order_of_channels(tmp_path: Path) -> None:
+    for channel in (1, 0):
+        write_image(tmp_path / f"imagesTr/p_{channel:04d}.nii.gz", value=10.0 + channel)
+    write_labels(tmp_path / "labelsTr/p.nii.gz")
+    image, labels = read_case(read_dataset(tmp_path).cases[0], load_task("prostate-mr"))
+    assert image.array[:, 0, 0, 0].tolist() == [10.0, 11.0]
+    assert labels.array.reshape(-1)[:3].tolist() == [1, 2, 0]
