@@ -55,8 +55,7 @@ class RandTorchIOElasticd(RandomizableTransform, MapTransform):  # type: ignore[
             before: MetaTensor = changed[key]
             after: Any = MetaTensor(
                 deformed[str(key)].data.to(before.dtype),
-                affine=before.affine,
-                meta=before.meta,
+                meta=dict(before.meta),  # it holds the affine; MONAI warns when given both
                 applied_operations=before.applied_operations,
             )
             changed[key] = after

@@ -64,7 +64,7 @@ def infer(
                 _draw(segmentation, segmenter, job, _choose_preview(preview, job, jobs, is_folder=is_folder))
         except (MedunetError, OSError, MemoryError, RuntimeError) as error:  # torch's "out of memory" is the last
             if len(jobs) == 1:
-                raise
+                raise InputError(_describe_failure(error, job)) from error
             num_failed += 1
             print(f"error: {_describe_failure(error, job)}", file=sys.stderr)
     if num_failed:
@@ -93,7 +93,8 @@ def _list_jobs(scans: list[Path], output: Path, num_channels: int) -> list[_Job]
     if is_file and len(scans) == num_channels and not any(scan.is_dir() for scan in scans):
         return [_Job(images=tuple(scans), mask=output)]
     if is_file:
-        msg = f"Several scans need an output folder; {output} names a file."
+        channels = f", or {num_channels} files, one per channel, for one scan" if num_channels > 1 else ""
+        msg = f"{len(scans)} scans need an output folder{channels}; {output} names a file."
         raise InputError(msg)
     return _list_folder_jobs(_expand(scans), output, num_channels)
 

@@ -54,14 +54,15 @@ class ConsoleObserver(Observer):
 
     def on_step(self, step: Step) -> None:
         """Advance the bar of the training, or print a line now and then."""
+        is_repeated = self._last_step is not None and self._last_step.iteration == step.iteration
         self._last_step = step
         note = (
             f"iteration {step.iteration}  loss {step.loss:.3f}  Dice {step.dice:.3f}  "
-            f"{_format_seconds(step.seconds_left)} left"
+            f"{format_duration(step.seconds_left)} left"
         )
         if self._is_terminal:
             self._update("training", step.progress, note)
-        elif step.progress >= 1 or time.monotonic() - self._printed_at > _PLAIN_SECONDS:
+        elif (step.progress >= 1 and not is_repeated) or time.monotonic() - self._printed_at > _PLAIN_SECONDS:
             self._printed_at = time.monotonic()
             self.on_message(f"training: {step.progress:4.0%}  {note}")
 
@@ -77,6 +78,7 @@ class ConsoleObserver(Observer):
         self._progress.update(self._bars[stage], completed=share, note=note)
 
 
-def _format_seconds(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Minutes and seconds, such as ``2:05``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

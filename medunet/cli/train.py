@@ -68,25 +68,25 @@ def train(
                 f" --output {output}" if output else ""
             )
             raise TrainingError(msg) from interrupt
-    _print_result(result)
+    _print_result(result, device)
 
 
-def _print_result(result: TrainingResult) -> None:
+def _print_result(result: TrainingResult, device: str) -> None:
     from rich.console import Console
 
+    from medunet.cli.progress import format_duration
     from medunet.reporting import build_dice_table
 
     console = Console()
-    minutes = result.seconds / 60
-    console.print(f"Trained {result.num_iterations} iterations in {minutes:.1f} min.")
+    console.print(f"Trained {result.num_iterations} iterations in {format_duration(result.seconds)} min.")
     if result.evaluation is not None:
         console.print(build_dice_table(result.evaluation))
-        console.print(f"Picture: {_draw_middle_case(result)}", soft_wrap=True)
+        console.print(f"Picture: {_draw_middle_case(result, device)}", soft_wrap=True)
     console.print(f"Model: {result.folder}", soft_wrap=True)
     console.print(f"Use it: medunet infer scan.nii.gz -o mask.nii.gz --model {result.folder}", soft_wrap=True)
 
 
-def _draw_middle_case(result: TrainingResult) -> Path:
+def _draw_middle_case(result: TrainingResult, device: str) -> Path:
     """The validation case of median Dice, with both contours, so that the first picture is neither luck nor accident."""
     from medunet.inference import load
     from medunet.io import read_channels, read_label_map
@@ -97,7 +97,7 @@ def _draw_middle_case(result: TrainingResult) -> Path:
     ranked = sorted(dices, key=lambda name: dices[name]) or [case.case_id for case in result.validation_cases]
     chosen = ranked[len(ranked) // 2]
     case = next(case for case in result.validation_cases if case.case_id == chosen)
-    segmenter = load(result.folder)
+    segmenter = load(result.folder, device=device)
     path = result.folder / "validation.png"
     draw_overlay(
         read_channels(list(case.images)),

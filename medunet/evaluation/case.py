@@ -143,7 +143,7 @@ def _check_values(found: Collection[int], known: Collection[int], name: str) -> 
     if unknown := sorted(set(found) - set(known)):
         msg = (
             f"{name} holds {_list_values(unknown)}, which no label has; expected only {_list_values(sorted(known))}. "
-            "Correct the file, or name the missing label in the task."
+            "Correct the file, or name the missing label in the task; many values mean that it is an image."
         )
         raise LabelError(msg)
 

@@ -60,7 +60,7 @@ def build_plan(fingerprint: Fingerprint, task: Task, effort: Effort, configurati
     reasons: dict[str, str] = {}
     spacing, reasons["spacing"] = _choose_spacing(fingerprint, effort)
     median_shape = _compute_median_shape(fingerprint, spacing)
-    slice_axis = int(np.argmax(spacing)) if configuration == "2d" else None
+    slice_axis = _choose_slice_axis(spacing) if configuration == "2d" else None
     patch_size, topology, reasons["patch_size"] = _choose_patch(median_shape, spacing, effort, slice_axis)
     batch_size, reasons["batch_size"] = _choose_batch_size(fingerprint, patch_size, median_shape, effort)
     network, reasons["network"] = _choose_network(task, topology, effort, configuration)
@@ -153,6 +153,11 @@ def _choose_spacing(fingerprint: Fingerprint, effort: Effort) -> tuple[Spacing, 
     return _as_spacing(spacing), reason
 
 
+def _choose_slice_axis(spacing: Spacing) -> int:
+    """The coarsest axis; among equals the last, which gives axial slices of isotropic data."""
+    return max(range(3), key=lambda axis: (round(spacing[axis] / min(spacing), 2), axis))
+
+
 def _limit_coarsening(median: Array, fingerprint: Fingerprint) -> Array:
     """The coarsest spacing that a budget may lead to, mm per axis; never finer than the median."""
     smallest_ml = min(fingerprint.label_volumes_ml.values())
@@ -222,8 +227,8 @@ def _choose_batch_size(
     five_percent = int(0.05 * fingerprint.num_cases * math.prod(median_shape) / patch_voxels)
     batch_size = max(2, min(affordable, five_percent))
     reason = (
-        f"{affordable} patches fit into the {effort.voxels:,} voxels of an iteration, {five_percent} make up 5 % of the "
-        "dataset; the smaller, and at least 2"
+        f"{affordable} patches fit into the {effort.voxels:,} voxels of an iteration, 5 % of the dataset are "
+        f"{five_percent}; the smaller, and at least 2"
     )
     return batch_size, reason
 

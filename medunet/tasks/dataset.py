@@ -42,6 +42,7 @@ class Dataset:
         layout: Which layout was recognised.
         cases: At least one.
         is_synthetic: Whether the images are phantoms.
+        modality: ``"CT"`` or ``"MR"`` where ``dataset.json`` says so of its first channel, else None.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Dataset:
     layout: str
     cases: tuple[Case, ...]
     is_synthetic: bool = False
+    modality: str | None = None
 
 
 def read_dataset(folder: str | Path) -> Dataset:
@@ -80,6 +82,7 @@ def read_dataset(folder: str | Path) -> Dataset:
         layout=layout,
         cases=tuple(sorted(cases, key=lambda case: case.case_id)),
         is_synthetic=bool(description.get("synthetic", False)),
+        modality=_read_modality(description),
     )
 
 
@@ -128,6 +131,13 @@ def _read_description(folder: Path) -> dict[str, Any]:
         msg = f"{path} holds a {type(description).__name__}; expected an object with 'training' or 'file_ending'."
         raise DatasetError(msg)
     return description
+
+
+def _read_modality(description: dict[str, Any]) -> str | None:
+    """The Decathlon names modalities (``"CT"``, ``"MRI"``, ``"T2"``, ``"FLAIR"``); only what is certain is taken."""
+    channels = description.get("modality", description.get("channel_names"))
+    first = str(next(iter(channels.values()), "")).upper() if isinstance(channels, dict) else ""
+    return {"CT": "CT", "MR": "MR", "MRI": "MR"}.get(first)
 
 
 def _list_msd_cases(folder: Path, description: dict[str, Any]) -> list[Case]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,6 +85,10 @@ class Task(BaseModel):
             if name not in self.labels:
                 msg = f"'{name}' is not among the labels; {suggest(name, self.labels)}"
                 raise ValueError(msg)
+        for left, right in self.laterality:
+            if len(self.labels[left]) != len(self.labels[right]):
+                msg = f"laterality: '{left}' and '{right}' have different numbers of values, so they cannot be swapped"
+                raise ValueError(msg)
         if (self.intensity == "ct-window") != (self.window_hu is not None):
             msg = "window_hu belongs to intensity: ct-window, and only to it"
             raise ValueError(msg)
@@ -119,6 +124,7 @@ class Task(BaseModel):
         Raises:
             ValueError: If a region has no value of its own, so that a label map cannot express it.
         """
+        self._check_nesting()
         order = sorted(self.labels, key=lambda name: -len(self.labels[name]))
         painted = []
         for position, name in enumerate(order):
@@ -131,6 +137,14 @@ class Task(BaseModel):
                 raise ValueError(msg)
             painted.append((name, own[0]))
         return painted
+
+    def _check_nesting(self) -> None:
+        """A label map holds one value per voxel, so it can show regions within each other, but not any overlap."""
+        for name, other in itertools.combinations(self.labels, 2):
+            values, others = set(self.labels[name]), set(self.labels[other])
+            if values & others and not (values <= others or others <= values):
+                msg = f"regions '{name}' and '{other}' overlap without one lying within the other; a label map cannot show it"
+                raise ValueError(msg)
 
 
 def parse_task(content: Any, source: str) -> Task:

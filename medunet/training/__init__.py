@@ -2,6 +2,7 @@
 
 from medunet.training.budget import Budget, parse_budget
 from medunet.training.progress import Observer, Step
-from medunet.training.run import TrainingResult, TrainingSettings, train
+from medunet.training.run import TrainingResult, train
+from medunet.training.settings import TrainingSettings
 
 __all__ = ["Budget", "Observer", "Step", "TrainingResult", "TrainingSettings", "parse_budget", "train"]

@@ -18,67 +18,30 @@ import torch
 
 import medunet
 from medunet.device import choose_device, choose_precision
-from medunet.errors import InputError, ModelError, OutputError
+from medunet.errors import InputError, OutputError
 from medunet.evaluation import Evaluation
-from medunet.io import check_output, write_json_atomic
+from medunet.io import check_output
 from medunet.models import get_runs_folder
 from medunet.models.folder import TrainingRecord, write_description, write_results, write_weights
-from medunet.models.names import METRICS, PLAN, WEIGHTS
+from medunet.models.names import WEIGHTS
 from medunet.phantoms import write_phantom_dataset
-from medunet.planning import (
-    CPU_EFFORT,
-    GPU_EFFORT,
-    Configuration,
-    Effort,
-    Fingerprint,
-    Plan,
-    build_plan,
-    compute_fingerprint,
-    fit_effort,
-)
+from medunet.planning import Configuration, Fingerprint, Plan, compute_fingerprint
 from medunet.preprocessing import StoredCase, prepare_cases
 from medunet.tasks import Case, Dataset, Task, load_task, read_dataset, split_fold
-from medunet.training.budget import Budget, parse_budget
-from medunet.training.loop import LoopResult, Trainer, measure_step_seconds
+from medunet.training.budget import parse_budget
+from medunet.training.fit_plan import describe_plan, fit_plan
+from medunet.training.folders import find_unfinished_run, name_run_folder, read_plan
+from medunet.training.loop import LoopResult, Trainer
 from medunet.training.progress import Observer
 from medunet.training.sampling import AugmentationMode
-from medunet.training.state import STATE_FILE, STATE_FOLDER
+from medunet.training.settings import TrainingSettings, take_over_settings, write_settings
 from medunet.training.validation import summarize_validation, validate_cases
 
 logger = logging.getLogger(__name__)
 
 NUM_PHANTOMS = 24
-MIN_ITERATIONS = 1200
-"""Below this many steps a network of ours has not converged on any of the data sets that it was tuned on."""
-_LARGEST_CPU_EFFORT = Effort(voxels=2 * 96**3, features=32)
-SETTINGS = "settings.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """Everything that the user decides.
-
-    Attributes:
-        task: Name or path of the recipe.
-        data: Dataset folder; None for the task's phantoms.
-        fold: That validates; None trains on all cases.
-        budget: Such as ``"10min"``; None takes the task's.
-        configuration: ``"3d"`` or ``"2d"``.
-        augmentation: ``"fast"``, ``"torchio"`` or ``"none"``.
-        seed: Of everything random.
-        is_deterministic: Same seed, same device, same weights; needs a budget in iterations.
-        device: ``"auto"`` or a torch device.
-    """
-
-    task: str
-    data: str | None = None
-    fold: int | None = 0
-    budget: str | None = None
-    configuration: Configuration = "3d"
-    augmentation: AugmentationMode = "fast"
-    seed: int = 0
-    is_deterministic: bool = False
-    device: str = "auto"
+_NUM_WATCHED = 4
+"""Validation cases that are looked at while training; all are scored at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,11 +114,11 @@ def train(
     )
     recipe = load_task(settings.task)
     if resume:
-        folder = Path(output) if output else _find_unfinished_run(recipe.name)
-        settings = _take_over_settings(folder, settings, recipe)
+        folder = Path(output) if output else find_unfinished_run(recipe.name)
+        settings = take_over_settings(folder, settings, recipe)
         recipe = load_task(settings.task)
     else:
-        folder = Path(output) if output else _name_run_folder(recipe.name)
+        folder = Path(output) if output else name_run_folder(recipe.name)
     run = _prepare_run(folder, recipe, settings, observer, resumes=resume)
     result = run.trainer.fit(resumes=resume, on_save=run.save)
     return run.finish(result)
@@ -205,6 +168,7 @@ class _Run:
         )
 
     def _build_record(self, result: LoopResult) -> TrainingRecord:
+        settings = dataclasses.asdict(self.settings)
         return TrainingRecord(
             medunet_version=medunet.__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -221,8 +185,8 @@ class _Run:
             is_deterministic=self.settings.is_deterministic,
             device=_describe_device(self.trainer.device),
             precision=self.trainer.precision,
-            # Without the path of the data: a model travels, and folders may be named after patients.
-            settings={key: value for key, value in dataclasses.asdict(self.settings).items() if key != "data"}
+            # Without paths: a model travels, and folders may be named after patients.
+            settings={name: value for name, value in settings.items() if name not in ("task", "data")}
             | self.trainer.describe(),
             versions={name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
             | {"python": platform.python_version()},
@@ -242,12 +206,13 @@ def _prepare_run(folder: Path, task: Task, settings: TrainingSettings, observer:
             raise OutputError(msg)
         check_output(folder / WEIGHTS)  # a folder that cannot be written is noticed before any work
     dataset = _find_dataset(settings.data, task, observer)
+    _warn_about_mismatch(dataset, task)
     training_cases, validation_cases = split_fold(dataset, settings.fold)
     observer.on_message(
         f"{dataset.name}: {len(training_cases)} training and {len(validation_cases)} validation cases ({dataset.layout})"
     )
     if resumes:
-        plan = _read_plan(folder)
+        plan = read_plan(folder)
     else:
         fingerprint = compute_fingerprint(
             dataset.cases,
@@ -255,9 +220,10 @@ def _prepare_run(folder: Path, task: Task, settings: TrainingSettings, observer:
             num_workers=_count_workers(),
             on_case=_count_cases("reading", len(dataset.cases), observer),
         )
-        plan = _choose_plan(fingerprint, task, settings, budget, device)
+        plan = fit_plan(fingerprint, task, budget, device, settings.configuration)
+        _warn_about_absent_labels(fingerprint, dataset)
         # Nothing is written before the data have been read: a faulty dataset leaves no empty run behind.
-        write_json_atomic(folder / STATE_FOLDER / SETTINGS, dataclasses.asdict(settings))
+        write_settings(folder, settings)
         write_description(folder, task, plan)
     for topic, reason in plan.reasons.items():
         logger.info("plan: %s: %s", topic, reason)
@@ -291,38 +257,23 @@ def _prepare_run(folder: Path, task: Task, settings: TrainingSettings, observer:
     )
 
 
-_NUM_WATCHED = 4
-"""Validation cases that are looked at while training; all are scored at the end."""
-
-
-def _choose_plan(
-    fingerprint: Fingerprint, task: Task, settings: TrainingSettings, budget: Budget, device: torch.device
-) -> Plan:
-    is_cpu = device.type == "cpu"
-    effort = CPU_EFFORT if is_cpu else GPU_EFFORT
-    if budget.seconds is not None:
-        precision = choose_precision(device)
-        effort, _ = fit_effort(
-            fingerprint,
-            task,
-            budget.seconds,
-            lambda plan: measure_step_seconds(plan, task, device, precision),
-            largest=_LARGEST_CPU_EFFORT if is_cpu else GPU_EFFORT,
-            min_iterations=MIN_ITERATIONS,
-            configuration=settings.configuration,
+def _warn_about_mismatch(dataset: Dataset, task: Task) -> None:
+    if dataset.modality is not None and dataset.modality != task.modality:
+        logger.warning(
+            "%s says that its images are %s; task '%s' is for %s. Is it the right task?",
+            dataset.name,
+            dataset.modality,
+            task.name,
+            task.modality,
         )
-    return build_plan(fingerprint, task, effort, settings.configuration)
 
 
-def describe_plan(plan: Plan) -> str:
-    """One line: network, patch, batch, spacing."""
-    spacing = " x ".join(f"{mm:.2f}" for mm in plan.spacing)
-    patch = " x ".join(str(size) for size in plan.patch_size)
-    features = f"{plan.network.features[0]} to {max(plan.network.features)}"
-    return (
-        f"{plan.configuration} U-Net, {len(plan.network.features)} stages of {features} channels; "
-        f"patches of {patch} voxels at {spacing} mm, {plan.batch_size} per batch"
-    )
+def _warn_about_absent_labels(fingerprint: Fingerprint, dataset: Dataset) -> None:
+    absent = [name for name, share in fingerprint.label_frequencies.items() if share == 0]
+    if absent:
+        logger.warning(
+            "No case of %s holds %s: the model cannot learn it. Is it the right task?", dataset.name, ", ".join(absent)
+        )
 
 
 def _prepare(cases: Sequence[Case], task: Task, plan: Plan, observer: Observer) -> list[StoredCase]:
@@ -367,66 +318,6 @@ def _count_cases(stage: str, num_cases: int, observer: Observer) -> Callable[[st
 
 def _count_workers() -> int:
     return min(8, os.cpu_count() or 1)
-
-
-def _name_run_folder(task_name: str) -> Path:
-    started = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    folder = get_runs_folder() / f"{task_name}-{started}"
-    number = 2
-    while folder.exists():
-        folder = folder.with_name(f"{task_name}-{started}-{number}")
-        number += 1
-    return folder
-
-
-def _find_unfinished_run(task_name: str) -> Path:
-    """The newest run of a task that was interrupted: it has a state but no metrics yet."""
-    runs = get_runs_folder()
-    candidates = [
-        path.parent.parent
-        for path in runs.glob(f"{task_name}-*/{STATE_FOLDER}/{STATE_FILE}")
-        if not (path.parent.parent / METRICS).is_file()
-    ]
-    if not candidates:
-        msg = (
-            f"There is no interrupted training of task '{task_name}' in {runs.resolve()}; name its folder with --output, "
-            "or start without --resume."
-        )
-        raise ModelError(msg)
-    return max(candidates, key=lambda folder: folder.stat().st_mtime_ns)
-
-
-def _read_settings(folder: Path) -> TrainingSettings:
-    path = folder / STATE_FOLDER / SETTINGS
-    try:
-        return TrainingSettings(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        msg = f"{folder} cannot be resumed: {path.name} is missing or damaged. Start a new training without --resume."
-        raise ModelError(msg) from error
-
-
-def _take_over_settings(folder: Path, asked: TrainingSettings, task: Task) -> TrainingSettings:
-    """The settings of the run that is resumed; what was asked for now and differs is named, because it has no effect."""
-    settings = _read_settings(folder)
-    if (found := load_task(settings.task).name) != task.name:
-        msg = f"{folder} is a training of task '{found}', not of '{task.name}'; give that task, or another --output."
-        raise InputError(msg)
-    ignored = [
-        field.name
-        for field in dataclasses.fields(asked)
-        if field.name != "task" and getattr(asked, field.name) not in (field.default, getattr(settings, field.name))
-    ]
-    if ignored:
-        logger.warning("--resume goes on with the settings of the run; ignored: %s", ", ".join(ignored))
-    return settings
-
-
-def _read_plan(folder: Path) -> Plan:
-    try:
-        return Plan.model_validate_json((folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"{folder} cannot be resumed: {PLAN} is missing or damaged. Start a new training without --resume."
-        raise ModelError(msg) from error
 
 
 def _hash_cases(*groups: Sequence[Case]) -> str:

@@ -50,6 +50,18 @@ def test_the_mask_lies_on_the_scans_own_grid(
     assert np.array_equal(segmentation.labels.affine, scan.affine)
 
 
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_body_far_from_the_border_is_put_back_where_it_was(
+    build_oracle: Callable[..., Model], make_densities: Any, orientation: str
+) -> None:
+    # More air than the 8 mm that stay around the body, and not as much on either side.
+    scan, expected = make_densities(shape=(9, 8, 11), spacing=(1.0, 2.0, 1.5), orientation=orientation)
+    air = [(0, 0), (13, 10), (9, 5), (7, 12)]
+    wide = Volume(np.pad(scan.array, air, constant_values=-1000), scan.affine)
+    mask = Segmenter(build_oracle(spacing=to_ras_spacing(scan)), "cpu").segment(wide).labels
+    assert np.array_equal(mask.array, np.pad(expected.array, air))
+
+
 def test_values_are_the_tasks_own(build_oracle: Callable[..., Model], make_densities: Any) -> None:
     scan, _ = make_densities()
     labels = Segmenter(build_oracle(spacing=to_ras_spacing(scan)), "cpu").segment(scan).labels

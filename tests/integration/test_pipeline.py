@@ -39,7 +39,7 @@ def test_from_phantoms_to_scores(
     least_dice: float,
 ) -> None:
     monkeypatch.setenv("MEDUNET_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("medunet.training.run.CPU_EFFORT", Effort(voxels=2 * 24**3, features=8))
+    monkeypatch.setattr("medunet.training.fit_plan.CPU_EFFORT", Effort(voxels=2 * 24**3, features=8))
     monkeypatch.setattr("medunet.training.loop._REPORT_SECONDS", 0.0)
 
     run = tmp_path / "home" / "first run"
@@ -103,7 +103,7 @@ def test_without_data_the_embedded_phantoms_are_used(
     medunet_command: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDUNET_HOME", str(tmp_path))
-    monkeypatch.setattr("medunet.training.run.CPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
+    monkeypatch.setattr("medunet.training.fit_plan.CPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
     monkeypatch.setattr("medunet.training.run.NUM_PHANTOMS", 2)
     write_phantom_dataset("hippocampus-mr", tmp_path / "phantoms" / "hippocampus-mr-2", num_cases=2, num_workers=1)
     outcome = medunet_command("train", "--task", "hippocampus-mr", "--budget", "2it", "--device", "cpu")

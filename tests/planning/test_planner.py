@@ -93,6 +93,23 @@ def test_every_plan_can_be_run(spacing: Any, shape: Any, num_cases: int, effort:
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
 
 
+@pytest.mark.parametrize(
+    ("spacing", "shape"),
+    [
+        ((5, 0.5, 3), (63, 17, 62)),
+        ((1, 5, 5), (23, 518, 48)),
+        ((0.5, 3, 5), (18, 70, 403)),
+        ((4.76, 3, 0.65), (111, 62, 23)),
+    ],
+)
+def test_a_step_that_padding_takes_back_is_not_the_end(spacing: Any, shape: Any) -> None:
+    """Shrinking an axis can let the others be halved more often, so that they need padding."""
+    plan = build_plan(make_fingerprint(spacing, shape), make_task(), SMALL)
+    assert math.prod(plan.patch_size) <= 32**3
+    for axis, size in enumerate(plan.patch_size):
+        assert size % math.prod(stride[axis] for stride in plan.network.strides) == 0
+
+
 @settings(deadline=None, max_examples=30)
 @given(spacings, shapes, st.sampled_from(["2d", "3d"]))
 def test_a_patch_reaches_over_the_median_case_only_by_padding(spacing: Any, shape: Any, configuration: Any) -> None:

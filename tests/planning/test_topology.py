@@ -45,6 +45,11 @@ def test_a_coarse_axis_is_convolved_once_within_twice_the_finest(ratio: float, k
     assert compute_topology((64, 64, 64), (1.0, 1.0, ratio)).kernels[0] == (3, 3, kernel)
 
 
+def test_a_coarse_axis_is_halved_once_below_twice_the_finest() -> None:
+    assert compute_topology((64, 64, 64), (1.0, 1.0, 1.99)).strides[1] == (2, 2, 2)
+    assert compute_topology((64, 64, 64), (1.0, 1.0, 2.0)).strides[1:3] == ((2, 2, 1), (2, 2, 2))
+
+
 def test_kernels_stay_3_once_they_are() -> None:
     kernels = [kernel[2] for kernel in compute_topology((32, 128, 64), (4.0, 1.0, 2.0)).kernels]
     assert kernels == sorted(kernels)

@@ -95,7 +95,7 @@ def test_labels_survive_any_change_of_axes(make_volume: Any, here: str, there: s
     assert np.array_equal(resample_label_map(moved, labels.affine, labels.spatial_shape).array, labels.array)
 
 
-def make_ball(spacing: Any, *, origin: Any = (0.0, 0.0, 0.0), radius_mm: float = 15.0) -> Volume:
+def make_ball(spacing: Any, *, origin: Any = (0.0, 0.0, 0.0), radius_mm: float = 20.0) -> Volume:
     """A ball off the centre of a cube of 48 mm."""
     shape = [round(48 / mm) for mm in spacing]
     affine = np.diag([*spacing, 1.0])
@@ -118,7 +118,7 @@ def test_a_ball_comes_back_from_twice_the_spacing(spacing: Any) -> None:
     assert compute_dice(back.array, fine.array) > 0.97
     assert compute_dice(there.array, coarse.array) > 0.97
     volumes_mm3 = [ball.array.sum() * ball.voxel_volume_mm3 for ball in (fine, there, back)]
-    assert max(volumes_mm3) < 1.03 * min(volumes_mm3)
+    assert max(volumes_mm3) < 1.02 * min(volumes_mm3)
 
 
 @pytest.mark.parametrize("degrees", [1.0, 10.0, 45.0])

@@ -65,7 +65,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where runs go; small networks, because nobody waits for them to be good."""
     folder = tmp_path / "runs"
     monkeypatch.setenv("MEDUNET_HOME", str(folder))
-    monkeypatch.setattr("medunet.training.run.CPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
+    monkeypatch.setattr("medunet.training.fit_plan.CPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
     return folder
 
 

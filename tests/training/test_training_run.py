@@ -426,7 +426,7 @@ def test_a_read_only_place_is_noticed_before_any_work(train_tiny: Train, tmp_pat
 def test_resuming_works_on_a_gpu(train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from medunet.planning import Effort
 
-    monkeypatch.setattr("medunet.training.run.GPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
+    monkeypatch.setattr("medunet.training.fit_plan.GPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
     options: dict[str, Any] = {"device": "cuda", "deterministic": False}
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2, KeyboardInterrupt())

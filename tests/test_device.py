@@ -1,0 +1,91 @@
+"""The device that is asked for, or a message that says what is there; precision by what the hardware multiplies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medunet import device
+from medunet.device import choose_device, choose_precision
+from medunet.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("has_cuda", "has_mps", "chosen"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "cpu"), (False, False, "cpu")],
+)
+def test_auto_never_takes_apples_gpu(
+    monkeypatch: pytest.MonkeyPatch, has_cuda: bool, has_mps: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+    assert choose_device().type == choose_device("auto").type == chosen
+
+
+def test_apples_gpu_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps") == torch.device("mps")
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "CPU", "cuda:-1"])
+def test_an_unknown_device(name: str) -> None:
+    with pytest.raises(InputError, match=f"There is no device '{name}'; expected auto, cpu, cuda, cuda:1 or mps"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "meta", "xpu"])
+def test_an_absent_device(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match=f"Device '{name}' is not here .*use --device auto or cpu"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(("name", "is_there"), [("cuda", True), ("cuda:1", True), ("cuda:2", False)])
+def test_cuda_devices_are_counted(monkeypatch: pytest.MonkeyPatch, name: str, is_there: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    if is_there:
+        assert choose_device(name) == torch.device(name)
+        return
+    with pytest.raises(InputError, match=r"Device 'cuda:2' is not here \(2 CUDA devices found\)"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(("is_native", "precision"), [(True, "bf16-mixed"), (False, "16-mixed")])
+def test_cuda_precision(monkeypatch: pytest.MonkeyPatch, is_native: bool, precision: str) -> None:
+    def is_supported(*, including_emulation: bool) -> bool:
+        assert not including_emulation
+        return is_native
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert choose_precision(torch.device("cuda")) == precision
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ("fpu avx512f avx512_bf16 sse", "bf16-mixed"),
+        ("fpu amx_bf16", "bf16-mixed"),
+        ("fpu avx512f avx2", "32-true"),
+        (None, "32-true"),
+    ],
+)
+def test_cpu_precision_is_what_the_processor_multiplies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str | None, precision: str
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(f"processor : 0\nflags\t\t: {flags}\nbugs : none\n")
+    monkeypatch.setattr(device, "Path", lambda name: cpuinfo if name == "/proc/cpuinfo" else Path(name))
+    assert choose_precision(torch.device("cpu")) == precision
+
+
+def test_other_devices_take_float32() -> None:
+    assert choose_precision(torch.device("mps")) == "32-true"
