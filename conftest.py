@@ -11,9 +11,6 @@ import pytest
 
 from medunet.volume import Volume
 
-# They are loaded as conftest files; collecting them for doctests too would import two files of one name.
-collect_ignore_glob = ["tests/conftest.py", "tests/*/conftest.py"]
-
 
 def make_volume(
     shape: tuple[int, int, int] = (17, 22, 31),

@@ -85,7 +85,8 @@ def test_every_plan_can_be_run(spacing: Any, shape: Any, num_cases: int, effort:
     assert len(plan.network.features) >= 2
     assert 1 <= plan.network.num_scales < len(plan.network.features)
     flat = [axis for axis in range(3) if all(kernel[axis] == 1 for kernel in plan.network.kernels)]
-    assert flat == ([plan.spacing.index(max(plan.spacing))] if is_2d else [])
+    assert len(flat) == (1 if is_2d else 0)
+    assert all(plan.spacing[axis] >= 0.99 * max(plan.spacing) for axis in flat)
     assert [plan.patch_size[axis] for axis in flat] == ([1] if is_2d else [])
     assert plan.network.spatial_dims == (2 if is_2d else 3)
     assert set(plan.reasons) == {"spacing", "patch_size", "batch_size", "network", "normalization"}
@@ -119,7 +120,9 @@ def test_a_patch_reaches_over_the_median_case_only_by_padding(spacing: Any, shap
         assert size < max(have, 8) + divisor
 
 
-@pytest.mark.parametrize(("spacing", "axis"), [((5.0, 0.8, 0.8), 0), ((0.8, 3.0, 0.8), 1), ((1.0, 1.0, 2.5), 2)])
+@pytest.mark.parametrize(
+    ("spacing", "axis"), [((5.0, 0.8, 0.8), 0), ((0.8, 3.0, 0.8), 1), ((1.0, 1.0, 2.5), 2), ((1.0, 1.0, 1.0), 2)]
+)
 def test_slices_lie_across_the_coarsest_axis(spacing: Any, axis: int) -> None:
     plan = build_plan(make_fingerprint(spacing, (100, 100, 100), 20), make_task(), GPU_EFFORT, "2d")
     assert [size == 1 for size in plan.patch_size] == [other == axis for other in range(3)]
