@@ -101,14 +101,25 @@ def fit_effort(
         configuration: As in `build_plan`.
 
     Returns:
-        The effort, and the seconds one step of it takes.
+        The effort, and the seconds one step of it takes; the smallest effort when none is affordable.
     """
-    seconds = math.inf
-    effort = largest
-    for effort in _list_efforts(largest):
-        seconds = measure_step(build_plan(fingerprint, task, effort, configuration))
-        if seconds * min_iterations <= budget_seconds:
-            break
+    efforts = _list_efforts(largest)
+    measured: dict[int, float] = {}
+
+    def measure(index: int) -> float:
+        if index not in measured:
+            measured[index] = measure_step(build_plan(fingerprint, task, efforts[index], configuration))
+        return measured[index]
+
+    # Halve the list: timing the dearest ones first could take longer than a small budget.
+    first, last = 0, len(efforts) - 1
+    while first < last:
+        middle = (first + last) // 2
+        if measure(middle) * min_iterations <= budget_seconds:
+            last = middle
+        else:
+            first = middle + 1
+    effort, seconds = efforts[first], measure(first)
     plan = build_plan(fingerprint, task, effort, configuration)
     iterations = budget_seconds / seconds
     total = iterations * math.prod(plan.patch_size) * plan.batch_size

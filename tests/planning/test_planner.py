@@ -24,6 +24,7 @@ from medunet.planning import (
     fit_effort,
 )
 from medunet.planning.planner import MAX_COARSENING, MIN_2D_BATCH, MIN_LABEL_DIAMETER, MIN_PASSES
+from medunet.planning.planner import _list_efforts as list_efforts
 from medunet.tasks import Task, load_task
 
 Make = Callable[..., Any]
@@ -208,12 +209,15 @@ def test_a_hopeless_budget_coarsens_to_the_limit() -> None:
 @pytest.mark.parametrize("largest", [GPU_EFFORT, CPU_EFFORT])
 @pytest.mark.parametrize("configuration", ["2d", "3d"])
 def test_the_largest_affordable_effort_is_taken(largest: Effort, configuration: Any) -> None:
-    """A device on which a step takes as long as its voxels times its features, and a budget for 100 steps."""
+    """A device on which a step takes as long as voxels and features demand, and a budget for 100 steps."""
     fingerprint, tried = make_fingerprint(shape=(150, 160, 140), num_cases=40), []
+
+    def cost(plan: Plan) -> float:
+        return 1e-6 * math.prod(plan.patch_size) * plan.batch_size * plan.network.features[0] ** 1.5
 
     def measure(plan: Plan) -> float:
         tried.append(plan)
-        return 1e-6 * math.prod(plan.patch_size) * plan.batch_size * plan.network.features[0]
+        return cost(plan)
 
     previous = 0.0
     for budget_seconds in (1, 300, 1_000, 3_000, 10_000, 100_000, 1e9):
@@ -234,14 +238,15 @@ def test_the_largest_affordable_effort_is_taken(largest: Effort, configuration: 
         chosen = build_plan(
             fingerprint, make_task(), Effort(voxels=effort.voxels, features=effort.features), configuration
         )
-        assert tried[-1] == chosen
+        assert chosen in tried
+        assert len(tried) <= 6  # a search, not a tour
         assert effort.total_voxels == pytest.approx(
             budget_seconds / seconds * math.prod(chosen.patch_size) * chosen.batch_size
         )
-        # Everything larger was tried and is too dear.
-        assert all(100 * measure(plan) > budget_seconds for plan in tried[:-1])
-        assert budget_seconds == 1 or 100 * seconds <= budget_seconds
-    assert len(tried) - 1 == 0 or tried == [chosen]  # the last budget affords the first effort
+        costs = [cost(build_plan(fingerprint, make_task(), other, configuration)) for other in list_efforts(largest)]
+        affordable = [seconds_needed for seconds_needed in costs if 100 * seconds_needed <= budget_seconds]
+        # Costs rise with the effort but for rounding of patches, so a search may miss the best by a little.
+        assert seconds == min(costs) if not affordable else max(affordable) / 1.5 <= seconds <= max(affordable)
     assert (effort.voxels, effort.features) == (largest.voxels, largest.features)
 
 
