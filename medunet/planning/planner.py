@@ -127,12 +127,13 @@ def fit_effort(
 
 
 def _list_efforts(largest: Effort) -> list[Effort]:
-    """Ever smaller efforts: narrower first, then smaller patches."""
+    """Ever smaller efforts; small patches go with narrow networks, because there the field of view is worth more."""
     efforts = []
     for edge in (160, 128, 112, 96, 80, 72, 64, 56, 48, 40, 32):
         for features in (32, 24, 16):
             effort = Effort(voxels=2 * edge**3, features=features)
-            if effort.voxels <= largest.voxels and features <= largest.features:
+            is_small = edge < _WIDE_PATCH_EDGE and features > _NARROW_FEATURES
+            if effort.voxels <= largest.voxels and features <= largest.features and not is_small:
                 efforts.append(effort)
     return sorted(efforts, key=lambda effort: -effort.voxels * effort.features**1.5)
 
@@ -207,6 +208,7 @@ def _choose_patch(
 
 
 MIN_PATCH_EDGE = 8
+_WIDE_PATCH_EDGE, _NARROW_FEATURES = 64, 16
 MIN_2D_BATCH = 12
 
 
