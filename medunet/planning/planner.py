@@ -27,6 +27,11 @@ MAX_COARSENING = 2.0
 """Largest factor by which a budget may coarsen an axis."""
 MIN_LABEL_DIAMETER = 10
 """Voxels across the smallest label (a ball of its volume) that coarsening must leave."""
+MIN_PATCH_EDGE = 8
+"""A patch is not shrunk below this along any axis."""
+MIN_2D_BATCH = 12
+"""Slices that an effort must pay for."""
+_WIDE_PATCH_EDGE, _NARROW_FEATURES = 64, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,11 +210,6 @@ def _choose_patch(
         f"covers {covered:.0%} of the median {'slice' if slice_axis is not None else 'case'} {_format(median_shape)}"
     )
     return _as_shape(patch), topology, reason
-
-
-MIN_PATCH_EDGE = 8
-_WIDE_PATCH_EDGE, _NARROW_FEATURES = 64, 16
-MIN_2D_BATCH = 12
 
 
 def _shrink(
