@@ -21,11 +21,11 @@ from medunet.volume import Array, Shape3, Spacing
 Configuration = Literal["2d", "3d"]
 
 MAX_FEATURES = {"3d": 320, "2d": 512}
-MIN_PASSES = 10
+MIN_PASSES = 20
 """Times that a budget should be able to show every voxel; below that, coarser voxels are worth more."""
 MAX_COARSENING = 2.0
 """Largest factor by which a budget may coarsen an axis."""
-MIN_LABEL_DIAMETER = 10
+MIN_LABEL_DIAMETER = 6
 """Voxels across the smallest label (a ball of its volume) that coarsening must leave."""
 MIN_PATCH_EDGE = 8
 """A patch is not shrunk below this along any axis."""
