@@ -91,6 +91,11 @@ def test_an_unknown_key_names_the_nearest(key: str, meant: str) -> None:
         ({"codes": {"left": {"value": "1"}}}, "codes.left.meaning: Field required"),
         ({"name": "../evil"}, "name: String should match"),
         ({"labels": {"whole": [1, 2], "a": 1, "b": 2}}, "region 'whole' has no value of its own"),
+        ({"labels": {"a": [1, 2], "b": [2, 3]}}, "regions 'a' and 'b' overlap without one lying within the other"),
+        (
+            {"labels": {"left": [1, 2], "right": 3}, "laterality": [["left", "right"]]},
+            "laterality: 'left' and 'right' have different numbers of values",
+        ),
     ],
 )
 def test_a_fault_is_named(changes: dict[str, Any], message: str) -> None:

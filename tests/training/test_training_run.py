@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -402,9 +403,25 @@ def test_what_cannot_be_used_is_refused(
     assert not (tmp_path / "run" / WEIGHTS).exists()
 
 
-def test_an_unknown_label_is_refused_before_training(train_tiny: Train, tiny_data: Path, tmp_path: Path) -> None:
-    import shutil
+def test_a_wrong_task_is_noticed(
+    train_tiny: Train, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Labels 1 and 3 are known to the task, so only the modality and the label that never occurs give it away."""
+    data = shutil.copytree(tiny_data / "data", tmp_path / "data")
+    (data / "dataset.json").write_text(json.dumps({"name": "tiny", "modality": {"0": "CT"}}))
+    task = tmp_path / "other.yaml"
+    task.write_text((tiny_data / "task.yaml").read_text().replace("right: 3}", "right: 3, middle: 5}"))
+    train_tiny(tmp_path / "run", data=data, task=task, budget="1it")
+    assert "tiny says that its images are CT; task 'tiny-mr' is for MR. Is it the right task?" in caplog.messages
+    assert any(message.startswith("No case of tiny holds middle:") for message in caplog.messages)
 
+
+def test_the_right_task_is_not_doubted(train_tiny: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train_tiny(tmp_path / "run", budget="1it")
+    assert not any("right task" in message for message in caplog.messages)
+
+
+def test_an_unknown_label_is_refused_before_training(train_tiny: Train, tiny_data: Path, tmp_path: Path) -> None:
     data = shutil.copytree(tiny_data / "data", tmp_path / "data")
     labels = read_label_map(data / "labels" / "case_2.nii.gz")
     array = labels.array.copy()
