@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from monai.transforms import (
     CenterSpatialCropd,
     Compose,
@@ -21,7 +20,7 @@ from monai.transforms import (
 )
 
 from medunet.augmentation.policy import AugmentationPolicy
-from medunet.augmentation.spatial import list_rotation_axes
+from medunet.augmentation.spatial import limit_displacement_mm, list_rotation_axes
 from medunet.augmentation.torchio_elastic import RandTorchIOElasticd
 from medunet.volume import Shape3, Spacing
 
@@ -34,11 +33,8 @@ def build_monai_augmentation(policy: AugmentationPolicy, patch_size: Shape3, spa
     Mirroring is left to the caller, because it may swap left and right labels.
     """
     keys = [IMAGE, LABELS]
-    extent_mm = np.array(patch_size) * np.array(spacing)
-    num_cells = policy.elastic_control_points - 3
-    limit_mm = np.minimum(policy.elastic_displacement * extent_mm, 0.45 * extent_mm / num_cells)
-    is_flat = np.array(patch_size) == 1
-    limit_mm[is_flat] = 0.0
+    limit_mm = limit_displacement_mm(policy, patch_size, spacing)
+    is_flat = [size == 1 for size in patch_size]
     turns = list_rotation_axes(patch_size, spacing)
     angle = math.radians(policy.rotation_degrees)
     sigmas = [(0.0, 0.0) if flat else policy.blur_sigma for flat in is_flat]

@@ -150,12 +150,18 @@ def _sample_control_points(
 ) -> Array:
     """Uniform displacements, small enough not to fold."""
     n = policy.elastic_control_points
-    extent_mm = np.array(patch_size) * np.array(spacing)
-    # Half the distance of control points is where a deformation begins to fold.
-    limit_mm = np.minimum(policy.elastic_displacement * extent_mm, 0.45 * extent_mm / (n - 3))
-    limit_mm[[size == 1 for size in patch_size]] = 0.0
-    control_mm: Array = rng.uniform(-1, 1, (n, n, n, 3)) * limit_mm
+    control_mm: Array = rng.uniform(-1, 1, (n, n, n, 3)) * limit_displacement_mm(policy, patch_size, spacing)
     return control_mm
+
+
+def limit_displacement_mm(policy: AugmentationPolicy, patch_size: Shape3, spacing: Spacing) -> Array:
+    """Largest displacement of a control point along each axis, ``(3,)`` mm; 0 along an axis of one voxel."""
+    extent_mm = np.array(patch_size) * np.array(spacing)
+    cell_mm = extent_mm / (policy.elastic_control_points - 3)
+    # Half the distance of control points is where a deformation begins to fold.
+    limit_mm: Array = np.minimum(policy.elastic_displacement * extent_mm, 0.45 * cell_mm)
+    limit_mm[[size == 1 for size in patch_size]] = 0.0
+    return limit_mm
 
 
 def _compute_rotation(angles_degrees: Array, patch_size: Shape3, spacing: Spacing) -> Array:

@@ -102,7 +102,7 @@ def fit_effort(
         budget_seconds: Time for training.
         measure_step: Seconds that one training step of a plan takes on this device.
         largest: What the device's memory admits.
-        min_iterations: Fewer steps than this do not converge.
+        min_iterations: Steps that the budget should pay for.
         configuration: As in `build_plan`.
 
     Returns:
