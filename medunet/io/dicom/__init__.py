@@ -1,0 +1,1 @@
+"""DICOM series to `Volume`, and DICOM SEG and RTSTRUCT in both directions."""
