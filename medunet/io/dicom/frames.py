@@ -1,12 +1,31 @@
-"""`Frame`: one slice of a DICOM image, from a file of its own or out of a multi-frame file."""
+"""`Frame`: one slice of a DICOM image, from a file of its own or out of a multi-frame file, with its place checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from medunet.errors import VolumeError
 from medunet.io.dicom.files import DicomFile
-from medunet.volume import Affine
+from medunet.io.dicom.header import Instance, find_number, get_numbers, get_text, quiet_pydicom
+from medunet.io.dicom.mosaic import is_mosaic, locate_tiles
+from medunet.volume import Affine, Array
+
+_UNIT_TOLERANCE = 1e-3  # decimal strings of three digits give cosines that are off by half of this
+_MAX_MM = 1e5
+
+# What tells the volumes of one series apart, most telling first (DICOM PS3.3; the private ones hold the b-value of
+# Siemens and GE). Times come late: they differ from slice to slice in a series that is one volume.
+VOLUME_KEYS = (
+    "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "SiemensBValue", "GEBValue",
+    "DiffusionGradientOrientation", "EchoNumbers", "EchoTime", "EffectiveEchoTime", "InversionTime", "FlipAngle",
+    "NominalCardiacTriggerDelayTime", "NominalPercentageOfCardiacPhase", "TriggerTime", "ComplexImageComponent", "ImageType", "FrameType",
+    "SequenceName", "StackID", "AcquisitionNumber", "ConvolutionKernel", "AcquisitionDateTime", "AcquisitionTime",
+    "FrameAcquisitionDateTime", "ContentTime",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -23,6 +42,9 @@ class Frame:
             of the first pixel.
         slope: Stored value times ``slope`` plus ``intercept`` is the intensity.
         intercept: See ``slope``.
+        instance: Where the pixel data lie within the file.
+        tile: Row and column of the first pixel within the picture, for a slice of a mosaic.
+        groups: Where the frame's attributes are looked up: its own group, the shared one, the file.
     """
 
     file: DicomFile
@@ -32,3 +54,238 @@ class Frame:
     plane: Affine
     slope: float = 1.0
     intercept: float = 0.0
+    instance: Instance | None = None
+    tile: tuple[int, int] | None = None
+    groups: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        if self.tile is not None:
+            return f"{self.file} (tile at row {self.tile[0]}, column {self.tile[1]})"
+        return str(self.file) if get_num_frames(self.header) is None else f"{self.file} (frame {self.index + 1})"
+
+    @property
+    def position(self) -> Array:
+        """Centre of the first pixel, LPS mm."""
+        return self.plane[:3, 3]
+
+    @property
+    def normal(self) -> Array:
+        """Unit vector, cross product of the directions of a row and of a column."""
+        return self.plane[:3, 2]
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """Distance of columns (along ``i``) and of rows (along ``j``), mm."""
+        return float(np.linalg.norm(self.plane[:3, 0])), float(np.linalg.norm(self.plane[:3, 1]))
+
+
+def get_num_frames(header: Any) -> int | None:
+    """NumberOfFrames; None for a single-frame file."""
+    with quiet_pydicom():
+        try:
+            value = header.get("NumberOfFrames")
+            return None if value in (None, "") else int(value)
+        except (ValueError, TypeError):
+            return -1
+
+
+def read_frames(instance: Instance) -> list[Frame]:
+    """The slices of one file.
+
+    Raises:
+        VolumeError: If an attribute that places the voxels is missing or impossible, or pixel data are cut short.
+    """
+    header, file = instance.header, instance.file
+    shape = _read_shape(instance)
+    num_frames = get_num_frames(header)
+    per_frame = _get_sequence(header, "PerFrameFunctionalGroupsSequence", file)
+    _check_pixel_data(instance, shape, num_frames)
+    if not per_frame:
+        if num_frames is not None and num_frames != 1:
+            msg = (
+                f"{file} holds {num_frames} frames without saying where each lies (no per-frame functional groups); "
+                "expected one position per frame. Convert it with the vendor's tool."
+            )
+            raise VolumeError(msg)
+        frame = _read_frame(instance, shape, 0, (header,))
+        return _split_mosaic(frame) if is_mosaic(header) else [frame]
+    if num_frames is None or len(per_frame) != num_frames:
+        msg = (
+            f"{file} says NumberOfFrames = {num_frames} and describes {len(per_frame)} frames; expected as many. "
+            "It is damaged; export it again."
+        )
+        raise VolumeError(msg)
+    shared = _get_sequence(header, "SharedFunctionalGroupsSequence", file)
+    return [
+        _read_frame(instance, shape, index, (group, *shared[:1], header)) for index, group in enumerate(per_frame)
+    ]
+
+
+def _read_shape(instance: Instance) -> tuple[int, int]:
+    rows = get_numbers(instance.header, "Rows", 1, instance.file)[0]
+    columns = get_numbers(instance.header, "Columns", 1, instance.file)[0]
+    if rows < 1 or columns < 1:
+        msg = f"{instance.file} has {rows:g} rows and {columns:g} columns; expected positive numbers. It is damaged."
+        raise VolumeError(msg)
+    return int(rows), int(columns)
+
+
+def _check_pixel_data(instance: Instance, shape: tuple[int, int], num_frames: int | None) -> None:
+    """Hold the size that the attributes promise against the bytes that are there."""
+    file, header = instance.file, instance.header
+    if not instance.pixel_tag:
+        msg = f"{file} ends before its pixel data: it is cut short, or not an image. Copy it from its source again."
+        raise VolumeError(msg)
+    bits = int(get_numbers(header, "BitsAllocated", 1, file)[0])
+    samples = int(find_number(header, "SamplesPerPixel", file) or 1)
+    if bits not in (8, 16, 32, 64) or num_frames is not None and num_frames < 1:
+        msg = f"{file} has BitsAllocated = {bits} and {num_frames or 1} frames; expected 8, 16, 32 or 64 bits and 1 frame or more."
+        raise VolumeError(msg)
+    stored = find_number(header, "BitsStored", file) or bits
+    high = find_number(header, "HighBit", file)
+    if not 1 <= stored <= bits or (high is not None and not stored - 1 <= high < bits):
+        msg = f"{file} stores {stored:g} bits up to bit {high} in {bits}; expected them to fit. It is damaged."
+        raise VolumeError(msg)
+    if instance.pixel_length < 0:  # encapsulated: the decoder finds out
+        if instance.available < 8 * (num_frames or 1):
+            msg = f"{file} promises {num_frames or 1} frames in {instance.available} bytes; it is cut short or damaged."
+            raise VolumeError(msg)
+        return
+    expected = shape[0] * shape[1] * samples * (bits // 8) * (num_frames or 1)
+    found = min(instance.pixel_length, instance.available)
+    if found < expected:
+        msg = (
+            f"{file} is cut short: {num_frames or 1} frame(s) of {shape[0]}x{shape[1]} need {expected} bytes of pixel "
+            f"data, it has {found}. Copy it from its source again."
+        )
+        raise VolumeError(msg)
+
+
+def _read_frame(instance: Instance, shape: tuple[int, int], index: int, groups: tuple[Any, ...]) -> Frame:
+    file = instance.file
+    orientation = _find(groups, "PlaneOrientationSequence", "ImageOrientationPatient")
+    position = _find(groups, "PlanePositionSequence", "ImagePositionPatient")
+    measures = _find(groups, "PixelMeasuresSequence", "PixelSpacing")
+    plane = _build_plane(
+        get_numbers(position, "ImagePositionPatient", 3, file),
+        get_numbers(orientation, "ImageOrientationPatient", 6, file),
+        get_numbers(measures, "PixelSpacing", 2, file),
+        file,
+    )
+    slope, intercept = _read_rescale(_find(groups, "PixelValueTransformationSequence", "RescaleSlope"), file)
+    return Frame(
+        file=file,
+        header=instance.header,
+        index=index,
+        shape=shape,
+        plane=plane,
+        slope=slope,
+        intercept=intercept,
+        instance=instance,
+        groups=groups,
+    )
+
+
+def _split_mosaic(frame: Frame) -> list[Frame]:
+    tiles = locate_tiles(frame.header, frame.plane, frame.shape, frame.file)
+    num_tiles = math.ceil(math.sqrt(len(tiles)))
+    shape = (frame.shape[0] // num_tiles, frame.shape[1] // num_tiles)
+    return [replace(frame, plane=plane, shape=shape, tile=corner) for plane, corner in tiles]
+
+
+def _find(groups: tuple[Any, ...], sequence: str, keyword: str) -> Any:
+    """The first dataset among per-frame group, shared group and top level that holds the attribute; else the last."""
+    for group in groups:
+        items = _get_sequence(group, sequence, None)
+        for holder in (*items[:1], group):
+            if keyword in holder:
+                return holder
+    return groups[-1]
+
+
+def _get_sequence(header: Any, keyword: str, file: DicomFile | None) -> Any:
+    with quiet_pydicom():
+        try:
+            return header.get(keyword) or []
+        except Exception as error:  # a sequence is parsed when it is first looked at
+            msg = f"{file or 'A DICOM file'} has a damaged {keyword}. Copy it from its source again."
+            raise VolumeError(msg) from error
+
+
+def _build_plane(position: list[float], orientation: list[float], spacing: list[float], file: DicomFile) -> Affine:
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
+    if abs(lengths[0] - 1) > _UNIT_TOLERANCE or abs(lengths[1] - 1) > _UNIT_TOLERANCE or abs(row @ column) > _UNIT_TOLERANCE:
+        msg = (
+            f"{file} has an ImageOrientationPatient of lengths {lengths[0]:.4g} and {lengths[1]:.4g} and cosine "
+            f"{float(row @ column):.3g}; expected two unit vectors at right angles. Export the series again."
+        )
+        raise VolumeError(msg)
+    row = row / lengths[0]
+    column = column - (column @ row) * row  # rounding of the decimal strings only
+    column = column / np.linalg.norm(column)
+    if min(spacing) <= 0 or max(spacing) > _MAX_MM:
+        msg = f"{file} has PixelSpacing {spacing[0]:g}, {spacing[1]:g}; expected positive millimetres. Export the series again."
+        raise VolumeError(msg)
+    if max(map(abs, position)) > _MAX_MM:
+        msg = f"{file} has an ImagePositionPatient {max(map(abs, position)):g} mm away; expected less than {_MAX_MM:g}."
+        raise VolumeError(msg)
+    plane = np.eye(4)
+    plane[:3, 0] = row * spacing[1]  # PixelSpacing: between rows first, between columns second
+    plane[:3, 1] = column * spacing[0]
+    plane[:3, 2] = np.cross(row, column)
+    plane[:3, 3] = position
+    return plane
+
+
+def _read_rescale(holder: Any, file: DicomFile) -> tuple[float, float]:
+    slope = find_number(holder, "RescaleSlope", file)
+    intercept = find_number(holder, "RescaleIntercept", file)
+    if slope == 0:
+        msg = f"{file} has RescaleSlope = 0, which makes every voxel the same; expected another number."
+        raise VolumeError(msg)
+    return (1.0 if slope is None else slope), (intercept or 0.0)
+
+
+_PRIVATE_KEYS = {"SiemensBValue": (0x0019, 0x100C), "GEBValue": (0x0043, 0x1039)}
+_KEY_SEQUENCES = (
+    "FrameContentSequence", "MRDiffusionSequence", "MREchoSequence", "MRImageFrameTypeSequence",
+    "CTImageFrameTypeSequence", "PETFrameTypeSequence", "CardiacSynchronizationSequence", "MRModifierSequence", "MRTimingAndRelatedParametersSequence",
+    "TemporalPositionSequence", "CTReconstructionSequence",
+)  # fmt: skip
+
+
+def read_volume_keys(frame: Frame) -> dict[str, str]:
+    """The attributes that may tell apart the volumes of a series, and their values."""
+    keys: dict[str, str] = {}
+    for group in frame.groups:
+        holders = [item for name in _KEY_SEQUENCES if name in group for item in _get_sequence(group, name, None)[:1]]
+        holders += [
+            item
+            for holder in holders
+            for item in _get_sequence(holder, "DiffusionGradientDirectionSequence", None)[:1]
+        ]
+        for holder in (*holders, group):
+            for keyword in VOLUME_KEYS:
+                if keyword in keys:
+                    continue
+                text = _read_private(holder, keyword) if keyword in _PRIVATE_KEYS else get_text(holder, keyword)
+                if text:
+                    keys[keyword] = text
+    return keys
+
+
+def _read_private(holder: Any, keyword: str) -> str:
+    tag = _PRIVATE_KEYS[keyword]
+    if tag not in holder:
+        return ""
+    try:
+        with quiet_pydicom():
+            value = holder[tag].value
+    except Exception:  # noqa: BLE001 - a private attribute only helps to tell volumes apart
+        return ""
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "ignore").strip("\0 ")
+    elif hasattr(value, "__iter__") and not isinstance(value, str):
+        value = next(iter(value), "")
+    return str(value)

@@ -1,0 +1,268 @@
+"""One DICOM file: its attributes without pixel data, read with every doubt turned into an error that names the file.
+
+pydicom stops in silence at the end of a file that was cut short, and its messages quote values, which may name a
+patient. So the end is checked here, and no message of pydicom's is passed on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from medunet.errors import VolumeError
+from medunet.io.content_kind import describe_content
+from medunet.io.dicom.files import DicomFile
+
+PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double float, integer
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_EXPLICIT = b"1.2.840.10008.1.2.1\0\0\0"  # as many bytes, so that no length field changes
+_MAX_INFLATED_BYTES = 2**28
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Instance:
+    """The attributes of one file.
+
+    Attributes:
+        file: Where it lies.
+        header: A pydicom ``Dataset`` without pixel data, with ``file_meta``.
+        pixel_tag: Which pixel element the file has; 0 for none.
+        pixel_offset: First byte of its value.
+        pixel_length: Bytes of its value; -1 for encapsulated (compressed) data.
+        available: Bytes from ``pixel_offset`` to the end of the file.
+    """
+
+    file: DicomFile
+    header: Any
+    pixel_tag: int = 0
+    pixel_offset: int = 0
+    pixel_length: int = 0
+    available: int = 0
+
+    @property
+    def transfer_syntax(self) -> str:
+        """The UID of the encoding; implicit little endian where the file does not say."""
+        return str(self.header.file_meta.get("TransferSyntaxUID", "") or "1.2.840.10008.1.2")
+
+    @property
+    def sop_class(self) -> str:
+        """SOPClassUID, from the file's meta information where the attributes lack it."""
+        return str(self.header.get("SOPClassUID", "") or self.header.file_meta.get("MediaStorageSOPClassUID", ""))
+
+
+@contextlib.contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep pydicom's and highdicom's warnings and log lines back: they quote values, which may name a patient.
+
+    Value checks are off as well: a decimal string of 17 characters is against the standard and perfectly readable.
+    """
+    from pydicom import config
+
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    if level > logging.CRITICAL:  # within another one: thousands of attributes are read under one
+        yield
+        return
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def read_instance(file: DicomFile) -> Instance | None:
+    """The attributes of a file, or None where it is no DICOM file by its content.
+
+    Raises:
+        VolumeError: If it is a DICOM file that cannot be read to the start of its pixel data.
+    """
+    with file.open() as stream:
+        head = stream.read(4096)
+        if not looks_like_dicom(head):
+            return None
+        stream.seek(0)
+        source = _inflate(stream, head, file) if is_deflated(head) else stream
+        header = parse_header(source, file)
+        return _locate_pixels(file, header, source)
+
+
+def open_dataset(file: DicomFile) -> BinaryIO:
+    """A stream in which `Instance.pixel_offset` holds; deflated files are inflated in memory."""
+    stream = file.open()
+    head = stream.read(4096)
+    stream.seek(0)
+    if not is_deflated(head):
+        return stream
+    with stream:
+        return _inflate(stream, head, file)
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Whether the first bytes are those of a DICOM file, with or without preamble."""
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 8:
+        return False
+    # Without preamble a file starts with group 0002 or 0008, in explicit or implicit VR.
+    group, element = struct.unpack("<HH", head[:4])
+    if group not in (0x0002, 0x0008) or element > 0x0102:
+        return False
+    return head[4:6] in (b"UL", b"OB", b"UI", b"CS", b"DA", b"SH") or int.from_bytes(head[4:8], "little") <= 256
+
+
+def is_deflated(head: bytes) -> bool:
+    """Whether the meta information names the deflated transfer syntax."""
+    return head[128:132] == b"DICM" and _DEFLATED in head[132:1200]
+
+
+def _inflate(stream: BinaryIO, head: bytes, file: DicomFile) -> io.BytesIO:
+    """The same file as if it had been written without deflation; bounded, for three megabytes can hold gigabytes."""
+    start = 132 + 12 + int.from_bytes(head[140:144], "little")  # the first meta element gives the length of the rest
+    stream.seek(start)
+    try:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        body = inflater.decompress(stream.read(), _MAX_INFLATED_BYTES)
+    except zlib.error as error:
+        msg = f"{file} is damaged: its deflated data are garbled. Copy it from its source again."
+        raise VolumeError(msg) from error
+    if len(body) >= _MAX_INFLATED_BYTES:
+        msg = f"{file} would inflate to over {_MAX_INFLATED_BYTES} bytes; expected less. Inflate it by hand if it is genuine."
+        raise VolumeError(msg)
+    if not inflater.eof:
+        msg = f"{file} is cut short: its deflated data end too early. Copy it from its source again."
+        raise VolumeError(msg)
+    return io.BytesIO(head[:start].replace(_DEFLATED, _EXPLICIT) + body)
+
+
+def parse_header(stream: BinaryIO, file: DicomFile) -> Any:
+    """All attributes before the pixel data, as a pydicom ``Dataset``.
+
+    Raises:
+        VolumeError: If pydicom cannot parse them.
+    """
+    import pydicom
+
+    try:
+        with quiet_pydicom():
+            header = pydicom.dcmread(stream, force=True, stop_before_pixels=True)
+    except VolumeError:
+        raise
+    except MemoryError as error:
+        msg = f"{file} claims an attribute that does not fit into memory; it is damaged or hostile."
+        raise VolumeError(msg) from error
+    except Exception as error:  # pydicom raises what its parser happens to meet: struct.error, KeyError, RecursionError
+        msg = f"{file} is a damaged DICOM file ({type(error).__name__} while parsing it). Copy it from its source again."
+        raise VolumeError(msg) from error
+    return header
+
+
+def _locate_pixels(file: DicomFile, header: Any, stream: BinaryIO) -> Instance:
+    """Find the pixel element, at which pydicom stopped, without reading it."""
+    start = stream.tell()
+    stream.seek(0, io.SEEK_END)
+    size = stream.tell()
+    stream.seek(start)
+    head = stream.read(12)
+    is_little, is_implicit = header.original_encoding[1] is not False, bool(header.original_encoding[0])
+    order = "<" if is_little else ">"
+    if len(head) < 8:
+        return Instance(file=file, header=header)
+    group, element = struct.unpack(f"{order}HH", head[:4])
+    tag = group << 16 | element
+    if tag not in PIXEL_TAGS or (not is_implicit and len(head) < 12):
+        return Instance(file=file, header=header)
+    offset = start + (8 if is_implicit else 12)
+    length = struct.unpack(f"{order}I", head[4:8] if is_implicit else head[8:12])[0]
+    return Instance(
+        file=file,
+        header=header,
+        pixel_tag=tag,
+        pixel_offset=offset,
+        pixel_length=-1 if length == _UNDEFINED_LENGTH else length,
+        available=size - offset,
+    )
+
+
+# ---- attributes ------------------------------------------------------------------------------------------------------
+
+
+def get_numbers(header: Any, keyword: str, count: int, file: DicomFile) -> list[float]:
+    """A numeric attribute of ``count`` finite values.
+
+    Raises:
+        VolumeError: If it is missing, has another number of values, or holds text, NaN or infinity. The value is not
+            quoted.
+    """
+    numbers = find_numbers(header, keyword, file)
+    if numbers is None:
+        msg = f"{file} has no {keyword}; expected {_count(count)}. Without it the place of the voxels is unknown."
+        raise VolumeError(msg)
+    if len(numbers) != count:
+        msg = f"{file} has {len(numbers)} value(s) in {keyword}; expected {count}. Export the series again."
+        raise VolumeError(msg)
+    return numbers
+
+
+def find_numbers(header: Any, keyword: str, file: DicomFile) -> list[float] | None:
+    """A numeric attribute; None where it is missing or empty.
+
+    Raises:
+        VolumeError: If it holds text, NaN or infinity.
+    """
+    try:
+        with quiet_pydicom():
+            value = header.get(keyword)
+            if value is None or value == "":
+                return None
+            is_list = hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
+            numbers = [float(number) for number in (value if is_list else [value])]
+    except Exception as error:  # a decimal string of letters; pydicom raises ValueError, TypeError, OverflowError, ...
+        msg = f"{file} holds something else than numbers in {keyword}. Export the series again."
+        raise VolumeError(msg) from error
+    if not numbers:
+        return None
+    if not all(math.isfinite(number) for number in numbers):
+        msg = f"{file} holds NaN or infinity in {keyword}; expected finite numbers. Export the series again."
+        raise VolumeError(msg)
+    return numbers
+
+
+def find_number(header: Any, keyword: str, file: DicomFile) -> float | None:
+    """The first value of a numeric attribute; None where it is missing or empty."""
+    numbers = find_numbers(header, keyword, file)
+    return None if numbers is None else numbers[0]
+
+
+def get_text(header: Any, keyword: str) -> str:
+    """A text attribute; empty where it is missing or cannot be decoded."""
+    with quiet_pydicom():
+        try:
+            value = header.get(keyword)
+        except Exception:  # noqa: BLE001 - an undecodable description must not stop the reading of voxels
+            return ""
+    if value is None:
+        return ""
+    if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)) and type(value).__name__ != "PersonName":
+        return "\\".join(str(part) for part in value)
+    return str(value)
+
+
+def describe_file(file: DicomFile) -> str:
+    """What a file seems to be that is no DICOM file."""
+    with file.open() as stream:
+        return describe_content(stream.read(512))
+
+
+def _count(count: int) -> str:
+    return "a number" if count == 1 else f"{count} numbers"

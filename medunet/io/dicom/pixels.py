@@ -1,0 +1,371 @@
+"""Stored DICOM pixels to intensities: decoding, stray bits, rescale of every slice, padding.
+
+Uncompressed data are read straight from their place in the file; compressed ones are decoded by pydicom and its
+plugins. MONOCHROME1 says how to display a picture and leaves its values alone: it is not inverted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medunet.errors import VolumeError
+from medunet.io.dicom.frames import Frame, get_num_frames
+from medunet.io.dicom.header import Instance, find_number, get_numbers, get_text, open_dataset, quiet_pydicom
+from medunet.io.dicom.stack import DicomStack
+from medunet.volume import Array
+
+_NATIVE = {
+    "1.2.840.10008.1.2": "<",
+    "1.2.840.10008.1.2.1": "<",
+    "1.2.840.10008.1.2.1.99": "<",  # deflated: inflated before it is read
+    "1.2.840.10008.1.2.2": ">",
+}
+_CODEC_PACKAGES = {
+    "1.2.840.10008.1.2.5": "pylibjpeg-rle",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
+}
+_FLOAT_TYPES = {0x7FE00008: "f4", 0x7FE00009: "f8"}
+
+
+def read_voxels(stack: DicomStack) -> tuple[Array, list[str]]:
+    """Intensities of a stack on the grid of its volume.
+
+    Returns:
+        ``(1, I, J, K)``, int16 or uint16 where every rescaled value is a whole number that fits, else float32 (int32
+        for whole numbers beyond float32); and notes.
+
+    Raises:
+        VolumeError: If pixel data are damaged, or encoded in a way that no installed package decodes.
+    """
+    import psutil
+
+    check_photometry(list(stack.frames))
+    dtype = _choose_dtype(stack)
+    num_bytes = int(np.prod(stack.shape, dtype=np.float64)) * dtype.itemsize
+    if num_bytes > psutil.virtual_memory().available:
+        msg = (
+            f"The series in {stack.frames[0].file.path.parent} needs {num_bytes / 2**30:.1f} GiB of memory; "
+            f"{psutil.virtual_memory().available / 2**30:.1f} GiB are free. Use a machine with more memory."
+        )
+        raise VolumeError(msg)
+    with _FrameReader(stack.frames) as reader:
+        if stack.regrid is not None:
+            return _read_regridded(stack, reader)
+        return _read_even(stack, reader, dtype)
+
+
+def read_stored(frame: Frame) -> Array:
+    """The stored values of one slice ``(rows, columns)``, stray bits removed, not rescaled."""
+    with _FrameReader((frame,)) as reader:
+        return reader.read(0)
+
+
+def check_photometry(frames: list[Frame]) -> None:
+    """Refuse colour, and rescaling by a table.
+
+    Raises:
+        VolumeError: With the file.
+    """
+    for frame in frames:
+        kind = get_text(frame.header, "PhotometricInterpretation")
+        if (find_number(frame.header, "SamplesPerPixel", frame.file) or 1) != 1 or kind not in (
+            "MONOCHROME1",
+            "MONOCHROME2",
+            "",
+        ):
+            msg = f"{frame.file} is a colour image ({kind or 'unknown'}); expected one intensity per pixel."
+            raise VolumeError(msg)
+        if "ModalityLUTSequence" in frame.header:
+            msg = f"{frame.file} rescales by a table (ModalityLUTSequence); expected slope and intercept. Convert it first."
+            raise VolumeError(msg)
+
+
+def describe_photometry(frame: Frame) -> list[str]:
+    """A note where values and display disagree."""
+    if get_text(frame.header, "PhotometricInterpretation") != "MONOCHROME1":
+        return []
+    return ["The series is MONOCHROME1 (shown inverted); its values were taken as they are, not inverted."]
+
+
+def find_padding(stored: Array, frame: Frame) -> NDArray[np.bool_] | None:
+    """Where a slice holds its padding value or range; None where it has none."""
+    if stored.dtype.kind == "f":
+        return None
+    value = _read_padding(frame, "PixelPaddingValue")
+    if value is None:
+        return None
+    limit = _read_padding(frame, "PixelPaddingRangeLimit")
+    low, high = (value, value) if limit is None else (min(value, limit), max(value, limit))
+    is_padding: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    return is_padding
+
+
+def rescale(stored: Array, frame: Frame, dtype: Any) -> Array:
+    """Stored values to intensities of the given type."""
+    dtype = np.dtype(dtype)
+    if frame.slope == 1 and frame.intercept == 0:
+        return stored.astype(dtype, copy=False)
+    if dtype.kind in "iu":
+        wide = stored.astype(np.int64 if dtype.itemsize > 2 else np.int32)
+        return (wide * int(frame.slope) + int(frame.intercept)).astype(dtype)
+    # Double precision, so that a slope of 7e-5 does not round twice.
+    return (stored * np.float64(frame.slope) + np.float64(frame.intercept)).astype(dtype)
+
+
+def _read_padding(frame: Frame, keyword: str) -> int | None:
+    """The padding value with the sign of the pixels, as stray writers store -2000 as 63536."""
+    number = find_number(frame.header, keyword, frame.file)
+    if number is None:
+        return None
+    value = int(number)
+    if find_number(frame.header, "PixelRepresentation", frame.file) == 1:
+        bits = int(find_number(frame.header, "BitsStored", frame.file) or 16)
+        if value >= 2 ** (bits - 1):
+            value -= 2**bits
+    return value
+
+
+def _choose_dtype(stack: DicomStack) -> np.dtype[Any]:
+    """The smallest type that holds every possible value of every slice exactly."""
+    if stack.regrid is not None:
+        return np.dtype(np.float32)
+    lowest, highest, bits = 0.0, 0.0, 0
+    seen: set[tuple[Any, ...]] = set()
+    for frame in stack.frames:
+        if frame.instance is not None and frame.instance.pixel_tag in _FLOAT_TYPES:
+            return np.dtype(np.float32)
+        stored = int(find_number(frame.header, "BitsStored", frame.file) or find_number(frame.header, "BitsAllocated", frame.file) or 16)
+        is_signed = find_number(frame.header, "PixelRepresentation", frame.file) == 1
+        key = (stored, is_signed, frame.slope, frame.intercept)
+        if key in seen:
+            continue
+        seen.add(key)
+        if not (float(frame.slope).is_integer() and float(frame.intercept).is_integer()):
+            return np.dtype(np.float32)
+        low, high = (-(2.0 ** (stored - 1)), 2.0 ** (stored - 1) - 1) if is_signed else (0.0, 2.0**stored - 1)
+        ends = (low * frame.slope + frame.intercept, high * frame.slope + frame.intercept)
+        lowest, highest, bits = min(lowest, *ends), max(highest, *ends), max(bits, stored)
+    for dtype in (np.int16, np.uint16):
+        if np.iinfo(dtype).min <= lowest and highest <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    if max(-lowest, highest) <= 2**24:
+        return np.dtype(np.float32)
+    return np.dtype(np.int32 if -(2**31) <= lowest and highest < 2**31 else np.float32)
+
+
+def _read_even(stack: DicomStack, reader: _FrameReader, dtype: np.dtype[Any]) -> tuple[Array, list[str]]:
+    num_slices, (rows, columns) = len(stack.frames), stack.frames[0].shape
+    voxels = np.empty((num_slices, rows, columns), dtype=dtype)  # as stored, so that slices are copied in one piece
+    padding = _Padding()
+    for index, frame in enumerate(stack.frames):
+        stored = reader.read(index)
+        is_padding = find_padding(stored, frame)
+        values = rescale(stored, frame, dtype)
+        padding.add(index, values, is_padding)
+        voxels[index] = values
+    padding.fill(voxels)
+    return voxels.transpose(2, 1, 0)[None], padding.notes + describe_photometry(stack.frames[0])
+
+
+def _read_regridded(stack: DicomStack, reader: _FrameReader) -> tuple[Array, list[str]]:
+    """Tilted or uneven slices; padding is filled slice by slice before anything is interpolated."""
+    assert stack.regrid is not None
+    lowest = np.inf
+    num_padded = 0
+
+    def read(index: int) -> Array:
+        nonlocal lowest, num_padded
+        frame = stack.frames[index]
+        stored = reader.read(index)
+        is_padding = find_padding(stored, frame)
+        values = rescale(stored, frame, np.float32)
+        if is_padding is not None and is_padding.any() and not is_padding.all():
+            values = np.where(is_padding, values[~is_padding].min(), values)
+            num_padded += int(is_padding.sum())
+        lowest = min(lowest, float(values.min()))
+        return values
+
+    voxels, outside = stack.regrid.resample(read)
+    voxels[outside] = lowest
+    notes = describe_photometry(stack.frames[0])
+    if num_padded:
+        notes.append(f"{num_padded} voxels hold the padding value; they were set to the lowest intensity of their slice.")
+    return voxels[None], notes
+
+
+@dataclass
+class _Padding:
+    """Remembers padded voxels, packed to bits, until the lowest real intensity is known."""
+
+    lowest: float = np.inf
+    num_padded: int = 0
+    masks: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def add(self, index: int, values: Array, is_padding: NDArray[np.bool_] | None) -> None:
+        if is_padding is None or not is_padding.any():
+            self.lowest = min(self.lowest, float(values.min()))
+            return
+        if not is_padding.all():
+            self.lowest = min(self.lowest, float(values[~is_padding].min()))
+        self.num_padded += int(is_padding.sum())
+        self.masks[index] = np.packbits(is_padding)
+
+    def fill(self, voxels: Array) -> None:
+        if not np.isfinite(self.lowest):  # nothing but padding
+            return
+        shape = voxels.shape[1:]
+        for index, packed in self.masks.items():
+            is_padding = np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+            voxels[index][is_padding] = self.lowest
+
+    @property
+    def notes(self) -> list[str]:
+        if not self.num_padded:
+            return []
+        if not np.isfinite(self.lowest):
+            return [f"All {self.num_padded} voxels hold the padding value; they were left as they are."]
+        return [f"{self.num_padded} voxels hold the padding value; they were set to the lowest intensity, {self.lowest:g}."]
+
+
+class _FrameReader:
+    """Reads slices in order; the frames of one file share its stream."""
+
+    def __init__(self, frames: tuple[Frame, ...]) -> None:
+        self._frames = frames
+        self._decoded: tuple[Instance, dict[int, Array]] | None = None
+        self._instance: Instance | None = None
+        self._stream: BinaryIO | None = None
+
+    def __enter__(self) -> _FrameReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file that was read last."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def read(self, index: int) -> Array:
+        """Stored values ``(rows, columns)``."""
+        frame = self._frames[index]
+        instance = frame.instance
+        if instance is None:
+            msg = f"{frame} has no pixel data at hand."
+            raise VolumeError(msg)
+        if frame.tile is not None:
+            row, column = frame.tile
+            picture = replace(frame, tile=None, shape=_read_picture_shape(frame))
+            return self._read_picture(picture, instance)[row : row + frame.shape[0], column : column + frame.shape[1]]
+        return self._read_picture(frame, instance)
+
+    def _read_picture(self, frame: Frame, instance: Instance) -> Array:
+        order = _NATIVE.get(instance.transfer_syntax)
+        if order is None or (order == ">" and _get_bits(frame) == 8):
+            return _keep_stored_bits(self._decode(frame, instance), frame)
+        return _keep_stored_bits(self._read_native(frame, instance, order), frame)
+
+    def _read_native(self, frame: Frame, instance: Instance, order: str) -> Array:
+        kind = _FLOAT_TYPES.get(instance.pixel_tag)
+        is_signed = find_number(frame.header, "PixelRepresentation", frame.file) == 1
+        dtype = np.dtype(order + (kind or f"{'i' if is_signed else 'u'}{_get_bits(frame) // 8}"))
+        rows, columns = frame.shape
+        num_bytes = rows * columns * dtype.itemsize
+        stream = self._open(instance)
+        stream.seek(instance.pixel_offset + frame.index * num_bytes)
+        content = stream.read(num_bytes)
+        if len(content) < num_bytes:
+            msg = f"{frame} is cut short: {len(content)} of {num_bytes} bytes of pixel data. Copy it again."
+            raise VolumeError(msg)
+        return np.frombuffer(content, dtype=dtype).reshape(rows, columns)
+
+    def _open(self, instance: Instance) -> BinaryIO:
+        if self._stream is None or self._instance is not instance:
+            self.close()
+            self._stream, self._instance = open_dataset(instance.file), instance
+        return self._stream
+
+    def _decode(self, frame: Frame, instance: Instance) -> Array:
+        if self._decoded is None or self._decoded[0] is not instance:
+            wanted = sorted(other.index for other in self._frames if other.instance is instance)
+            self._decoded = (instance, decode_frames(instance, wanted))
+        array = self._decoded[1][frame.index]
+        if array.shape != frame.shape:
+            msg = f"{frame} decodes to {array.shape}; expected {frame.shape[0]} rows and {frame.shape[1]} columns. It is damaged."
+            raise VolumeError(msg)
+        return array
+
+
+def decode_frames(instance: Instance, indices: list[int]) -> dict[int, Array]:
+    """Decode frames of a compressed file: index -> ``(rows, columns)``.
+
+    Raises:
+        VolumeError: If no installed package knows the encoding, or the data are damaged.
+    """
+    from pydicom.pixels import get_decoder, iter_pixels
+
+    uid = instance.transfer_syntax
+    try:
+        decoder = get_decoder(uid)
+    except NotImplementedError as error:
+        msg = f"{instance.file} is encoded in the transfer syntax {uid[:64]}, which pydicom does not know. Convert it first."
+        raise VolumeError(msg) from error
+    if not decoder.is_available:
+        package = _CODEC_PACKAGES.get(uid, "python-gdcm")
+        msg = f"{instance.file} is encoded as {decoder.UID.name}; no decoder is installed. Install it: pip install {package}"
+        raise VolumeError(msg)
+    try:
+        with quiet_pydicom(), open_dataset(instance.file) as stream:
+            arrays = iter_pixels(stream, indices=indices, raw=True)
+            return {index: np.array(array) for index, array in zip(indices, arrays, strict=True)}
+    except MemoryError as error:
+        msg = f"{instance.file} decodes to more than the memory holds; it is damaged or hostile."
+        raise VolumeError(msg) from error
+    except Exception as error:  # decoders raise what they like; their texts are not passed on
+        msg = (
+            f"{instance.file} has damaged {decoder.UID.name} pixel data ({type(error).__name__} while decoding). "
+            "Copy it from its source again."
+        )
+        raise VolumeError(msg) from error
+
+
+def _read_picture_shape(frame: Frame) -> tuple[int, int]:
+    return int(get_numbers(frame.header, "Rows", 1, frame.file)[0]), int(get_numbers(frame.header, "Columns", 1, frame.file)[0])
+
+
+def _get_bits(frame: Frame) -> int:
+    return int(find_number(frame.header, "BitsAllocated", frame.file) or 16)
+
+
+def _keep_stored_bits(array: Array, frame: Frame) -> Array:
+    """Only the bits that belong to the value: overlays and junk may lie above and below it."""
+    if array.dtype.kind == "f":
+        return array
+    bits = array.dtype.itemsize * 8
+    stored = int(find_number(frame.header, "BitsStored", frame.file) or bits)
+    high = find_number(frame.header, "HighBit", frame.file)
+    shift = 0 if high is None else int(high) - stored + 1
+    if frame.instance is not None and frame.instance.transfer_syntax not in _NATIVE:
+        shift = 0  # decoders give the value itself
+    if stored >= bits and shift == 0:
+        return array
+    is_signed = find_number(frame.header, "PixelRepresentation", frame.file) == 1
+    unsigned = array.astype(array.dtype.newbyteorder("=")).view(f"u{array.dtype.itemsize}")
+    value = (unsigned >> shift) & np.array(2**stored - 1, dtype=unsigned.dtype)
+    if not is_signed:
+        return value
+    # The sign bit moves to the top and back, which repeats it.
+    up = bits - stored
+    return (value << up).view(f"i{array.dtype.itemsize}") >> up
