@@ -118,16 +118,21 @@ def compute_grid_distance_mm(volume: Volume, other: Volume) -> float:
     return float(np.linalg.norm(((volume.affine - other.affine) @ homogeneous)[:3], axis=0).max())
 
 
+def is_same_grid(volume: Volume, other: Volume) -> bool:
+    """Whether all corners of two grids of equal shape lie closer than `GRID_TOLERANCE_MM`."""
+    # A tenth of a voxel where voxels are so small that the tolerance would span several of them.
+    return compute_grid_distance_mm(volume, other) <= min(GRID_TOLERANCE_MM, 0.1 * min(volume.spacing))
+
+
 def check_same_grid(volume: Volume, other: Volume, name: str, other_name: str) -> None:
     """Refuse two volumes that do not lie on the same grid.
 
     Raises:
         GeometryError: With shape, spacing, orientation and origin of both.
     """
-    distance_mm = compute_grid_distance_mm(volume, other)
-    # A tenth of a voxel where voxels are so small that the tolerance would span several of them.
-    if distance_mm <= min(GRID_TOLERANCE_MM, 0.1 * min(volume.spacing)):
+    if is_same_grid(volume, other):
         return
+    distance_mm = compute_grid_distance_mm(volume, other)
     moved = "" if np.isinf(distance_mm) else f" (corners are up to {distance_mm:.2f} mm apart)"
     msg = (
         f"{name} and {other_name} lie on different grids{moved}: {describe_grid(volume)} against "
@@ -164,3 +169,46 @@ def to_orientation(volume: Volume, orientation: str = "RAS") -> Volume:
     change = ornt_transform(io_orientation(volume.affine), axcodes2ornt(tuple(orientation)))
     channels = [apply_orientation(channel, change) for channel in volume.array]
     return Volume(np.stack(channels), volume.affine @ inv_ornt_aff(change, volume.spatial_shape))
+
+
+def align_to_grid(volume: Volume, grid: Volume, name: str, grid_name: str) -> Volume:
+    """Flip and permute the array axes of a volume so that they run as those of a grid which it must share.
+
+    For masks that passed through another tool, which stores the same voxels along other axes: NIfTI in RAS beside DICOM
+    in LPS. The voxels keep their world positions; nothing is interpolated, and a shift of half a voxel is refused.
+
+    Args:
+        volume: What to turn; its axes may be oblique.
+        grid: Gives the order and direction of the axes.
+        name: What messages call ``volume``.
+        grid_name: What messages call ``grid``.
+
+    Returns:
+        ``volume`` itself where nothing is to be turned, else a turned copy; voxel ``(i, j, k)`` lies where that of
+        ``grid`` does.
+
+    Raises:
+        GeometryError: If the two do not lie on the same grid, whatever the order of the axes.
+    """
+    turned = turn_to_grid(volume, grid)
+    check_same_grid(
+        turned, grid, name if turned is volume else f"{name} (axes turned to {grid.orientation})", grid_name
+    )
+    return turned
+
+
+def turn_to_grid(volume: Volume, grid: Volume) -> Volume:
+    """Flip and permute the array axes of a volume so that they run along those of any grid as nearly as they can.
+
+    Returns:
+        ``volume`` itself where nothing is to be turned, else a turned copy; the voxels keep their world positions.
+    """
+    from nibabel.orientations import inv_ornt_aff, io_orientation
+
+    # Where the axes of the volume run, seen from the grid instead of from the patient: oblique makes no difference.
+    change = io_orientation(np.linalg.inv(grid.affine) @ volume.affine).astype(int)
+    if change.tolist() == [[0, 1], [1, 1], [2, 1]]:
+        return volume
+    flipped = np.flip(volume.array, tuple(1 + axis for axis in range(3) if change[axis, 1] < 0))
+    array = flipped.transpose(0, *(1 + np.argsort(change[:, 0])))
+    return Volume(np.ascontiguousarray(array), volume.affine @ inv_ornt_aff(change, volume.spatial_shape))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from medunet.errors import GeometryError, VolumeError
 from medunet.volume import (
     Volume,
+    align_to_grid,
     check_same_grid,
     compute_grid_distance_mm,
     describe_grid,
@@ -202,3 +203,91 @@ def test_channels_and_dtype_survive(make_volume: Any) -> None:
     turned = to_orientation(make_volume(shape=(3, 5, 7), orientation="SLP", num_channels=2, dtype=np.int16), "RAS")
     assert turned.shape == (2, 5, 7, 3)
     assert turned.array.dtype == np.int16
+
+
+# ---- the same grid along other axes ----------------------------------------------------------------------------------
+
+
+def turn(volume: Volume, axes: tuple[int, int, int], signs: tuple[int, int, int]) -> Volume:
+    """The same voxels at the same places, stored along other axes; written out voxel index by voxel index."""
+    shape = tuple(volume.spatial_shape[axis] for axis in axes)
+    back = np.zeros((4, 4))  # index in the turned array -> index in the volume
+    back[3, 3] = 1
+    for new, (old, sign) in enumerate(zip(axes, signs, strict=True)):
+        back[old, new] = sign
+        back[old, 3] = 0 if sign > 0 else volume.spatial_shape[old] - 1
+    turned = np.empty((volume.num_channels, *shape), volume.array.dtype)
+    for voxel in np.ndindex(*shape):
+        i, j, k = (back @ [*voxel, 1])[:3].astype(int)
+        turned[(slice(None), *voxel)] = volume.array[:, i, j, k]
+    return Volume(turned, volume.affine @ back)
+
+
+def make_oblique(shape: tuple[int, int, int] = (3, 5, 4), *, angles: Any = (0.4, -0.7, 0.55)) -> Volume:
+    """Every voxel has a value of its own, in two channels; the rotation is far from any axis."""
+    array = np.arange(2 * np.prod(shape), dtype=np.int16).reshape(2, *shape)
+    matrix = nib.eulerangles.euler2mat(*angles) @ np.diag((0.7, 1.2, -3.0))
+    return Volume(array, nib.affines.from_matvec(matrix, (-31, 12.5, 40.25)))
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=3)))
+@pytest.mark.parametrize("shape", [(3, 5, 4), (4, 4, 4)])  # equal sizes hide nothing: the affine decides
+def test_a_mask_along_any_axes_comes_back_voxel_for_voxel(axes: Any, signs: Any, shape: Any) -> None:
+    grid = make_oblique(shape)
+    mask = turn(grid, axes, signs)
+    aligned = align_to_grid(mask, grid, "mask.nii", "scan")
+    np.testing.assert_array_equal(aligned.array, grid.array)
+    np.testing.assert_allclose(aligned.affine, grid.affine, atol=1e-12)
+    assert aligned.array.flags.c_contiguous
+    assert aligned.array.dtype == np.int16
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    angles=st.tuples(*[st.floats(-3, 3)] * 3),
+    axes=st.permutations(range(3)),
+    signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),
+)
+def test_alignment_needs_no_near_axis(angles: Any, axes: Any, signs: Any) -> None:
+    grid = make_oblique((2, 3, 2), angles=angles)
+    mask = turn(grid, tuple(axes), signs)
+    # A header of single precision, as masks that were saved in between have.
+    mask = Volume(mask.array, mask.affine.astype(np.float32))
+    np.testing.assert_array_equal(align_to_grid(mask, grid, "mask", "scan").array, grid.array)
+
+
+def test_what_lies_right_already_is_not_copied() -> None:
+    grid = make_oblique()
+    mask = Volume(grid.array + 1, grid.affine)
+    assert align_to_grid(mask, grid, "mask", "scan") is mask
+
+
+def test_a_turned_mask_that_is_shifted_is_refused() -> None:
+    grid = make_oblique()
+    mask = move(turn(grid, (2, 0, 1), (1, -1, 1)), 0.35, 0, 0)
+    with pytest.raises(
+        GeometryError, match=r"^mask\.nii \(axes turned to \w{3}\) and scan lie .* up to 0\.35 mm apart"
+    ):
+        align_to_grid(mask, grid, "mask.nii", "scan")
+
+
+def test_a_mirrored_mask_is_refused_and_not_mirrored_back() -> None:
+    grid = make_oblique()
+    mirrored = Volume(grid.array, grid.affine @ np.diag([-1.0, 1, 1, 1]))  # the flip without the shift of the origin
+    with pytest.raises(GeometryError, match=r"lie on different grids \(corners are up to 1\.40 mm apart\)"):
+        align_to_grid(mirrored, grid, "mask.nii", "scan")
+
+
+@pytest.mark.parametrize("angle", [0.1, np.pi / 4, 0.8])
+def test_a_rotated_mask_is_refused(angle: float) -> None:
+    grid = make_oblique((4, 4, 4))
+    rotation = nib.affines.from_matvec(nib.eulerangles.euler2mat(angle, 0, 0))
+    with pytest.raises(GeometryError, match="lie on different grids"):
+        align_to_grid(Volume(grid.array, rotation @ grid.affine), grid, "mask", "scan")
+
+
+def test_a_mask_with_a_slice_too_many_is_refused() -> None:
+    grid = make_oblique((3, 5, 4))
+    with pytest.raises(GeometryError, match=r"shape 3x5x5.* against shape 3x5x4"):
+        align_to_grid(Volume(np.zeros((1, 5, 3, 5)), grid.affine[:, [1, 0, 2, 3]]), grid, "mask", "scan")

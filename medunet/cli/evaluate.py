@@ -67,12 +67,12 @@ def _print(result: Evaluation, output: Path | None) -> None:
 def _draw_pictures(
     masks: Path, labels: Path, images: Path, pictures: Path, task: Task | None, result: Evaluation, *, overwrite: bool
 ) -> None:
-    from medunet.io import check_output, list_volumes, read_label_map, read_volume, strip_nifti_suffix
+    from medunet.io import check_output, list_volumes, read_label_map, read_volume, strip_suffix
     from medunet.reporting import draw_overlay
 
     def index(place: Path) -> dict[str, Path]:
         files = list_volumes(place) if place.is_dir() else [place]
-        return {strip_nifti_suffix(path.name).removesuffix("_0000"): path for path in files}
+        return {strip_suffix(path.name).removesuffix("_0000"): path for path in files}
 
     mask_files, label_files, image_files = index(masks), index(labels), index(images)
     if masks.is_file():  # a single pair need not share its name

@@ -100,11 +100,11 @@ def _list_jobs(scans: list[Path], output: Path, num_channels: int) -> list[_Job]
 
 
 def _list_folder_jobs(files: list[Path], output: Path, num_channels: int) -> list[_Job]:
-    from medunet.io import strip_nifti_suffix
+    from medunet.io import strip_suffix
 
     groups: dict[str, list[Path]] = {}
     for path in files:
-        name = strip_nifti_suffix(path.name)
+        name = strip_suffix(path.name)
         case_id = re.sub(r"_\d{4}$", "", name) if num_channels > 1 else name
         groups.setdefault(case_id, []).append(path)
     for case_id, paths in groups.items():
@@ -157,11 +157,11 @@ def _describe_failure(error: Exception, job: _Job) -> str:
 
 
 def _choose_preview(preview: Path, job: _Job, jobs: list[_Job], *, is_folder: bool) -> Path:
-    from medunet.io import strip_nifti_suffix
+    from medunet.io import strip_suffix
 
     if len(jobs) == 1 and not is_folder:
         return preview
-    return preview / f"{strip_nifti_suffix(job.mask.name)}.png"
+    return preview / f"{strip_suffix(job.mask.name)}.png"
 
 
 def _draw(segmentation: Segmentation, segmenter: Segmenter, job: _Job, path: Path) -> None:

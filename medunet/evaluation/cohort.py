@@ -11,7 +11,7 @@ from pathlib import Path
 from medunet.errors import InputError, MedunetError
 from medunet.evaluation.case import CaseCounts, Labels, LabelScore, count_case, score_counts
 from medunet.evaluation.statistics import Summary, summarize_scores
-from medunet.io import list_volumes, read_label_map, strip_nifti_suffix, write_text_atomic
+from medunet.io import list_volumes, read_label_map, strip_suffix, write_text_atomic
 from medunet.tasks import Task, load_task
 
 _CHANNEL_SUFFIX = "_0000"  # nnU-Net names the first channel of case p012 p012_0000.nii.gz
@@ -86,7 +86,7 @@ def evaluate(masks: Path | str, labels: Path | str, *, task: Task | str | None =
     masks, labels = Path(masks), Path(labels)
     task = load_task(task) if isinstance(task, str) else task
     if not _are_folders(masks, labels):
-        counts = _count_files(strip_nifti_suffix(labels.name), masks, labels)
+        counts = _count_files(strip_suffix(labels.name), masks, labels)
         names, ignore_value = _choose_labels([counts], task)
         return build_evaluation(score_counts(counts, names, ignore_value=ignore_value))
     pairing = _pair_files(list_volumes(masks), list_volumes(labels))
@@ -138,7 +138,7 @@ def _are_folders(masks: Path, labels: Path) -> bool:
 
 
 def _pair_files(masks: Sequence[Path], references: Sequence[Path]) -> _Pairing:
-    references_by_case = _group_by_case([(strip_nifti_suffix(path.name), path) for path in references])
+    references_by_case = _group_by_case([(strip_suffix(path.name), path) for path in references])
     masks_by_case = _group_by_case([(_find_case(path, references_by_case), path) for path in masks])
     pairs: dict[str, tuple[Path, Path]] = {}
     failures, unmatched = [], []
@@ -159,7 +159,7 @@ def _pair_files(masks: Sequence[Path], references: Sequence[Path]) -> _Pairing:
 
 def _find_case(mask: Path, cases: Iterable[str]) -> str:
     """The case that a mask belongs to: its name, or its name without nnU-Net's channel suffix if only that is known."""
-    name = strip_nifti_suffix(mask.name)
+    name = strip_suffix(mask.name)
     shortened = name.removesuffix(_CHANNEL_SUFFIX)
     return shortened if name not in cases and shortened in cases else name
 

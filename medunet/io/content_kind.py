@@ -21,11 +21,16 @@ _STARTS = (
     (b"CDF", "a netCDF or MINC file"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
     (b"/annex/objects", "a git-annex pointer, not the file itself"),
+    (b"\x00\x05\x16\x07", "a note of macOS about a file (its name starts with ._), not the file itself"),
+    (b"\x02\x00\x00\x00UL", "a DICOM file without preamble"),
+    (b"\x08\x00\x05\x00CS", "a DICOM file without preamble"),
+    (b"\x08\x00\x08\x00CS", "a DICOM file without preamble"),
+    (b"Rar!", "a RAR archive"),
 )
 
 
 def describe_content(head: bytes) -> str:
-    """The kind of file that starts with ``head``; 132 bytes or more tell DICOM apart.
+    """The kind of file that starts with ``head``; 132 bytes or more tell DICOM apart, 262 tar.
 
     Example:
         >>> describe_content(b"<!DOCTYPE html><html><body>404"), describe_content(b"")
@@ -38,6 +43,8 @@ def describe_content(head: bytes) -> str:
             return kind
     if head[128:132] == b"DICM":
         return "a DICOM file"
+    if head[257:262] == b"ustar":
+        return "a tar archive"
     if not any(head):
         return "nothing but zero bytes at its start"
     return _describe_text(head)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medunet.errors import VolumeError
-from medunet.io.nifti import check_finite, from_nibabel, to_label_array, to_working_dtype
-from medunet.io.nifti_header import check_affine, check_real
+from medunet.io.affine import check_affine
+from medunet.io.nifti_read import from_nibabel
+from medunet.io.voxels import check_finite, check_real, to_label_array, to_working_dtype
 from medunet.volume import Affine, Array, Volume
 
 if TYPE_CHECKING:

@@ -1,10 +1,13 @@
 """What is to be segmented (`Task`), and the labelled cases to learn it from (`Dataset`)."""
 
+from medunet.io.structures import Code
+from medunet.tasks.case import Case
 from medunet.tasks.cases import check_channels, check_label_values, read_case
-from medunet.tasks.dataset import Case, Dataset, read_dataset, split_fold
+from medunet.tasks.dataset import Dataset, read_dataset, split_fold
 from medunet.tasks.encoding import IGNORE_CODE, compute_membership, encode_labels, list_class_values
 from medunet.tasks.recipes import list_tasks, load_task
-from medunet.tasks.task import Code, IntensityRule, Task, describe_first_fault, parse_task, suggest
+from medunet.tasks.structure_names import check_mapping, match_structure, parse_mapping, structures_to_labels
+from medunet.tasks.task import IntensityRule, Task, describe_first_fault, parse_task, suggest
 
 __all__ = [
     "IGNORE_CODE",
@@ -15,15 +18,19 @@ __all__ = [
     "Task",
     "check_channels",
     "check_label_values",
+    "check_mapping",
     "compute_membership",
     "describe_first_fault",
     "encode_labels",
     "list_class_values",
     "list_tasks",
     "load_task",
+    "match_structure",
+    "parse_mapping",
     "parse_task",
     "read_case",
     "read_dataset",
     "split_fold",
+    "structures_to_labels",
     "suggest",
 ]

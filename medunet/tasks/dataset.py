@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from medunet.errors import DatasetError
-from medunet.io import list_volumes, strip_nifti_suffix
+from medunet.io import list_volumes, strip_suffix
+from medunet.tasks.case import Case
+from medunet.tasks.csv_layout import list_csv_cases
+from medunet.tasks.dicom_layout import is_dicom_dataset, list_dicom_cases
 
 NUM_FOLDS = 5
 FOLD_SEED = 12345  # nnU-Net's, so that folds are the same cases
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One labelled image set.
-
-    Attributes:
-        case_id: Unique name within the dataset.
-        images: One file per channel, or a single file that holds all channels.
-        labels: The label map.
-    """
-
-    case_id: str
-    images: tuple[Path, ...]
-    labels: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,36 +42,44 @@ class Dataset:
     modality: str | None = None
 
 
-def read_dataset(folder: str | Path) -> Dataset:
+def read_dataset(folder: str | Path, *, mapping: Mapping[str, str] | None = None) -> Dataset:
     """Recognise the layout of a folder and list its labelled cases; no volume is opened.
 
     Layouts: Medical Segmentation Decathlon (``dataset.json`` with a ``training`` list), nnU-Net raw (``dataset.json``
-    with ``file_ending``, ``imagesTr/<case>_0000``), or ``images/`` + ``labels/`` with equal file names (several
-    channels as ``<case>_0000``, ``<case>_0001``; also ``imagesTr/`` + ``labelsTr/`` without a ``dataset.json``).
+    with ``file_ending``, ``imagesTr/<case>_0000``), ``images/`` + ``labels/`` with equal file names (several channels
+    as ``<case>_0000``, ``<case>_0001``; also ``imagesTr/`` + ``labelsTr/`` without a ``dataset.json``), DICOM (one
+    subfolder per case, with one SEG or RTSTRUCT object), or a table ``.csv`` with the columns ``case``, ``image``
+    (``image2`` and so on), ``label`` and, if known, ``patient``.
+
+    Args:
+        folder: The folder, or the table.
+        mapping: Name of a structure in SEG and RTSTRUCT objects -> label of the task; every case carries it.
 
     Raises:
-        DatasetError: If no layout fits, a listed file is missing or points outside the folder, or there is no case.
+        DatasetError: If no layout fits, a listed file is missing or points outside the folder, or there is no case. The
+            paths of a table may lead anywhere.
     """
     folder = Path(folder)
+    if folder.suffix.lower() == ".csv":
+        return _build_dataset(folder.parent, folder.stem, "CSV", list_csv_cases(folder), mapping)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        msg = f"The dataset folder {folder} {what}; expected a folder with images and labels."
+        msg = f"The dataset folder {folder} {what}; expected a folder with images and labels, or a .csv table."
         raise DatasetError(msg)
     description = _read_description(folder)
     if isinstance(description.get("training"), list):
         layout, cases = "Medical Segmentation Decathlon", _list_msd_cases(folder, description)
+    elif pair := _find_pair(folder):
+        layout = "nnU-Net raw" if "file_ending" in description else f"{pair[0].name}/ + {pair[1].name}/"
+        cases = _pair_files(*pair)
+    elif is_dicom_dataset(folder):
+        layout, cases = "DICOM", list_dicom_cases(folder)
     else:
-        layout, cases = _list_paired_cases(folder, is_nnunet="file_ending" in description)
-    if not cases:
-        msg = f"The dataset {folder} ({layout}) holds no labelled case; expected NIfTI images with label maps."
-        raise DatasetError(msg)
-    return Dataset(
-        name=str(description.get("name", folder.resolve().name)),
-        folder=folder,
-        layout=layout,
-        cases=tuple(sorted(cases, key=lambda case: case.case_id)),
-        is_synthetic=bool(description.get("synthetic", False)),
-        modality=_read_modality(description),
+        raise _build_unknown_layout_error(folder)
+    name = str(description.get("name", folder.resolve().name))
+    dataset = _build_dataset(folder, name, layout, cases, mapping)
+    return replace(
+        dataset, is_synthetic=bool(description.get("synthetic", False)), modality=_read_modality(description)
     )
 
 
@@ -90,32 +87,48 @@ def split_fold(dataset: Dataset, fold: int | None) -> tuple[tuple[Case, ...], tu
     """Training and validation cases of one fold.
 
     The split is nnU-Net's: scikit-learn's ``KFold(5, shuffle=True, random_state=12345)`` over the sorted case ids.
-    With fewer than five cases every fold leaves one out.
+    Cases of one group (a patient) stay together: then it is the same rule over the sorted groups. With fewer than five
+    cases or groups every fold leaves one out.
 
     Args:
         dataset: The cases.
         fold: Number of the fold that validates; None trains on all cases and validates on none.
 
     Raises:
-        DatasetError: If the fold does not exist, or one case alone is to be split.
+        DatasetError: If the fold does not exist, or one case or patient alone is to be split.
     """
     if fold is None:
         return dataset.cases, ()
-    num_cases = len(dataset.cases)
-    num_folds = min(NUM_FOLDS, num_cases)
-    if num_cases < 2:
-        msg = f"The dataset {dataset.folder} holds one case, which cannot be split; train on it with --fold all."
+    groups = sorted({_get_group(case) for case in dataset.cases})
+    unit = "case" if len(groups) == len(dataset.cases) else "patient"
+    num_folds = min(NUM_FOLDS, len(groups))
+    if len(groups) < 2:
+        msg = f"The dataset {dataset.name} holds one {unit}, which cannot be split; train on it with --fold all."
         raise DatasetError(msg)
     if not 0 <= fold < num_folds:
-        msg = f"There is no fold {fold}; {num_cases} cases give the folds 0 to {num_folds - 1}."
+        msg = f"There is no fold {fold}; {len(groups)} {unit}s give the folds 0 to {num_folds - 1}."
         raise DatasetError(msg)
-    order = np.arange(num_cases)
+    order = np.arange(len(groups))
     np.random.RandomState(FOLD_SEED).shuffle(order)
-    validation = set(np.array_split(order, num_folds)[fold].tolist())
+    validation = {groups[index] for index in np.array_split(order, num_folds)[fold].tolist()}
     return (
-        tuple(case for index, case in enumerate(dataset.cases) if index not in validation),
-        tuple(case for index, case in enumerate(dataset.cases) if index in validation),
+        tuple(case for case in dataset.cases if _get_group(case) not in validation),
+        tuple(case for case in dataset.cases if _get_group(case) in validation),
     )
+
+
+def _get_group(case: Case) -> str:
+    return case.case_id if case.group is None else case.group
+
+
+def _build_dataset(
+    folder: Path, name: str, layout: str, cases: list[Case], mapping: Mapping[str, str] | None
+) -> Dataset:
+    if not cases:
+        msg = f"The dataset {folder} ({layout}) holds no labelled case; expected NIfTI images with label maps."
+        raise DatasetError(msg)
+    cases = [replace(case, mapping=dict(mapping or {})) for case in sorted(cases, key=lambda case: case.case_id)]
+    return Dataset(name=name, folder=folder, layout=layout, cases=tuple(cases))
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -148,7 +161,7 @@ def _list_msd_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
             raise DatasetError(msg)
         images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
         label = _resolve_inside(folder, entry["label"])
-        case_id = strip_nifti_suffix(label.name)
+        case_id = strip_suffix(label.name)
         if case_id in cases:
             msg = f"{folder / 'dataset.json'} lists the case '{case_id}' twice. Remove one."
             raise DatasetError(msg)
@@ -171,17 +184,20 @@ def _resolve_inside(folder: Path, name: object) -> Path:
     return path
 
 
-def _list_paired_cases(folder: Path, *, is_nnunet: bool) -> tuple[str, list[Case]]:
+def _find_pair(folder: Path) -> tuple[Path, Path] | None:
     for images, labels in (("imagesTr", "labelsTr"), ("images", "labels")):
         if (folder / images).is_dir() and (folder / labels).is_dir():
-            layout = "nnU-Net raw" if is_nnunet else f"{images}/ + {labels}/"
-            return layout, _pair_files(folder / images, folder / labels)
+            return folder / images, folder / labels
+    return None
+
+
+def _build_unknown_layout_error(folder: Path) -> DatasetError:
     content = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
     msg = (
         f"{folder} is no dataset that medunet knows (it holds {content}); expected dataset.json with a training list, "
-        "an nnU-Net raw folder, or the folders images/ and labels/."
+        "an nnU-Net raw folder, the folders images/ and labels/, one DICOM folder per case, or a .csv table."
     )
-    raise DatasetError(msg)
+    return DatasetError(msg)
 
 
 def _pair_files(images: Path, labels: Path) -> list[Case]:
@@ -189,12 +205,12 @@ def _pair_files(images: Path, labels: Path) -> list[Case]:
     by_name: dict[str, list[Path]] = {}
     label_files: dict[str, Path] = {}
     for path in list_volumes(labels):
-        twin = label_files.setdefault(strip_nifti_suffix(path.name), path)
+        twin = label_files.setdefault(strip_suffix(path.name), path)
         if twin != path:
             msg = f"{labels} holds two label maps of one case: {twin.name} and {path.name}. Remove one."
             raise DatasetError(msg)
     for path in list_volumes(images):
-        name = strip_nifti_suffix(path.name)
+        name = strip_suffix(path.name)
         stem = name if name in label_files else re.sub(r"_\d{4}$", "", name)
         by_name.setdefault(stem, []).append(path)
     alone = sorted(set(by_name) ^ set(label_files))
@@ -209,7 +225,7 @@ def _pair_files(images: Path, labels: Path) -> list[Case]:
 
 def _check_channel_files(case_id: str, paths: list[Path]) -> None:
     """Refuse a case with two files of the same name, or without one of its channels."""
-    names = [strip_nifti_suffix(path.name) for path in paths]
+    names = [strip_suffix(path.name) for path in paths]
     numbered = [f"{case_id}_{channel:04d}" for channel in range(len(paths))]
     if names not in ([case_id], numbered):
         msg = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,20 +14,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medunet.errors import TaskError
+from medunet.io.structures import Code
 
 IntensityRule = Literal["ct-window", "ct-percentile", "zscore", "none"]
 LabelValues = tuple[int, ...]
 _MAX_CODES = 254
-
-
-class Code(BaseModel):
-    """A term of a medical vocabulary, SNOMED CT unless ``scheme`` says otherwise."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    value: str
-    meaning: str
-    scheme: str = "SCT"
 
 
 class Task(BaseModel):
@@ -42,6 +35,8 @@ class Task(BaseModel):
         intensity: How intensities are brought to the network's range.
         window_hu: Lower and upper HU of ``ct-window``.
         codes: Label name -> coded term.
+        synonyms: Label name -> other names that structure lists (RTSTRUCT, DICOM SEG) use for it; case, spaces and
+            ``_-.`` make no difference.
         phantom: Synthetic data that stand in when no data are given.
         budget: Training budget when none is given, such as ``"10min"`` or ``"5000it"``.
     """
@@ -58,6 +53,7 @@ class Task(BaseModel):
     intensity: IntensityRule
     window_hu: tuple[float, float] | None = None
     codes: dict[str, Code] = {}
+    synonyms: dict[str, tuple[str, ...]] = {}
     phantom: str | None = None
     budget: str = "30min"
 
@@ -67,6 +63,13 @@ class Task(BaseModel):
         if not isinstance(labels, dict):
             return labels
         return {name: value if isinstance(value, (list, tuple)) else (value,) for name, value in labels.items()}
+
+    @field_validator("synonyms", mode="before")
+    @classmethod
+    def _listify_synonyms(cls, synonyms: Any) -> Any:
+        if not isinstance(synonyms, dict):
+            return synonyms
+        return {name: (others,) if isinstance(others, str) else others for name, others in synonyms.items()}
 
     @model_validator(mode="after")
     def _check(self) -> Task:
@@ -81,7 +84,7 @@ class Task(BaseModel):
         if self.ignore is not None and self.ignore in self.all_values:
             msg = f"ignore: {self.ignore} is also the value of a label"
             raise ValueError(msg)
-        for name in [name for pair in self.laterality for name in pair] + list(self.codes):
+        for name in [name for pair in self.laterality for name in pair] + [*self.codes, *self.synonyms]:
             if name not in self.labels:
                 msg = f"'{name}' is not among the labels; {suggest(name, self.labels)}"
                 raise ValueError(msg)
@@ -95,6 +98,7 @@ class Task(BaseModel):
         if self.window_hu is not None and self.window_hu[0] >= self.window_hu[1]:
             msg = f"window_hu {list(self.window_hu)} must rise"
             raise ValueError(msg)
+        self._check_synonyms()
         if self.has_regions:
             self.compute_region_values()
         return self
@@ -137,6 +141,20 @@ class Task(BaseModel):
                 raise ValueError(msg)
             painted.append((name, own[0]))
         return painted
+
+    def _check_synonyms(self) -> None:
+        """A name in a file must not lead to two labels."""
+        claimed = {fold_name(label): (label, "the name") for label in self.labels}
+        for label, synonyms in self.synonyms.items():
+            for synonym in synonyms:
+                folded = fold_name(synonym)
+                if not folded:
+                    msg = f"synonyms: '{synonym}' of label '{label}' holds no letter; expected a name"
+                    raise ValueError(msg)
+                owner, how = claimed.setdefault(folded, (label, "a synonym"))
+                if owner != label:
+                    msg = f"synonyms: '{synonym}' of label '{label}' is also {how} of label '{owner}'"
+                    raise ValueError(msg)
 
     def _check_nesting(self) -> None:
         """A label map holds one value per voxel, so it can show regions within each other, but not any overlap."""
@@ -194,6 +212,16 @@ def describe_first_fault(error: ValidationError) -> str:
     where = ".".join(str(part) for part in fault["loc"])
     message = fault["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
+
+
+def fold_name(name: str) -> str:
+    """A name without what people vary when they write it: case, width, spaces and ``_-.``.
+
+    Example:
+        >>> fold_name("Femur_Head-L") == fold_name("femur head L")
+        True
+    """
+    return re.sub(r"[\s_.-]", "", unicodedata.normalize("NFKC", name).casefold())
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -1,0 +1,82 @@
+"""Which format a path has: by the end of its name, and for DICOM, whose files need no such end, by its content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medunet.errors import VolumeError
+from medunet.io.nifti_file import NIFTI_SUFFIXES
+
+NRRD_SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr")
+METAIMAGE_SUFFIXES = (".mha", ".mhd")
+PLANAR_SUFFIXES = (".png", ".tif", ".tiff")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *METAIMAGE_SUFFIXES)
+IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *PLANAR_SUFFIXES)
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+
+
+def has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether the name ends in one of the suffixes, in upper or lower case."""
+    return path.name.lower().endswith(suffixes)
+
+
+def strip_suffix(name: str) -> str:
+    """The name without the ending of its format.
+
+    Example:
+        >>> strip_suffix("p012.nii.gz"), strip_suffix("p012.seg.nrrd"), strip_suffix("p0.12")
+        ('p012', 'p012', 'p0.12')
+    """
+    for suffix in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES, ".zip"):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether the content of a regular file is DICOM, whatever its name."""
+    from medunet.io.dicom.header import looks_like_dicom
+
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as stream:
+            return looks_like_dicom(stream.read(4096))
+    except OSError:
+        return False  # the reader that opens it next says why
+
+
+def is_dicom_source(path: Path) -> bool:
+    """Whether a path is to be read as DICOM: a folder, a zip, or a file by its name or content."""
+    from medunet.io.dicom.files import is_zip
+
+    if path.is_dir():
+        return True
+    if has_suffix(path, IMAGE_SUFFIXES) or not path.is_file():
+        return False
+    return has_suffix(path, DICOM_SUFFIXES) or is_zip(path) or is_dicom_file(path)
+
+
+def is_dicom_folder(path: Path) -> bool:
+    """Whether a folder holds DICOM files and no volume files: one scan, not many."""
+    if not path.is_dir() or list_volumes(path):
+        return False
+    return any(is_dicom_file(file) for file in sorted(path.rglob("*")) if not file.name.startswith("."))
+
+
+def list_volumes(folder: Path) -> list[Path]:
+    """The volume files of a folder, sorted by name.
+
+    Hidden files and the voxel half of .hdr/.img pairs are left out; PNG and TIFF count where nothing else is there,
+    for pictures of results lie beside masks.
+
+    Raises:
+        VolumeError: If the folder cannot be listed.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        msg = f"{folder} cannot be listed: {error.strerror}; expected a folder of volumes. Check the path."
+        raise VolumeError(msg) from error
+    volumes = [path for path in paths if has_suffix(path, VOLUME_SUFFIXES) and path.suffix.lower() != ".img"]
+    return volumes or [path for path in paths if has_suffix(path, PLANAR_SUFFIXES)]

@@ -1,0 +1,372 @@
+"""NRRD headers as they stand in the file, and voxels that lie behind a text header (NRRD and MetaImage).
+
+The voxels are decoded here, not by SimpleITK: its MetaImage reader returns garbage without an error for a flipped bit in
+the zlib stream or a missing CompressedDataSize, and its NRRD reader takes ``space: scanner-xyz`` for LPS, ignores
+``space units`` and follows a detached header out of its folder (2.5.7, each tried). Both formats are a few bytes of text
+before raw, gzip, zlib or bzip2 data, whose checksums Python's own modules compare when read to their end; checking
+SimpleITK's answers would take more code than decoding. The NRRD format: https://teem.sourceforge.net/nrrd/format.html.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import math
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from medunet.errors import LabelError, VolumeError
+from medunet.io.claims import check_claim, check_memory
+from medunet.io.content_kind import describe_content
+from medunet.io.regular_file import check_regular_file
+from medunet.io.voxels import check_finite, get_working_dtype
+from medunet.volume import Affine, Array, Volume
+
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+HEADER_LIMIT_BYTES = 2**22
+MM_PER_UNIT = {
+    "": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "millimetre": 1.0, "millimetres": 1.0,
+    "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3, "micrometre": 1e-3,
+    "nm": 1e-6, "cm": 10.0, "centimeter": 10.0, "centimetre": 10.0, "m": 1000.0, "meter": 1000.0, "metre": 1000.0,
+    "inch": 25.4,
+}  # fmt: skip
+"""What headers in words call a length; the two µ are the micro sign and the Greek letter."""
+
+Compression = Literal["raw", "gzip", "zlib", "bzip2"]
+
+_COMPRESSIONS: dict[str, Compression] = {
+    "raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2",
+}  # fmt: skip
+_TYPES = {
+    "i1": ("signed char", "int8", "int8_t"),
+    "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
+    "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+    "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+    "i4": ("int", "signed int", "int32", "int32_t"),
+    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
+    "i8": ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t"),
+    "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
+    "f4": ("float",),
+    "f8": ("double",),
+}
+_FIELDS = (
+    "dimension", "type", "encoding", "endian", "datafile", "lineskip", "byteskip", "sizes", "space", "spacedimension",
+    "spaceunits", "spaceorigin", "spacedirections", "spacings", "units", "kinds",
+)  # fmt: skip
+_CHUNK_BYTES = 2**22
+_LARGE_BYTES = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class NrrdHeader:
+    """The header of an NRRD file.
+
+    Attributes:
+        path: The file; messages call it so.
+        fields: Of the format, such as ``"spaceorigin"``: lower case, without spaces (the format has both spellings).
+        keys: What programs added as ``key:=value``; may name a patient, so no message quotes it.
+        data_offset: Where the header ends.
+    """
+
+    path: Path
+    fields: dict[str, str]
+    keys: dict[str, str]
+    data_offset: int
+
+    def get(self, field: str) -> str:
+        """The text of a field.
+
+        Raises:
+            VolumeError: If it is not there.
+        """
+        if field not in self.fields:
+            msg = f"{self.path} has no field '{field}' in its NRRD header; expected one. Write it again."
+            raise VolumeError(msg)
+        return self.fields[field]
+
+    def get_whole(self, field: str, default: int | None = None) -> int:
+        """A field that holds one whole number; ``default`` where it is absent."""
+        if default is not None and field not in self.fields:
+            return default
+        return parse_whole(self.get(field), field, str(self.path), count=1)[0]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Axis lengths, fastest axis first."""
+        dimension = self.get_whole("dimension")
+        return check_sizes(parse_whole(self.get("sizes"), "sizes", str(self.path), count=dimension), str(self.path))
+
+
+def read_nrrd_header(path: Path) -> NrrdHeader:
+    """Read and split the header; only its form is checked.
+
+    Raises:
+        VolumeError: If the file is missing, is no NRRD file, or its header is cut short or says something twice.
+    """
+    check_regular_file(path)
+    with path.open("rb") as file:
+        head = file.read(HEADER_LIMIT_BYTES)
+    if not re.match(rb"NRRD000[1-6]\r?\n", head):
+        msg = (
+            f"{path} is no NRRD file: it is {describe_content(head)}; expected NRRD0001 to NRRD0006 as first line. "
+            "Convert it or fetch it again."
+        )
+        raise VolumeError(msg)
+    blank = re.search(rb"\n\r?\n", head)
+    offset = blank.end() if blank else len(head)
+    fields, keys = _split_header(head[:offset].decode("utf-8", "replace"), str(path))
+    if blank is None and ("datafile" not in fields or len(head) == HEADER_LIMIT_BYTES):
+        msg = f"{path} is cut short: its NRRD header has no end. Copy it from its source again."
+        raise VolumeError(msg)
+    return NrrdHeader(path=path, fields=fields, keys=keys, data_offset=offset)
+
+
+def read_nrrd_voxels(header: NrrdHeader) -> Array:
+    """The voxels as they are stored, ``header.sizes`` in Fortran order.
+
+    Raises:
+        VolumeError: If their number, type or encoding is not what the header says, or they are damaged.
+    """
+    name = str(header.path)
+    compression = _COMPRESSIONS.get(header.get("encoding").lower())
+    if compression is None:
+        msg = f"{name} has the encoding '{header.get('encoding')[:20]}'; expected raw, gzip or bzip2. Write it again."
+        raise VolumeError(msg)
+    dtype, sizes = _get_dtype(header), header.sizes
+    path, offset = header.path, header.data_offset
+    if "datafile" in header.fields:
+        path, offset = locate_data_file(header.path, header.fields["datafile"]), 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        for _ in range(min(header.get_whole("lineskip", 0), HEADER_LIMIT_BYTES)):
+            file.readline()
+        return decode_voxels(file, path, sizes, dtype, compression, byte_skip=header.get_whole("byteskip", 0))
+
+
+def _split_header(text: str, name: str) -> tuple[dict[str, str], dict[str, str]]:
+    fields: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    if text.partition("\n")[0].endswith("\r"):
+        text = text.replace("\r\n", "\n")
+    for line in text.split("\n")[1:]:
+        match = re.fullmatch(r"([^#:][^:]*):(=?)(.*)", line, re.DOTALL)
+        if match is None:  # a comment or the empty line
+            continue
+        word, is_key, content = match.groups()
+        field = word.replace(" ", "").lower()
+        if is_key:
+            keys[word] = re.sub(r"\\([\\n])", lambda escape: "\n" if escape[1] == "n" else "\\", content)
+        elif field in fields:
+            msg = f"{name} has the field '{field}' twice in its NRRD header; expected it once. Write it again."
+            raise VolumeError(msg)
+        elif field in _FIELDS:
+            fields[field] = content.strip()
+    return fields, keys
+
+
+def _get_dtype(header: NrrdHeader) -> np.dtype[Any]:
+    word = " ".join(header.get("type").lower().split())
+    code = next((code for code, words in _TYPES.items() if word in words), None)
+    if code is None:
+        msg = f"{header.path} holds voxels of type '{word[:20]}'; expected an integer or float type. Convert it first."
+        raise VolumeError(msg)
+    if code in ("i1", "u1"):
+        return np.dtype(code)
+    endian = header.get("endian").lower()
+    if endian not in ("little", "big"):
+        msg = f"{header.path} has endian = '{endian[:20]}' in its header; expected little or big. Write it again."
+        raise VolumeError(msg)
+    return np.dtype(("<" if endian == "little" else ">") + code)
+
+
+# ---- what NRRD and MetaImage share -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def explain_failures(path: Path) -> Iterator[None]:
+    """Turn what Python, zlib and bz2 say about a bad file into one line that names it."""
+    try:
+        yield
+    except (VolumeError, LabelError):
+        raise
+    except EOFError as error:
+        msg = f"{path} is cut short: its compressed data end too early. Copy it from its source again."
+        raise VolumeError(msg) from error
+    except MemoryError as error:
+        msg = f"{path} does not fit into memory. Crop it, or use a machine with more memory."
+        raise VolumeError(msg) from error
+    except (zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            msg = f"{path} cannot be read: {error.strerror}. Check its permissions and the disk."
+        else:  # bz2 and gzip raise an OSError without a number
+            msg = f"{path} is damaged: its data are garbled or fail their checksum. Copy it from its source again."
+        raise VolumeError(msg) from error
+
+
+def parse_whole(text: str, field: str, name: str, *, count: int) -> tuple[int, ...]:
+    """``count`` whole numbers from a header.
+
+    Raises:
+        VolumeError: If they are others, or fewer or more.
+    """
+    words = text.split()
+    if len(words) != count or not all(re.fullmatch(r"[+-]?\d{1,18}", word) for word in words):
+        msg = f"{name} has {field} = '{text[:60]}' in its header; expected {count} whole number(s). Repair its header."
+        raise VolumeError(msg)
+    return tuple(int(word) for word in words)
+
+
+def parse_numbers(text: str, field: str, name: str, *, count: int) -> list[float]:
+    """``count`` numbers from a header; NaN is let through.
+
+    Raises:
+        VolumeError: If they are no numbers, or fewer or more.
+    """
+    words = re.split(r"[,\s]+", text.strip())
+    with contextlib.suppress(ValueError):
+        numbers = [float(word) for word in words]
+        if len(numbers) == count:
+            return numbers
+    msg = f"{name} has {field} = '{text[:60]}' in its header; expected {count} number(s). Repair its header."
+    raise VolumeError(msg)
+
+
+def check_sizes(sizes: tuple[int, ...], name: str) -> tuple[int, ...]:
+    """The same axis lengths, if they are positive and 2 to 4.
+
+    Raises:
+        VolumeError: With the lengths.
+    """
+    if not 2 <= len(sizes) <= 4 or min(sizes) < 1:
+        msg = f"{name} has the axis lengths {'x'.join(map(str, sizes))}; expected 2 to 4 positive ones. Split it first."
+        raise VolumeError(msg)
+    return sizes
+
+
+def locate_data_file(header_path: Path, data_name: str) -> Path:
+    """The file that a detached header names, which must lie in the header's folder or below.
+
+    Raises:
+        VolumeError: If it lies elsewhere, is missing, or if there are several.
+    """
+    parts = PureWindowsPath(data_name)  # knows both kinds of slash, and drives
+    words = data_name.split()
+    if not words or words[0] == "LIST" or "%" in data_name:
+        msg = f"{header_path} spreads its voxels over several files; expected one. Write it again as one file."
+        raise VolumeError(msg)
+    if parts.anchor or ".." in parts.parts or "\0" in data_name:
+        msg = f"{header_path} names a data file outside its own folder; expected one beside it. Put them together."
+        raise VolumeError(msg)
+    path = header_path.parent / data_name
+    check_regular_file(path)
+    return path
+
+
+def decode_voxels(
+    file: BinaryIO,
+    path: Path,
+    sizes: tuple[int, ...],
+    dtype: np.dtype[Any],
+    compression: Compression,
+    *,
+    byte_skip: int = 0,
+) -> Array:
+    """The voxels from where a file stands to its end, ``sizes`` in Fortran order.
+
+    Args:
+        file: Open, at the first stored byte.
+        path: Its name.
+        sizes: Axis lengths, fastest first.
+        dtype: In the byte order of the file.
+        compression: How the bytes are stored.
+        byte_skip: Unpacked bytes before the voxels; -1 counts from the end of a raw file.
+
+    Raises:
+        VolumeError: If the file holds fewer or more bytes, fails its checksum, or promises more than memory holds.
+    """
+    num_bytes = math.prod(sizes) * dtype.itemsize
+    num_stored = os.fstat(file.fileno()).st_size - file.tell()
+    what = "x".join(map(str, sizes)) + " voxels"
+    if byte_skip == -1 and compression == "raw":
+        byte_skip = max(0, num_stored - num_bytes)
+    if byte_skip < 0 or byte_skip > HEADER_LIMIT_BYTES:
+        msg = f"{path} is to be read from byte {byte_skip} on; expected 0 to {HEADER_LIMIT_BYTES}. Write it again."
+        raise VolumeError(msg)
+    if compression == "raw":
+        _check_length(path, what, byte_skip + num_bytes, num_stored)
+    elif compression != "bzip2" or num_bytes > _LARGE_BYTES:  # bzip2 packs zeros tighter than the rule for deflate
+        check_claim(path, byte_skip + num_bytes, what=what, is_compressed=True)
+    check_memory(path, num_bytes + math.prod(sizes) * get_working_dtype(dtype).itemsize)
+    buffer = np.empty(byte_skip + num_bytes, dtype=np.uint8)  # takes no memory before it is filled
+    done = 0
+    for chunk in _unpack(file, compression):
+        part = buffer[done : done + len(chunk)]
+        part[:] = np.frombuffer(chunk, dtype=np.uint8)[: len(part)]
+        done += len(chunk)
+        if done > len(buffer):
+            break
+    _check_length(path, what, len(buffer), done)
+    return buffer[byte_skip:].view(dtype).reshape(sizes, order="F")
+
+
+def _check_length(path: Path, what: str, expected: int, found: int) -> None:
+    if found != expected:
+        problem = "is cut short" if found < expected else "does not fit its header"
+        more = "" if found < expected else " or more"
+        msg = (
+            f"{path} {problem}: the header promises {what} ({expected} bytes), the data have {found}{more}. "
+            "Copy it from its source again, or repair its header."
+        )
+        raise VolumeError(msg)
+
+
+def _unpack(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
+    """The bytes in pieces; the end is reached only with the right checksum."""
+    if compression == "zlib":
+        return _inflate(file)
+    stream: Any = file
+    if compression == "gzip":
+        stream = gzip.GzipFile(fileobj=file)
+    elif compression == "bzip2":
+        stream = bz2.BZ2File(file)
+    return iter(partial(stream.read, _CHUNK_BYTES), b"")
+
+
+def _inflate(file: BinaryIO) -> Iterator[bytes]:
+    decompressor = zlib.decompressobj(47)  # with the header of zlib or of gzip
+    while not decompressor.eof:
+        packed = decompressor.unconsumed_tail or file.read(_CHUNK_BYTES)
+        piece = decompressor.decompress(packed, _CHUNK_BYTES)
+        if not packed and not piece and not decompressor.eof:
+            raise EOFError
+        yield piece
+    yield decompressor.unused_data or file.read(1)  # what is left over does not belong there
+
+
+def build_volume(voxels: Array, affine: Affine, name: str, volume_index: int | None) -> Volume:
+    """A volume of voxels as they are stored, ``(C, I, J, K)``; of one channel only if ``volume_index`` says which.
+
+    Raises:
+        VolumeError: If there is no such channel, or voxels are NaN or infinite.
+    """
+    if volume_index is not None:
+        if not 0 <= volume_index < len(voxels):
+            msg = (
+                f"{name} holds {len(voxels)} volume(s); volume {volume_index} was asked for. Choose --volume-index from "
+                f"0 to {len(voxels) - 1}."
+            )
+            raise VolumeError(msg)
+        voxels = voxels[volume_index : volume_index + 1]
+    with np.errstate(over="ignore"):  # becomes infinite, which `check_finite` reports
+        array = np.asarray(voxels, dtype=get_working_dtype(voxels.dtype), order="C")  # one copy for both
+    check_finite(array, name)
+    return Volume(array, affine)

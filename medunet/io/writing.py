@@ -1,0 +1,233 @@
+"""A `StructureSet` or an image to any format: whole or not at all, and read back where another program must trust it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medunet.errors import InputError, OutputError
+from medunet.io.dicom.stack import DicomStack
+from medunet.io.formats import DICOM_SUFFIXES, NRRD_SUFFIXES, PLANAR_SUFFIXES, has_suffix, strip_suffix
+from medunet.io.label_names import name_sidecar, write_label_names
+from medunet.io.nifti_file import is_nifti
+from medunet.io.nifti_write import write_nifti_image, write_nifti_labels
+from medunet.io.scan import ReadOptions, Scan
+from medunet.io.structures import Structure, StructureSet
+from medunet.volume import Volume, align_to_grid
+
+MaskFormat = Literal["nifti", "nrrd", "dicom-seg", "rtstruct", "planar"]
+MASK_FORMATS: tuple[MaskFormat, ...] = ("nifti", "nrrd", "dicom-seg", "rtstruct", "planar")
+SegKind = Literal["binary", "labelmap"]
+_SUFFIXES: dict[MaskFormat, str] = {
+    "nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm", "rtstruct": ".dcm", "planar": ".tif",
+}  # fmt: skip
+
+
+def choose_mask_format(path: Path, wanted: str | None = None) -> MaskFormat:
+    """The format of an output: the one asked for, else what the name says.
+
+    Raises:
+        OutputError: If the name says nothing, leaves it open (``.dcm``), or contradicts what was asked for.
+    """
+    if wanted is not None and wanted not in MASK_FORMATS:
+        msg = f"There is no format '{wanted}' for masks; expected {', '.join(MASK_FORMATS)}."
+        raise InputError(msg)
+    if is_nifti(path):
+        found: set[str] = {"nifti"}
+    elif has_suffix(path, NRRD_SUFFIXES):
+        found = {"nrrd"}
+    elif has_suffix(path, PLANAR_SUFFIXES):
+        found = {"planar"}
+    elif has_suffix(path, DICOM_SUFFIXES):
+        found = {"dicom-seg", "rtstruct"}
+    else:
+        found = set()
+    if wanted is not None and (wanted in found):
+        return next(one for one in MASK_FORMATS if one == wanted)
+    if wanted is None and len(found) == 1:
+        return next(one for one in MASK_FORMATS if one in found)
+    if wanted is not None:
+        msg = f"The output {path} does not fit the format {wanted}; expected a name ending in {_SUFFIXES[_check(wanted)]}."
+    elif found:
+        msg = f"The output {path} may be a SEG or an RTSTRUCT; say which with --format dicom-seg or --format rtstruct."
+    else:
+        msg = (
+            f"The output {path} is no mask file; expected a name ending in .nii.gz, .nii, .seg.nrrd, .dcm (with --format), "
+            ".png or .tif."
+        )
+    raise OutputError(msg)
+
+
+def _check(wanted: str) -> MaskFormat:
+    return next(one for one in MASK_FORMATS if one == wanted)
+
+
+def get_mask_suffix(mask_format: MaskFormat) -> str:
+    """The usual ending of a format, such as ``".nii.gz"``."""
+    return _SUFFIXES[mask_format]
+
+
+def list_outputs(path: Path, mask_format: MaskFormat, names: list[str], *, split: bool) -> list[Path]:
+    """Every file that `write_structures` will write, so that none is replaced unasked."""
+    if not split:
+        return [path, name_sidecar(path)] if mask_format == "nifti" else [path]
+    return [name_split_file(path, name) for name in names]
+
+
+def name_split_file(path: Path, name: str) -> Path:
+    """``masks/p1.nii.gz`` and ``bladder`` -> ``masks/p1_bladder.nii.gz``; what file systems dislike becomes ``_``."""
+    stem = strip_suffix(path.name)
+    safe = re.sub(r"[^\w.+-]+", "_", name).strip("._") or "structure"
+    return path.with_name(f"{stem}_{safe}{path.name[len(stem) :]}")
+
+
+def write_structures(
+    structures: StructureSet,
+    path: Path,
+    *,
+    mask_format: MaskFormat | None = None,
+    scan: Scan | None = None,
+    options: ReadOptions | None = None,
+    split: bool = False,
+    seg_kind: SegKind = "binary",
+    algorithm: tuple[str, str] = ("medunet", ""),
+    description: str = "",
+) -> list[Path]:
+    """Write named structures.
+
+    Args:
+        structures: What to write.
+        path: Where to.
+        mask_format: None takes what the name says.
+        scan: The image that the structures belong to. Its NIfTI header lends its geometry bit for bit; DICOM objects
+            need its slices.
+        options: How ``scan`` was read.
+        split: Whether every structure gets a file of its own, ``mask_<name>.nii.gz``, with the value 1.
+        seg_kind: How a DICOM SEG stores its voxels.
+        algorithm: Name and version, for DICOM objects.
+        description: For ``descrip`` of NIfTI and SeriesDescription of DICOM.
+
+    Returns:
+        The files written.
+
+    Raises:
+        OutputError: If a file cannot be written, the name does not fit the format, or what was written reads back as
+            something else.
+        InputError: If a DICOM object is asked for without a DICOM series.
+        LabelError: If structures overlap and the format cannot show that.
+        GeometryError: If the structures do not lie on the grid of ``scan``.
+    """
+    mask_format = choose_mask_format(path, mask_format)
+    write = _choose_writer(mask_format, scan, options, seg_kind, algorithm, description)
+    if not split:
+        write(structures, path)
+        return list_outputs(path, mask_format, [], split=False)
+    names = [structure.name for structure in structures.structures]
+    targets = list_outputs(path, mask_format, names, split=True)
+    if len(set(targets)) < len(targets):
+        msg = f"Two structures of {path} would be written to the same file; rename one."
+        raise OutputError(msg)
+    for structure, target in zip(structures.structures, targets, strict=True):
+        write(_take_one(structures, structure), target)
+    return targets
+
+
+def write_image(volume: Volume, path: Path, *, description: str = "") -> None:
+    """Write an image as NIfTI or NRRD, by the end of its name.
+
+    Raises:
+        OutputError: If the name has another ending, or the file cannot be written.
+    """
+    if has_suffix(path, NRRD_SUFFIXES):
+        from medunet.io.nrrd_write import write_nrrd_image
+
+        write_nrrd_image(volume, path)
+        return
+    write_nifti_image(volume, path, description=description)
+
+
+# ---- one file --------------------------------------------------------------------------------------------------------
+
+_Write = Callable[[StructureSet, Path], None]
+
+
+def _choose_writer(
+    mask_format: MaskFormat,
+    scan: Scan | None,
+    options: ReadOptions | None,
+    seg_kind: SegKind,
+    algorithm: tuple[str, str],
+    description: str,
+) -> _Write:
+    if mask_format == "nifti":
+        return lambda structures, path: _write_nifti(structures, path, scan, options, description)
+    if mask_format == "nrrd":
+        from medunet.io.nrrd_write import write_nrrd_labels
+
+        return write_nrrd_labels
+    if mask_format == "planar":
+        from medunet.io.planar import write_planar_labels
+
+        return lambda structures, path: write_planar_labels(structures.to_label_map(), path)
+    stack = None if scan is None else scan.stack
+    if stack is None:
+        msg = f"A {mask_format} refers to DICOM slices, and the scan is no DICOM series; name its folder with --reference."
+        raise InputError(msg)
+    return lambda structures, path: _write_dicom(structures, path, stack, mask_format, seg_kind, algorithm, description)
+
+
+def _write_nifti(
+    structures: StructureSet, path: Path, scan: Scan | None, options: ReadOptions | None, description: str
+) -> None:
+    like = scan.path if scan is not None and scan.path is not None and is_nifti(scan.path) else None
+    write_nifti_labels(
+        structures.to_label_map(),
+        path,
+        like=like,
+        affine=options.affine if options is not None else None,
+        description=description,
+        structures=structures,
+    )
+    write_label_names(structures, name_sidecar(path))
+
+
+def _write_dicom(
+    structures: StructureSet,
+    path: Path,
+    stack: DicomStack,
+    mask_format: MaskFormat,
+    seg_kind: SegKind,
+    algorithm: tuple[str, str],
+    description: str,
+) -> None:
+    grid = Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine)
+    # A mask that passed through another tool may run along other axes; the voxels stay where they are.
+    layers = align_to_grid(structures.layers, grid, "The mask", "the DICOM series")
+    aligned = StructureSet(layers=layers, structures=structures.structures)
+    name, version = algorithm
+    if mask_format == "dicom-seg":
+        from medunet.io.dicom.seg_write import write_seg
+
+        write_seg(
+            aligned, path, stack, kind=seg_kind, algorithm_name=name, algorithm_version=version,
+            **({"series_description": description} if description else {}),
+        )  # fmt: skip
+        return
+    from medunet.io.dicom.rtstruct_write import write_rtstruct
+
+    write_rtstruct(
+        aligned, path, stack, algorithm_name=name, algorithm_version=version,
+        **({"series_description": description} if description else {}),
+    )  # fmt: skip
+
+
+def _take_one(structures: StructureSet, structure: Structure) -> StructureSet:
+    mask = structures.get_mask(structure).astype(np.uint8)
+    return StructureSet(
+        layers=Volume(mask[None], structures.layers.affine), structures=(replace(structure, values=(1,), layer=0),)
+    )

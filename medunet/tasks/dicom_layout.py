@@ -1,0 +1,83 @@
+"""Cases from DICOM folders: one subfolder per case, which holds an image series and a SEG or RTSTRUCT object.
+
+Only the headers of the files are looked at; which series belongs to the object, the object itself says.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from medunet.errors import DatasetError
+from medunet.io.dicom.header import looks_like_dicom
+from medunet.tasks.case import Case
+
+_NUM_PROBED = 20
+"""Files per folder that are probed before it counts as no DICOM folder: licences and tables come before the slices."""
+
+
+def is_dicom_dataset(folder: Path) -> bool:
+    """Whether one of the subfolders holds DICOM files, by the first bytes of a few files in each."""
+    return any(is_dicom_file(path) for case in list_case_folders(folder) for path in _probe(case))
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether the first bytes are those of a DICOM file.
+
+    Raises:
+        DatasetError: If the file cannot be opened.
+    """
+    if not path.is_file():  # a pipe would hang
+        return False
+    try:
+        with path.open("rb") as stream:
+            return looks_like_dicom(stream.read(132))
+    except OSError as error:
+        msg = f"{path} cannot be opened: {error.strerror}. Check its permissions."
+        raise DatasetError(msg) from error
+
+
+def list_case_folders(folder: Path) -> list[Path]:
+    """The subfolders, sorted by name; hidden ones are left out.
+
+    Raises:
+        DatasetError: If the folder cannot be listed.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        msg = f"{folder} cannot be listed: {error.strerror}. Check its permissions."
+        raise DatasetError(msg) from error
+
+
+def list_dicom_cases(folder: Path) -> list[Case]:
+    """One case per subfolder; its name is the id.
+
+    Raises:
+        DatasetError: If a subfolder holds no SEG or RTSTRUCT object, or several.
+        VolumeError: If a DICOM file is damaged.
+    """
+    return [_build_case(case_folder) for case_folder in list_case_folders(folder)]
+
+
+def _build_case(folder: Path) -> Case:
+    from medunet.io.dicom.series import find_objects
+
+    objects = find_objects(folder)
+    if len(objects) != 1:
+        listed = ", ".join(f"{path.relative_to(folder)} ({modality})" for path, modality, _ in objects[:5])
+        what = f"{len(objects)} label objects: {listed}{', ...' if len(objects) > 5 else ''}" if objects else "none"
+        msg = (
+            f"The case folder {folder} must hold exactly one DICOM SEG or RTSTRUCT object beside its images; found "
+            f"{what}. Add it, move the others away, or list the cases in a CSV file."
+        )
+        raise DatasetError(msg)
+    ((path, _, series),) = objects
+    return Case(case_id=folder.name, images=(folder,), labels=path, series=series)
+
+
+def _probe(folder: Path) -> Iterator[Path]:
+    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in sorted(names))
+    return itertools.islice((path for path in files if not path.name.startswith(".")), _NUM_PROBED)

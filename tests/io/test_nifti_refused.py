@@ -1,0 +1,336 @@
+"""A file that cannot be used gives one line that names it, soon, and says nothing of what stands in it."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nifti_files import OBLIQUE, RAMP, save
+
+from medunet.errors import VolumeError
+
+
+@pytest.fixture
+def refuse(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Read a file that must be refused by one line that names it, in silence otherwise."""
+
+    def check(path: Path, match: str, named: str | None = None) -> None:
+        with pytest.raises(VolumeError, match=match) as caught:
+            read_nifti(path)
+        message = str(caught.value)
+        assert (named or str(path)) in message
+        assert "\n" not in message
+        assert message.endswith(".")
+        assert not [record for record in caplog.records if record.name.startswith("nibabel")]
+        assert capfd.readouterr() == ("", "")
+
+    return check
+
+
+def test_missing_file(tmp_path: Path, refuse: Any) -> None:
+    refuse(tmp_path / "gone.nii.gz", "does not exist; expected a file. Check the path")
+
+
+def test_row_35_broken_link(tmp_path: Path, refuse: Any) -> None:
+    (tmp_path / "link.nii").symlink_to("gone.nii")
+    refuse(tmp_path / "link.nii", "is a link to a file that is gone")
+
+
+def test_row_35_link_in_a_circle(tmp_path: Path, refuse: Any) -> None:
+    (tmp_path / "link.nii").symlink_to("link.nii")
+    refuse(tmp_path / "link.nii", "cannot be opened: .* Check the path")
+
+
+def test_link_to_a_good_file(tmp_path: Path) -> None:
+    save(tmp_path / "image.nii", RAMP)
+    (tmp_path / "link.nii").symlink_to("image.nii")
+    np.testing.assert_array_equal(read_nifti(tmp_path / "link.nii").array[0], RAMP)
+
+
+def test_row_35_folder(tmp_path: Path, refuse: Any) -> None:
+    (tmp_path / "folder.nii.gz").mkdir()
+    refuse(tmp_path / "folder.nii.gz", "is a folder; expected a file. Give the path of one file")
+
+
+def test_file_below_a_file(tmp_path: Path, refuse: Any) -> None:
+    save(tmp_path / "image.nii", RAMP)
+    refuse(tmp_path / "image.nii" / "image.nii", "cannot be opened: Not a directory")
+
+
+@pytest.mark.timeout(10)
+def test_row_35_pipe_does_not_hang(tmp_path: Path, refuse: Any) -> None:
+    os.mkfifo(tmp_path / "pipe.nii")
+    refuse(tmp_path / "pipe.nii", "is a pipe or a device; expected a regular file. Copy it")
+
+
+def test_name_with_a_zero_byte() -> None:
+    with pytest.raises(VolumeError, match="cannot be opened: embedded null byte"):
+        read_nifti(Path("image\0.nii"))
+
+
+def test_name_that_is_too_long(tmp_path: Path, refuse: Any) -> None:
+    refuse(tmp_path / ("n" * 300 + ".nii"), "cannot be opened: File name too long")
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """A folder of one's own; root, who may read everything, becomes nobody for the while."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.setresuid(65534, 65534, 0)
+    folder = Path(tempfile.mkdtemp())
+    yield folder
+    if is_root:
+        os.setresuid(0, 0, 0)
+    shutil.rmtree(folder)
+
+
+def test_no_permission_for_the_file(as_nobody: Path, refuse: Any) -> None:
+    save(as_nobody / "image.nii", RAMP).chmod(0)
+    refuse(as_nobody / "image.nii", r"no permission to read it\. Change its permissions")
+
+
+def test_no_permission_for_the_folder(as_nobody: Path, refuse: Any) -> None:
+    (as_nobody / "locked").mkdir()
+    path = save(as_nobody / "locked" / "image.nii", RAMP)
+    path.parent.chmod(0)
+    refuse(path, r"cannot be opened: Permission denied\. Check the path and its permissions")
+    path.parent.chmod(0o755)
+
+
+@pytest.mark.parametrize("num_bytes", [1, 3, 100, 347, 348, 351, 352, 353, 471])
+def test_row_27_truncated(tmp_path: Path, refuse: Any, num_bytes: int) -> None:
+    content = save(tmp_path / "image.nii", RAMP).read_bytes()
+    assert len(content) == 472
+    (tmp_path / "image.nii").write_bytes(content[:num_bytes])
+    expected = (
+        "promises 3x4x5 voxels.*the file has" if num_bytes >= 348 else r"is no NIfTI file: it is (cut|of an|a text)"
+    )
+    refuse(tmp_path / "image.nii", expected)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5, 0.9, 0.999])
+def test_row_27_truncated_gzip(tmp_path: Path, refuse: Any, fraction: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (20, 21, 22)).astype(np.uint8)
+    content = save(tmp_path / "image.nii.gz", noise).read_bytes()
+    (tmp_path / "image.nii.gz").write_bytes(content[: int(len(content) * fraction)])
+    refuse(tmp_path / "image.nii.gz", "its compressed data end too early. Copy it from its source again")
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8])
+def test_row_27_gzip_without_its_trailer(tmp_path: Path, refuse: Any, cut: int) -> None:
+    content = save(tmp_path / "image.nii.gz", RAMP).read_bytes()
+    (tmp_path / "image.nii.gz").write_bytes(content[:-cut])
+    refuse(tmp_path / "image.nii.gz", "its compressed data end too early")
+
+
+@pytest.mark.parametrize("position", [-1, -5, -8])
+def test_row_27_flipped_checksum(tmp_path: Path, refuse: Any, position: int) -> None:
+    content = bytearray(save(tmp_path / "image.nii.gz", RAMP).read_bytes())
+    content[position] ^= 1
+    (tmp_path / "image.nii.gz").write_bytes(content)
+    refuse(tmp_path / "image.nii.gz", "garbled or fail their checksum. Copy it")
+
+
+def test_row_27_a_flipped_bit_among_stored_voxels_is_noticed(tmp_path: Path, refuse: Any) -> None:
+    plain = save(tmp_path / "image.nii", RAMP).read_bytes()
+    content = bytearray(gzip.compress(plain, compresslevel=0))  # stored: the bit changes a voxel and nothing else
+    content[-20] ^= 1
+    (tmp_path / "image.nii.gz").write_bytes(content)
+    refuse(tmp_path / "image.nii.gz", "fail their checksum")
+
+
+def test_row_27_gzip_inside_is_cut_short(tmp_path: Path, refuse: Any) -> None:
+    content = save(tmp_path / "image.nii", RAMP).read_bytes()
+    (tmp_path / "image.nii.gz").write_bytes(gzip.compress(content[:-7]))
+    refuse(tmp_path / "image.nii.gz", "promises 472 bytes with its voxels, the file holds 465. Copy it")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><title>404 Canary</title>", "an HTML page"),
+        (b"\n<html><body>Canary", "an HTML page"),
+        (b"Name: Canary\nAge: 77\n" * 30, "a text file"),
+        (b"PK\x03\x04" + bytes(600), "a zip archive"),
+        (b"\x89PNG\r\n" + bytes(600), "a PNG picture"),
+        (bytes(128) + b"DICM" + b"Canary" * 99, "a DICOM file"),
+        (bytes(1000), "nothing but zero bytes at its start"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"NRRD0004\n", "an NRRD file"),
+        (b"\x01\x02Canary\x00" * 99, "of an unknown binary kind"),
+        (gzip.compress(bytes(9)), "compressed twice"),
+    ],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_row_27_other_content_is_named_not_quoted(
+    tmp_path: Path, refuse: Any, content: bytes, kind: str, compressed: bool
+) -> None:
+    if content[:2] == b"\x1f\x8b" and not compressed:
+        pytest.skip("is a plain gzip file")
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    refuse(path, f"is no NIfTI file: it is {kind}.*; expected .nii or .nii.gz. Convert it")
+    with pytest.raises(VolumeError) as caught:
+        read_nifti(path)
+    assert "Canary" not in str(caught.value)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_row_28_a_lying_header_costs_neither_time_nor_memory(tmp_path: Path, refuse: Any, ending: str) -> None:
+    import time
+    import tracemalloc
+
+    path = save(tmp_path / f"image{ending}", RAMP, dim=[3, 10000, 10000, 10000, 1, 1, 1, 1])
+    tracemalloc.start()
+    started = time.perf_counter()
+    refuse(path, r"promises 10000x10000x10000 voxels \(2000000000352 bytes\), the file has \d+ bytes")
+    seconds, (_, peak_bytes) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds < 2
+    assert peak_bytes < 50e6
+
+
+@pytest.mark.timeout(30)
+def test_row_28_a_gzip_bomb_is_defused(tmp_path: Path, refuse: Any) -> None:
+    import tracemalloc
+
+    content = save(tmp_path / "image.nii", RAMP).read_bytes()
+    zeros = gzip.compress(bytes(2**24))
+    path = tmp_path / "bomb.nii.gz"
+    path.write_bytes(gzip.compress(content) + zeros * 1000)  # 16 MB on disk, 16 GB unpacked
+    tracemalloc.start()
+    refuse(path, r"holds over \d+ bytes after its voxels; expected none")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 50e6
+
+
+def test_padding_after_the_voxels_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save(tmp_path / "image.nii.gz", RAMP)
+    path.write_bytes(path.read_bytes() + gzip.compress(bytes(100)))
+    np.testing.assert_array_equal(read_nifti(path).array[0], RAMP)
+    assert "holds 100 bytes after its voxels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"dim": [3, 0, 4, 5, 1, 1, 1, 1]}, r"has dim = \[3, 0, 4, 5, .*positive sizes"),
+        ({"dim": [3, 3, -4, 5, 1, 1, 1, 1]}, r"has dim = \[3, 3, -4, 5"),
+        ({"dim": [3, -1, 1, 1, 1, 1, 1, 1], "glmin": 60}, r"has dim = \[3, -1, 1, 1"),
+        ({"dim": [0, 3, 4, 5, 1, 1, 1, 1]}, r"has dim = \[0, 3, 4, 5"),
+        ({"dim": [9, 3, 4, 5, 1, 1, 1, 1]}, r"has dim = \[9, 3, 4, 5"),
+        ({"dim": [-3, 3, 4, 5, 1, 1, 1, 1]}, r"has dim = \[-3, 3, 4, 5"),
+        ({"dim": [4, 27307, 1, 6, 1, 1, 1, 1]}, "the vertices of a FreeSurfer surface"),
+        ({"intent_code": 3006}, "is a CIFTI file"),
+        ({"datatype": 77}, "has datatype = 77 in its header, which NIfTI does not know"),
+        ({"datatype": 0}, "holds .* voxels; expected one real number"),
+        ({"datatype": 1}, "holds 1-bit voxels; expected one real number"),
+        ({"vox_offset": 0}, "has vox_offset = 0 in its header; expected 352 or more"),
+        ({"vox_offset": 100}, "has vox_offset = 100 "),
+        ({"vox_offset": -352}, "has vox_offset = -352 "),
+        ({"vox_offset": float("nan")}, "has vox_offset = nan "),
+        ({"vox_offset": float("inf")}, "has vox_offset = inf "),
+        ({"vox_offset": 352.5}, "has vox_offset = 352.5 "),
+        ({"vox_offset": 1e12}, "promises 3x4x5 voxels .* the file has 472 bytes"),
+        ({"magic": b"xyz"}, r"has a magic field that is neither 'n\+1' nor 'ni1'"),
+        ({"magic": b"n+1x"}, "has a magic field that is neither"),
+        ({"magic": b"Can"}, "has a magic field that is neither"),
+        ({"magic": b""}, "has a magic field that is neither"),
+        ({"magic": b"ni1"}, "says in its magic field that it is the header of a .hdr/.img pair"),
+        ({"scl_slope": 2, "scl_inter": float("nan")}, "has scl_inter = nan in its header"),
+        ({"xyzt_units": 5}, "has the length unit 5 in xyzt_units"),
+        ({"srow_x": [np.nan, 0, 0, 0]}, "has an affine with NaN or infinite entries"),
+        ({"srow_z": [0, 0, np.inf, 0]}, "has an affine with NaN or infinite entries"),
+        ({"srow_x": [1, 0, 0, 1e30]}, r"has an affine with entries up to 1e\+30 mm; expected 1e\+07 at most"),
+        ({"srow_x": [0, 0, 0, 0]}, "has a singular affine"),
+        ({"srow_x": [1, 0, 1, 0], "srow_y": [0, 1, 0, 0], "srow_z": [1, 0, 1, 0]}, "has a singular affine"),
+        (
+            {"srow_x": [1, 0.2, 0, 0], "srow_y": [0, 1, 0, 0], "srow_z": [0, 0, 1, 0]},
+            "has a sheared affine .axes 11.3 degrees from square",
+        ),
+        ({"sform_code": 0, "qform_code": 1, "quatern_b": 2.0}, "has a qform with impossible quatern fields"),
+        ({"sform_code": 0, "qform_code": 1, "quatern_b": np.nan}, "qform|NaN"),
+        ({"sform_code": 0, "qform_code": 1, "pixdim": [1, np.nan, 1, 1, 1, 1, 1, 1]}, "NaN or infinite entries"),
+    ],
+)
+def test_rows_29_and_30_bad_header_fields_are_named(
+    tmp_path: Path, refuse: Any, fields: dict[str, Any], match: str
+) -> None:
+    refuse(save(tmp_path / "image.nii", RAMP, **fields), match)
+
+
+def test_slightly_sheared_affine_is_taken(tmp_path: Path) -> None:
+    sheared = nib.affines.from_matvec([[1, 0.005, 0], [0, 1, 0], [0, 0, 1]])
+    np.testing.assert_allclose(read_nifti(save(tmp_path / "image.nii", RAMP, affine=sheared)).affine, sheared)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_row_31_voxels_that_are_no_numbers_are_counted(tmp_path: Path, refuse: Any, value: float) -> None:
+    array = RAMP.astype(np.float32)
+    array[0, :2, 0] = value
+    refuse(save(tmp_path / "image.nii.gz", array), "holds 2 NaN or infinite voxels of 60.*Replace them")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "what"),
+    [(np.complex64, "complex64"), (np.complex128, "complex128"), ([(c, "u1") for c in "RGB"], "colour")],
+)
+def test_voxels_of_several_numbers_are_refused(tmp_path: Path, refuse: Any, dtype: Any, what: str) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((2, 3, 4), dtype), np.eye(4)), tmp_path / "image.nii")
+    refuse(tmp_path / "image.nii", f"holds {what} voxels; expected one real number per voxel")
+
+
+@pytest.mark.parametrize("half", [".hdr", ".img"])
+def test_analyze_is_refused(tmp_path: Path, refuse: Any, half: str) -> None:
+    nib.save(nib.AnalyzeImage(RAMP, np.eye(4)), tmp_path / "image.hdr")
+    refuse(tmp_path / f"image{half}", "is an Analyze 7.5 file, which does not say left from right", "image.hdr")
+
+
+@pytest.mark.parametrize(("gone", "given"), [(".img", ".hdr"), (".hdr", ".img")])
+def test_a_pair_with_a_missing_half(tmp_path: Path, refuse: Any, gone: str, given: str) -> None:
+    nib.save(nib.Nifti1Pair(RAMP, OBLIQUE), tmp_path / "pair.hdr")
+    (tmp_path / f"pair{gone}").unlink()
+    refuse(tmp_path / f"pair{given}", f"pair{gone} does not exist; expected", f"pair{gone}")
+
+
+def test_a_pair_with_truncated_voxels(tmp_path: Path, refuse: Any) -> None:
+    nib.save(nib.Nifti1Pair(RAMP, OBLIQUE), tmp_path / "pair.hdr")
+    os.truncate(tmp_path / "pair.img", 100)
+    refuse(tmp_path / "pair.hdr", r"promises 3x4x5 voxels \(120 bytes\), the file has 100 bytes", "pair.img")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6),
+    is_version2=st.booleans(),
+)
+def test_any_header_bytes_give_a_volume_or_a_volume_error(
+    tmp_path_factory: Any, flips: list[tuple[int, int]], is_version2: bool
+) -> None:
+    image = (nib.Nifti2Image if is_version2 else nib.Nifti1Image)(RAMP, OBLIQUE)
+    content = bytearray(image.to_bytes())
+    for position, value in flips:
+        content[position] = value
+    path = tmp_path_factory.mktemp("fuzz") / "image.nii"
+    path.write_bytes(content)
+    try:
+        volume = read_nifti(path)
+    except VolumeError as error:
+        assert str(path) in str(error)  # noqa: PT017 - a volume is as good an answer
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert np.isfinite(volume.affine).all()
