@@ -38,8 +38,13 @@ def check_claim(path: Path, num_bytes: int, *, what: str, is_compressed: bool) -
         raise VolumeError(msg)
 
 
-def check_memory(path: Path, num_bytes: int, *, remedy: str = "Crop it, or use a machine with more memory.") -> None:
+def check_memory(path: Path, num_bytes: int, *, num_volumes: int = 1) -> None:
     """Refuse what needs more memory than is free.
+
+    Args:
+        path: The file, for messages.
+        num_bytes: What reading it takes.
+        num_volumes: How many volumes that is; of several, one may do.
 
     Raises:
         VolumeError: With both numbers and the remedy.
@@ -48,5 +53,9 @@ def check_memory(path: Path, num_bytes: int, *, remedy: str = "Crop it, or use a
 
     free = psutil.virtual_memory().available
     if num_bytes > free:
-        msg = f"{path} needs {num_bytes / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free. {remedy}"
+        remedy = "Crop it" if num_volumes == 1 else f"Read one of its {num_volumes} volumes with --volume-index"
+        msg = (
+            f"{path} needs {num_bytes / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free. {remedy}, or use a "
+            "machine with more memory."
+        )
         raise VolumeError(msg)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medunet.errors import LabelError
 from medunet.io.atomic import write_bytes_atomic
+from medunet.io.formats import strip_suffix
 from medunet.io.regular_file import check_regular_file
 from medunet.io.structures import Code, Structure, StructureSet
 from medunet.io.voxels import LABEL_LIMIT
@@ -58,8 +59,7 @@ def name_sidecar(path: Path) -> Path:
         >>> name_sidecar(Path("out/p012.nii.gz")).as_posix()
         'out/p012.json'
     """
-    name = path.name.removesuffix(".gz") if path.name.lower().endswith(".nii.gz") else path.name
-    return path.with_name(Path(name).with_suffix(".json").name)
+    return path.with_name(f"{strip_suffix(path.name)}.json")
 
 
 def write_label_names(structure_set: StructureSet, path: Path) -> None:

@@ -33,19 +33,6 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
-def strip_nifti_suffix(name: str) -> str:
-    """The name without its ending.
-
-    Example:
-        >>> strip_nifti_suffix("p012.nii.gz")
-        'p012'
-    """
-    for suffix in NIFTI_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
 def is_pair(path: Path) -> bool:
     """Whether header and voxels lie in files of their own."""
     return path.suffix.lower() in (".hdr", ".img")

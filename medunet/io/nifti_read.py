@@ -111,7 +111,8 @@ def _read_voxels(header: Any, path: Path, volume_index: int | None) -> Array:
         end = offset + num_channels * num_bytes
         what = f"{'x'.join(map(str, shape))} voxels"
         check_claim(voxel_path, end, what=what, is_compressed=isinstance(stream, gzip.GzipFile))
-        check_memory(voxel_path, len(channels) * num_voxels * _count_bytes_per_voxel(header, dtype, name))
+        num_needed = len(channels) * num_voxels * _count_bytes_per_voxel(header, dtype, name)
+        check_memory(voxel_path, num_needed, num_volumes=len(channels))
         part = range(offset + channels.start * num_bytes, offset + channels.stop * num_bytes)
         buffer = read_part(stream, part, end, voxel_path)
     return buffer.view(dtype).reshape(*(*shape, 1)[:3], len(channels), order="F")

@@ -366,7 +366,16 @@ def build_volume(voxels: Array, affine: Affine, name: str, volume_index: int | N
             )
             raise VolumeError(msg)
         voxels = voxels[volume_index : volume_index + 1]
-    with np.errstate(over="ignore"):  # becomes infinite, which `check_finite` reports
-        array = np.asarray(voxels, dtype=get_working_dtype(voxels.dtype), order="C")  # one copy for both
+    array = _copy_to_row_order(voxels)
     check_finite(array, name)
     return Volume(array, affine)
+
+
+def _copy_to_row_order(voxels: Array) -> Array:
+    """Transpose in blocks that stay in the cache, and change the dtype on the way: many times faster than at once."""
+    array = np.empty(voxels.shape, get_working_dtype(voxels.dtype))  # (C, I, J, K)
+    with np.errstate(over="ignore"):  # becomes infinite, which `check_finite` reports
+        for k in range(0, array.shape[3], 8):
+            for i in range(0, array.shape[1], 64):
+                array[:, i : i + 64, :, k : k + 8] = voxels[:, i : i + 64, :, k : k + 8]
+    return array

@@ -147,10 +147,8 @@ def _read_kinds(header: NrrdHeader) -> list[str]:
     odd = [kind for kind in kinds if kind not in known]
     if len(kinds) != num_axes or odd:
         found = f"an axis of kind '{odd[0][:20]}'" if odd else f"{len(kinds)} kinds for {num_axes} axes"
-        msg = (
-            f"{header.path} has {found}; expected axes in space, and one of {', '.join(_CHANNEL_KINDS[:2])} or colour."
-        )
-        raise VolumeError(f"{msg} Convert it first.")
+        msg = f"{header.path} has {found}; expected axes in space, and one of vectors or a list. Convert it first."
+        raise VolumeError(msg)
     return kinds
 
 

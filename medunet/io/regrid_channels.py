@@ -104,5 +104,5 @@ def _iterate_inside(matrix: Affine, source_shape: tuple[int, ...], shape: tuple[
         for axis, length in enumerate(source_shape):
             # Two small arrays and one sum per axis, so that a plane costs little.
             position = (matrix[axis, 0] * i + matrix[axis, 3] + matrix[axis, 1] * j) + matrix[axis, 2] * k
-            inside &= (position >= -0.5 - 0*_EDGE_TOLERANCE) & (position <= length - 0.5 + _EDGE_TOLERANCE)
+            inside &= (position >= -0.5 - _EDGE_TOLERANCE) & (position <= length - 0.5 + _EDGE_TOLERANCE)
         yield inside

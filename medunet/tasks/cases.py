@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from medunet.errors import DatasetError, LabelError
-from medunet.io import is_nifti, read_channels, read_label_map
-from medunet.io.scan import ReadOptions, Scan
+from medunet.io import ReadOptions, Scan, is_dicom_file, read_label_map, read_scan, read_structures
 from medunet.tasks.case import Case
-from medunet.tasks.dicom_layout import is_dicom_file
 from medunet.tasks.structure_names import check_mapping, structures_to_labels
 from medunet.tasks.task import Task
 from medunet.volume import Volume, align_to_grid
@@ -17,44 +17,40 @@ from medunet.volume import Volume, align_to_grid
 def read_case(case: Case, task: Task) -> tuple[Volume, Volume]:
     """Image ``(C, I, J, K)`` and label map ``(1, I, J, K)`` on the same grid.
 
-    Labels that lie on the grid of the image, but along other axes, are turned; nothing is interpolated. Structures of a
-    DICOM SEG or RTSTRUCT object become labels by their names (`medunet.tasks.structures_to_labels`).
+    Labels that lie on the grid of the image, but along other axes, are turned; nothing is interpolated. Named structures
+    (DICOM SEG, RTSTRUCT, ``.seg.nrrd``) become labels by their names, see `medunet.tasks.structures_to_labels`; other
+    label files hold the values of the task.
 
     Raises:
         VolumeError: If a file is missing, damaged or holds NaN.
         GeometryError: If image and label map lie on different grids.
-        LabelError: If the label map holds values that the task does not know, or structures are unclear.
+        LabelError: If the label map holds values that the task does not know, or its structures are unclear.
         DatasetError: If the number of channels is not the task's.
         TaskError: If the mapping of the dataset names labels that the task does not have.
     """
     check_mapping(case.mapping, task)
-    scan = _read_image(case, task)
+    scan = read_case_scan(case, task)
     check_channels(scan.volume, task, f"case '{case.case_id}'")
-    if not is_nifti(case.labels) and is_dicom_file(case.labels):
+    if has_named_structures(case.labels):
         structures = read_structures(case.labels, scan)
-        labels = structures_to_labels(structures, task, mapping=case.mapping, name=str(case.labels))
-    else:
-        labels = read_label_map(case.labels)
-        check_label_values(labels, task, str(case.labels))
-    return scan.volume, align_to_grid(labels, scan.volume, str(case.labels), str(case.images[0]))
+        return scan.volume, structures_to_labels(structures, task, mapping=case.mapping, name=str(case.labels))
+    labels = align_to_grid(read_label_map(case.labels), scan.volume, str(case.labels), str(case.images[0]))
+    check_label_values(labels, task, str(case.labels))
+    return scan.volume, labels
 
 
-def read_structures(path, scan):  # TEMPORARY
-    import medunet.io
+def read_case_scan(case: Case, task: Task) -> Scan:
+    """The image of a case: of a DICOM folder the series that the labels refer to.
 
-    return medunet.io.read_structures(path, scan)
-
-
-def read_scan(path, options):  # TEMPORARY
-    import medunet.io
-
-    return medunet.io.read_scan(path, options)
+    Raises:
+        VolumeError: If a file is missing, damaged or holds NaN.
+    """
+    return read_scan(list(case.images), ReadOptions(series=case.series or None, modality=task.modality))
 
 
-def _read_image(case: Case, task: Task) -> Scan:
-    if len(case.images) == 1 and not is_nifti(case.images[0]):
-        return read_scan(case.images[0], ReadOptions(series=case.series or None, modality=task.modality))
-    return Scan(volume=read_channels(list(case.images)), path=case.images[0])
+def has_named_structures(path: Path) -> bool:
+    """Whether a label file tells its structures apart by name, so that its values mean nothing to a task."""
+    return path.name.lower().endswith(".seg.nrrd") or is_dicom_file(path)
 
 
 def check_channels(image: Volume, task: Task, name: str) -> None:

@@ -125,7 +125,7 @@ def _build_dataset(
     folder: Path, name: str, layout: str, cases: list[Case], mapping: Mapping[str, str] | None
 ) -> Dataset:
     if not cases:
-        msg = f"The dataset {folder} ({layout}) holds no labelled case; expected NIfTI images with label maps."
+        msg = f"The dataset {folder} ({layout}) holds no labelled case; expected images with labels."
         raise DatasetError(msg)
     cases = [replace(case, mapping=dict(mapping or {})) for case in sorted(cases, key=lambda case: case.case_id)]
     return Dataset(name=name, folder=folder, layout=layout, cases=tuple(cases))

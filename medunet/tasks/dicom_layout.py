@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medunet.errors import DatasetError
-from medunet.io.dicom.header import looks_like_dicom
+from medunet.io import is_dicom_file
+from medunet.io.dicom.series import find_objects
 from medunet.tasks.case import Case
 
 _NUM_PROBED = 20
@@ -21,22 +22,6 @@ _NUM_PROBED = 20
 def is_dicom_dataset(folder: Path) -> bool:
     """Whether one of the subfolders holds DICOM files, by the first bytes of a few files in each."""
     return any(is_dicom_file(path) for case in list_case_folders(folder) for path in _probe(case))
-
-
-def is_dicom_file(path: Path) -> bool:
-    """Whether the first bytes are those of a DICOM file.
-
-    Raises:
-        DatasetError: If the file cannot be opened.
-    """
-    if not path.is_file():  # a pipe would hang
-        return False
-    try:
-        with path.open("rb") as stream:
-            return looks_like_dicom(stream.read(132))
-    except OSError as error:
-        msg = f"{path} cannot be opened: {error.strerror}. Check its permissions."
-        raise DatasetError(msg) from error
 
 
 def list_case_folders(folder: Path) -> list[Path]:
@@ -63,8 +48,6 @@ def list_dicom_cases(folder: Path) -> list[Case]:
 
 
 def _build_case(folder: Path) -> Case:
-    from medunet.io.dicom.series import find_objects
-
     objects = find_objects(folder)
     if len(objects) != 1:
         listed = ", ".join(f"{path.relative_to(folder)} ({modality})" for path, modality, _ in objects[:5])

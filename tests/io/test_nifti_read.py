@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from nifti_files import OBLIQUE, RAMP, make_labels, save
 
-from medunet.errors import GeometryError, LabelError, VolumeError
+from medunet.errors import LabelError, VolumeError
 from medunet.io import (
     list_volumes,
     read_channels,
@@ -137,12 +137,6 @@ def test_one_file_per_channel(tmp_path: Path) -> None:
 def test_channels_of_mixed_types_stay_float32(tmp_path: Path) -> None:
     paths = [save(tmp_path / "a.nii", RAMP.astype(np.int32)), save(tmp_path / "b.nii", RAMP.astype(np.float32))]
     assert read_channels(paths).array.dtype == np.float32
-
-
-def test_channels_on_different_grids_are_refused(tmp_path: Path) -> None:
-    paths = [save(tmp_path / "a.nii", RAMP), save(tmp_path / "b.nii", RAMP, affine=OBLIQUE * [[1], [1], [-1], [1]])]
-    with pytest.raises(GeometryError, match=r"a\.nii and .*b\.nii lie on different grids"):
-        read_channels(paths)
 
 
 # ---- label maps ------------------------------------------------------------------------------------------------------

@@ -118,8 +118,9 @@ def test_coverage_counts_centres_within_the_voxel_edges(shift: float, expected: 
 
 def test_rounding_of_an_affine_costs_no_plane() -> None:
     channel = make_grid((4, 3, 2), (0.3, 0.3, 0.3))
-    grid = make_grid((8, 6, 4), (0.15, 0.15, 0.15), origin=(-0.075,) * 3)
-    rounded = Volume(grid.array, grid.affine.astype(np.float32))
+    edges = make_grid((5, 4, 3), (0.3, 0.3, 0.3), origin=(-0.15,) * 3)  # each centre on an edge of the channel's voxels
+    rounded = Volume(edges.array, edges.affine.astype(np.float32))
+    assert rounded.affine[0, 3] < -0.15
     assert compute_coverage(channel, rounded) == 1.0
 
 

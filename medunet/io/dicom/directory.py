@@ -55,7 +55,7 @@ def _read_names(stream: object, path: Path) -> list[list[str]] | None:
                     names.append([value] if isinstance(value, str) else [str(part) for part in value])
     except Exception as error:  # the parser raises whatever it meets; its texts quote values
         msg = f"{path} is a damaged DICOM file ({type(error).__name__} while parsing it). Copy it from its source again."
-        raise VolumeError(msg) from error
+        raise VolumeError(msg) from None
     return names
 
 

@@ -76,8 +76,8 @@ class DicomFile:
             raise VolumeError(msg) from error
 
 
-def list_dicom_candidates(path: Path) -> tuple[list[DicomFile], list[str]]:
-    """Every regular file of a folder or zip, sorted by name, and notes on what was passed over.
+def list_dicom_candidates(path: Path) -> tuple[list[DicomFile], list[str], int]:
+    """Every regular file of a folder or zip, sorted by name; notes on what was passed over; the number of hidden files.
 
     A single file is a list of one. Links to folders below ``path`` are not followed: they may run in a circle.
 
@@ -87,8 +87,8 @@ def list_dicom_candidates(path: Path) -> tuple[list[DicomFile], list[str]]:
     if path.is_dir():
         return _list_folder(path)
     if zipfile.is_zipfile(path):
-        return _list_zip(path), []
-    return [DicomFile(path)], []
+        return _list_zip(path), [], 0
+    return [DicomFile(path)], [], 0
 
 
 def is_zip(path: Path) -> bool:
@@ -96,9 +96,13 @@ def is_zip(path: Path) -> bool:
     return path.is_file() and zipfile.is_zipfile(path)
 
 
-def _list_folder(folder: Path) -> tuple[list[DicomFile], list[str]]:
+def _list_folder(folder: Path) -> tuple[list[DicomFile], list[str], int]:
     files, notes = [], []
+    num_hidden = 0
     for path in sorted(_walk(folder)):
+        if path.name.startswith("."):  # .DS_Store, and the "._IM0001.dcm" that macOS writes beside each file
+            num_hidden += 1
+            continue
         try:
             mode = path.stat().st_mode
         except OSError as error:
@@ -108,7 +112,7 @@ def _list_folder(folder: Path) -> tuple[list[DicomFile], list[str]]:
             files.append(DicomFile(path))
         elif not stat.S_ISDIR(mode):
             notes.append(f"{path} is a pipe or a device and was passed over.")
-    return files, notes
+    return files, notes, num_hidden
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -118,8 +122,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
     for parent, _, names in os.walk(folder, onerror=refuse):
         for name in names:
-            if not name.startswith("."):  # .DS_Store, and the "._IM0001.dcm" that macOS writes beside each file
-                yield Path(parent, name)
+            yield Path(parent, name)
 
 
 def _list_zip(path: Path) -> list[DicomFile]:

@@ -21,7 +21,7 @@ _MAX_MM = 1e5
 # Siemens and GE). Times come late: they differ from slice to slice in a series that is one volume.
 VOLUME_KEYS = (
     "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "SiemensBValue", "GEBValue",
-    "DiffusionGradientOrientation", "EchoNumbers", "EchoTime", "EffectiveEchoTime", "InversionTime", "FlipAngle",
+    "DiffusionGradientOrientation", "EchoTime", "EffectiveEchoTime", "EchoNumbers", "InversionTime", "FlipAngle",
     "NominalCardiacTriggerDelayTime", "NominalPercentageOfCardiacPhase", "TriggerTime", "ComplexImageComponent", "ImageType", "FrameType",
     "SequenceName", "StackID", "AcquisitionNumber", "ConvolutionKernel", "AcquisitionDateTime", "AcquisitionTime",
     "FrameAcquisitionDateTime", "ContentTime",
@@ -207,9 +207,9 @@ def _get_sequence(header: Any, keyword: str, file: DicomFile | None) -> Any:
     with quiet_pydicom():
         try:
             return header.get(keyword) or []
-        except Exception as error:  # a sequence is parsed when it is first looked at
+        except Exception:  # noqa: BLE001 - a sequence is parsed when it is first looked at, by a parser that raises anything
             msg = f"{file or 'A DICOM file'} has a damaged {keyword}. Copy it from its source again."
-            raise VolumeError(msg) from error
+            raise VolumeError(msg) from None
 
 
 def _build_plane(position: list[float], orientation: list[float], spacing: list[float], file: DicomFile) -> Affine:

@@ -163,7 +163,7 @@ def parse_header(stream: BinaryIO, file: DicomFile) -> Any:
         raise VolumeError(msg) from error
     except Exception as error:  # pydicom raises what its parser happens to meet: struct.error, KeyError, RecursionError
         msg = f"{file} is a damaged DICOM file ({type(error).__name__} while parsing it). Copy it from its source again."
-        raise VolumeError(msg) from error
+        raise VolumeError(msg) from None
     return header
 
 
@@ -227,9 +227,9 @@ def find_numbers(header: Any, keyword: str, file: DicomFile) -> list[float] | No
                 return None
             is_list = hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
             numbers = [float(number) for number in (value if is_list else [value])]
-    except Exception as error:  # a decimal string of letters; pydicom raises ValueError, TypeError, OverflowError, ...
+    except Exception:  # noqa: BLE001 - pydicom raises many kinds, whose texts quote the value: none is passed on
         msg = f"{file} holds something else than numbers in {keyword}. Export the series again."
-        raise VolumeError(msg) from error
+        raise VolumeError(msg) from None
     if not numbers:
         return None
     if not all(math.isfinite(number) for number in numbers):

@@ -63,9 +63,9 @@ def _read_csa(header: Any, file: DicomFile) -> tuple[int, Any]:
             csa = csareader.get_csa_header(header)
             num_slices = csareader.get_n_mosaic(csa)
             normal = np.asarray(csareader.get_slice_normal(csa), dtype=np.float64)
-    except Exception as error:  # a private format, damaged in private ways
+    except Exception:  # noqa: BLE001 - a private format, damaged in private ways
         msg = f"{file} is a mosaic with a damaged private header; expected Siemens' CSA header. Export it as single slices."
-        raise VolumeError(msg) from error
+        raise VolumeError(msg) from None
     if not num_slices or normal.shape != (3,) or abs(float(np.linalg.norm(normal)) - 1) > 1e-3:
         msg = f"{file} is a mosaic whose private header is gone, so its slices cannot be placed. Export it as single slices."
         raise VolumeError(msg)

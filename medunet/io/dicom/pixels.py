@@ -90,11 +90,13 @@ def check_photometry(frames: list[Frame]) -> None:
             raise VolumeError(msg)
 
 
-def describe_photometry(frame: Frame) -> list[str]:
+def describe_photometry(stack: DicomStack) -> list[str]:
     """A note where values and display disagree."""
-    if get_text(frame.header, "PhotometricInterpretation") != "MONOCHROME1":
+    inverted = [frame for frame in stack.frames if get_text(frame.header, "PhotometricInterpretation") == "MONOCHROME1"]
+    if not inverted:
         return []
-    return ["The series is MONOCHROME1 (shown inverted); its values were taken as they are, not inverted."]
+    which = "The series is" if len(inverted) == len(stack.frames) else f"{inverted[0]} and {len(inverted) - 1} more are"
+    return [f"{which} MONOCHROME1 (shown inverted); the values were taken as they are, not inverted."]
 
 
 def find_padding(stored: Array, frame: Frame) -> NDArray[np.bool_] | None:
@@ -174,7 +176,7 @@ def _read_even(stack: DicomStack, reader: _FrameReader, dtype: np.dtype[Any]) ->
         padding.add(index, values, is_padding)
         voxels[index] = values
     padding.fill(voxels)
-    return voxels.transpose(2, 1, 0)[None], padding.notes + describe_photometry(stack.frames[0])
+    return voxels.transpose(2, 1, 0)[None], padding.notes + describe_photometry(stack)
 
 
 def _read_regridded(stack: DicomStack, reader: _FrameReader) -> tuple[Array, list[str]]:
@@ -197,7 +199,7 @@ def _read_regridded(stack: DicomStack, reader: _FrameReader) -> tuple[Array, lis
 
     voxels, outside = stack.regrid.resample(read)
     voxels[outside] = lowest
-    notes = describe_photometry(stack.frames[0])
+    notes = describe_photometry(stack)
     if num_padded:
         notes.append(f"{num_padded} voxels hold the padding value; they were set to the lowest intensity of their slice.")
     return voxels[None], notes
@@ -338,7 +340,7 @@ def decode_frames(instance: Instance, indices: list[int]) -> dict[int, Array]:
             f"{instance.file} has damaged {decoder.UID.name} pixel data ({type(error).__name__} while decoding). "
             "Copy it from its source again."
         )
-        raise VolumeError(msg) from error
+        raise VolumeError(msg) from None
 
 
 def _read_picture_shape(frame: Frame) -> tuple[int, int]:

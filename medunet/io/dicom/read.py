@@ -84,5 +84,5 @@ def _encode(dataset: Any, index: int) -> DicomFile:
             copy.save_as(stream, enforce_file_format=False)
     except Exception as error:  # pydicom's texts quote values
         msg = f"{name} cannot be encoded as DICOM ({type(error).__name__}); expected a complete pydicom Dataset."
-        raise VolumeError(msg) from error
+        raise VolumeError(msg) from None
     return DicomFile(name, content=stream.getvalue())

@@ -49,16 +49,18 @@ class Regrid:
         num_i, num_j, num_k = self.shape
         voxels = np.zeros((num_k, num_j, num_i), dtype=np.float32)
         outside = np.zeros((num_k, num_j, num_i), dtype=np.bool_)
-        shifted: dict[int, tuple[Array, NDArray[np.bool_]]] = {}
+        slices: dict[int, Array] = {}
         for k in range(num_k):
             lower, upper, weight = self._find_neighbours(k)
-            for frame in {lower, upper} - set(shifted):
-                shifted[frame] = self._shift(read_frame(frame), frame)
-            for frame in set(shifted) - {lower, upper}:
-                del shifted[frame]
-            (below, below_inside), (above, above_inside) = shifted[lower], shifted[upper]
-            voxels[k] = below if weight == 0 else (1 - weight) * below + weight * above
-            outside[k] = ~(below_inside & above_inside)
+            for frame in sorted({lower, upper} - set(slices)):
+                slices[frame] = np.asarray(read_frame(frame), dtype=np.float32)
+            for frame in set(slices) - {lower, upper}:
+                del slices[frame]
+            # Between two slices a pixel follows the tilt: the new slice lies between its neighbours in every direction.
+            blended = slices[lower] if weight == 0 else (1 - weight) * slices[lower] + weight * slices[upper]
+            shift = (1 - weight) * self.shifts[lower] + weight * self.shifts[upper]
+            voxels[k], inside = self._shift(blended, shift)
+            outside[k] = ~inside
         voxels[outside] = 0
         return voxels.transpose(2, 1, 0), outside.transpose(2, 1, 0)
 
@@ -77,7 +79,9 @@ class Regrid:
         rounded = self._round()
         for k in range(self.shape[2]):
             frame = int(np.argmin(np.abs(self.depths - k)))
-            i, j, _ = rounded[frame]
+            i, j, plane = rounded[frame]
+            if plane != k:  # in a gap: as far along the tilt as the plane lies
+                i, j = (int(np.floor(np.interp(k, self.depths, self.shifts[:, axis]) + 0.5)) for axis in (0, 1))
             grid[i : i + columns, j : j + rows, k] = labels[frame].T
         return grid
 
@@ -95,11 +99,10 @@ class Regrid:
         weight = (k - self.depths[lower]) / (self.depths[upper] - self.depths[lower])
         return lower, upper, float(min(1.0, weight))
 
-    def _shift(self, frame: Array, index: int) -> tuple[Array, NDArray[np.bool_]]:
+    def _shift(self, values: Array, shift: NDArray[np.float64]) -> tuple[Array, NDArray[np.bool_]]:
         """One slice ``(rows, columns)`` moved within its plane onto the grid ``(J, I)``, and where it reaches."""
-        shift_i, shift_j = self.shifts[index]
-        along_i, inside_i = _shift_rows(np.asarray(frame, dtype=np.float32), shift_i, self.shape[0])
-        along_j, inside_j = _shift_rows(np.ascontiguousarray(along_i.T), shift_j, self.shape[1])
+        along_i, inside_i = _shift_rows(values, float(shift[0]), self.shape[0])
+        along_j, inside_j = _shift_rows(np.ascontiguousarray(along_i.T), float(shift[1]), self.shape[1])
         return along_j.T, inside_j[:, None] & inside_i[None, :]
 
 

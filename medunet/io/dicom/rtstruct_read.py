@@ -125,8 +125,9 @@ def list_rois(source: Path | DicomFile | Any) -> list[RoiInfo]:
     """
     label, dataset = open_rtstruct(source)
     with _explain_failures(label):
+        rois = _list_named(dataset, label)
         contours = _group_contours(dataset, label)
-        return [RoiInfo(roi.number, roi.name, len(contours[roi.number])) for roi in _list_named(dataset, label)]
+        return [RoiInfo(roi.number, roi.name, len(contours[roi.number])) for roi in rois]
 
 
 def find_referenced_series_uid(dataset: Any) -> str | None:

@@ -213,6 +213,7 @@ def _build_contours(structures: StructureSet, structure: Structure, number: int,
     from pydicom import Dataset
 
     masks = stack.labels_to_frames(structures.get_mask(structure))  # (N, rows, columns)
+    num_decimals = _count_decimals(stack)
     contours: list[Any] = []
     for frame, mask in zip(stack.frames, masks, strict=True):
         for polygon in trace_contours(mask):
@@ -221,7 +222,7 @@ def _build_contours(structures: StructureSet, structure: Structure, number: int,
             contour.ContourImageSequence = [_build_image_reference(frame, is_one_frame=True)]
             contour.ContourGeometricType = "CLOSED_PLANAR"
             contour.NumberOfContourPoints = len(polygon)
-            contour.ContourData = _format_points(polygon, frame)
+            contour.ContourData = _format_points(polygon, frame, num_decimals)
             contours.append(contour)
     item = Dataset()
     item.ReferencedROINumber = number
@@ -280,13 +281,16 @@ def _build_code(value: str, meaning: str, scheme: str) -> Any:
     return code
 
 
-def _format_points(polygon: Points, frame: Frame) -> str:
-    """Pixels ``(V, 2)`` of a slice as LPS mm, in decimal strings that are exact to a ten-thousandth of a pixel."""
-    plane = frame.plane
-    points = polygon @ plane[:3, :2].T + plane[:3, 3]
-    pixel_mm = float(np.linalg.norm(plane[:3, :2], axis=0).min())
-    num_decimals = max(0, 4 - math.floor(math.log10(pixel_mm)))
+def _format_points(polygon: Points, frame: Frame, num_decimals: int) -> str:
+    """Pixels ``(V, 2)`` of a slice as LPS mm in decimal strings."""
+    points = polygon @ frame.plane[:3, :2].T + frame.plane[:3, 3]
     return "\\".join(_format_decimal(value, num_decimals) for value in points.ravel().tolist())
+
+
+def _count_decimals(stack: DicomStack) -> int:
+    """Digits that are exact to a ten-thousandth of the smallest distance of pixels or slices."""
+    smallest_mm = float(np.linalg.norm(stack.affine[:3, :3], axis=0).min())
+    return max(0, 4 - math.floor(math.log10(smallest_mm)))
 
 
 def _format_decimal(value: float, num_decimals: int) -> str:

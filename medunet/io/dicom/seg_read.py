@@ -335,21 +335,26 @@ def _read_frame_table(
         msg = f"{file} promises {num_frames} frames and describes {len(per_frame)}; expected as many. Export it again."
         raise VolumeError(msg)
     shared = (header.get("SharedFunctionalGroupsSequence") or [])[:1]
+    known: dict[int, list[float]] = {}
+
+    def read(group: Any, sequence: str, keyword: str, count: int) -> list[float]:
+        item = _find_item((group, *shared), sequence, file)
+        if id(item) not in known:  # what frames share is looked at once, not a thousand times
+            known[id(item)] = get_numbers(item, keyword, count, file)
+        return known[id(item)]
+
     plane_indices: dict[tuple[float, ...], int] = {}
     plane_of_frame, segment_of_frame = [], []
     for group in per_frame:
-        numbers = tuple(
-            number
-            for sequence, keyword, count in (
-                ("PlanePositionSequence", "ImagePositionPatient", 3),
-                ("PlaneOrientationSequence", "ImageOrientationPatient", 6),
-                ("PixelMeasuresSequence", "PixelSpacing", 2),
-            )
-            for number in get_numbers(_find_item((group, *shared), sequence, file), keyword, count, file)
+        place = (
+            *read(group, "PlanePositionSequence", "ImagePositionPatient", 3),
+            *read(group, "PlaneOrientationSequence", "ImageOrientationPatient", 6),
+            *read(group, "PixelMeasuresSequence", "PixelSpacing", 2),
         )
-        plane_of_frame.append(plane_indices.setdefault(numbers, len(plane_indices)))
-        item = None if kind == "LABELMAP" else _find_item((group, *shared), "SegmentIdentificationSequence", file)
-        segment_of_frame.append(0 if item is None else int(get_numbers(item, "ReferencedSegmentNumber", 1, file)[0]))
+        plane_of_frame.append(plane_indices.setdefault(place, len(plane_indices)))
+        is_labelmap = kind == "LABELMAP"
+        number = 0 if is_labelmap else read(group, "SegmentIdentificationSequence", "ReferencedSegmentNumber", 1)[0]
+        segment_of_frame.append(int(number))
     seen = set(zip(plane_of_frame, segment_of_frame, strict=True))
     if len(seen) != num_frames:
         msg = f"{file} has {num_frames - len(seen)} frame(s) of one segment at a place that has one already. Export it again."

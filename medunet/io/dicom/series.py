@@ -51,8 +51,6 @@ class _Series:
 
     uid: str
     instances: list[Instance] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +66,8 @@ class SeriesInfo:
         shape: Columns, rows, slices of the volume; None where there is none.
         spacing: mm, same order.
         orientation: Such as ``"LPS"``.
-        problems: Why it cannot be read as it is; empty for a sound series.
-        notes: What is odd about it.
+        problems: Why it cannot be read as it is, or what is odd about it; empty for a sound series.
+        is_usable: Whether it can be read without further options.
     """
 
     uid: str
@@ -81,12 +79,7 @@ class SeriesInfo:
     spacing: tuple[float, float, float] | None = None
     orientation: str = ""
     problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether it can be read without further options."""
-        return not self.problems
+    is_usable: bool = False
 
     def __str__(self) -> str:
         number = f"series {self.number}" if self.number is not None else f"series {self.uid}"
@@ -193,7 +186,7 @@ def find_referenced_series(header: Any) -> str:
 
 @dataclass(eq=False)
 class _Content:
-    series: dict[str, _Series] = field(default_factory=dict)
+    series: dict[tuple[str, str], _Series] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     num_files: int = 0
@@ -201,9 +194,10 @@ class _Content:
 
 def _read_content(path: Path, files: list[DicomFile] | None = None) -> _Content:
     content = _Content()
+    num_hidden = 0
     if files is None:
-        files, content.notes = _list_files(path)
-    content.num_files = len(files)
+        files, content.notes, num_hidden = _list_files(path)
+    content.num_files = len(files) + num_hidden
     foreign: list[DicomFile] = []
     left_out: dict[str, int] = {}
     names: set[tuple[str, str]] = set()
@@ -217,10 +211,15 @@ def _read_content(path: Path, files: list[DicomFile] | None = None) -> _Content:
             foreign.append(file)
             continue
         names.add(_name_pattern(file))
+        if _is_cut_short(instance):
+            msg = f"{file} ends before its pixel data: it is cut short, or not an image. Copy it from its source again."
+            content.faults.append(msg)
+            continue
         kind = _classify(instance)
         if kind is None:
             uid = get_text(instance.header, "SeriesInstanceUID")
-            content.series.setdefault(uid, _Series(uid=uid)).instances.append(instance)
+            key = get_text(instance.header, "StudyInstanceUID"), uid
+            content.series.setdefault(key, _Series(uid=uid)).instances.append(instance)
         else:
             left_out[kind] = left_out.get(kind, 0) + 1
     content.notes += [f"{count} file(s) were left out: {kind}." for kind, count in sorted(left_out.items())]
@@ -229,19 +228,27 @@ def _read_content(path: Path, files: list[DicomFile] | None = None) -> _Content:
         f"{file} is damaged: its name says DICOM, its content is {describe_file(file)}. Copy it from its source again."
         for file in lost
     ]
-    if len(foreign) > len(lost):
-        content.notes.append(f"{len(foreign) - len(lost)} file(s) that are no DICOM files were ignored.")
+    num_ignored = len(foreign) - len(lost) + num_hidden
+    if num_ignored:
+        content.notes.append(f"{num_ignored} file(s) that are no DICOM files were ignored.")
     return content
 
 
-def _list_files(path: Path) -> tuple[list[DicomFile], list[str]]:
+def _list_files(path: Path) -> tuple[list[DicomFile], list[str], int]:
     listed = list_dicomdir(path) if path.is_file() else None
-    return (listed, []) if listed is not None else list_dicom_candidates(path)
+    return (listed, [], 0) if listed is not None else list_dicom_candidates(path)
 
 
 def _name_pattern(file: DicomFile) -> tuple[str, str]:
     """Folder and name without its numbers: ``I10`` and ``I20`` are of one kind, ``DIRFILE`` is not."""
     return file.folder, re.sub(r"\d+", "#", file.name)
+
+
+def _is_cut_short(instance: Instance) -> bool:
+    """Whether a file lost its end before it said enough to be left out or assigned to a series."""
+    if instance.pixel_tag:
+        return False
+    return not instance.sop_class or instance.sop_class in IMAGE_CLASSES
 
 
 def _classify(instance: Instance) -> str | None:
@@ -340,7 +347,12 @@ def _examine(series: _Series, options: ReadOptions) -> tuple[SeriesInfo, DicomSt
         return replace(info, problems=(str(error),)), None
     grid = Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine)
     return replace(
-        info, shape=stack.shape, spacing=grid.spacing, orientation=grid.orientation, notes=stack.notes
+        info,
+        shape=stack.shape,
+        spacing=grid.spacing,
+        orientation=grid.orientation,
+        problems=stack.notes,
+        is_usable=True,
     ), stack
 
 
@@ -381,6 +393,7 @@ def _check_same_patient(instances: list[Instance]) -> None:
         ("PatientID", "patient"),
         ("PatientName", "patient"),
         ("PatientBirthDate", "patient"),
+        ("SOPClassUID", "image class"),
         ("FrameOfReferenceUID", "frame of reference"),
         ("StudyInstanceUID", "study"),
     ):
@@ -435,7 +448,7 @@ def _check_same_spacing(frames: list[Frame]) -> None:
     for other in frames[1:]:
         if not np.allclose(other.spacing, first.spacing, rtol=_SPACING_TOLERANCE, atol=0):
             msg = (
-                f"{first} has pixels of {first.spacing[1]:g}x{first.spacing[0]:g} mm, {other} of {other.spacing[1]:g}x"
+                f"{first} has PixelSpacing {first.spacing[1]:g}x{first.spacing[0]:g} mm, {other} {other.spacing[1]:g}x"
                 f"{other.spacing[0]:g} mm; expected the same in one series. Separate them first."
             )
             raise VolumeError(msg)

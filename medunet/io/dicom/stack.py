@@ -112,14 +112,16 @@ def build_stack(frames: list[Frame], *, allow_gaps: bool = False) -> DicomStack:
     if len(frames) == 1:
         return _build_single(frames[0])
     depths = compute_depths_mm(frames)
-    step = float(np.median(np.diff(depths)))
+    # The lower of two middles: of the steps 2.5 and 5, the second is the gap.
+    step = float(np.sort(np.diff(depths))[(len(depths) - 2) // 2])
     is_even = _check_steps(frames, depths, step, allow_gaps=allow_gaps)
-    drift, tilt_degrees, jitter_mm = _measure_drift(frames, depths)
-    notes = []
-    if jitter_mm > max(JITTER_MM, 1e-3) * 2:
+    drift, tilt_degrees, deviations_mm = _measure_drift(frames, depths)
+    notes: list[str] = []
+    worst = int(np.argmax(deviations_mm))
+    if deviations_mm[worst] > 2 * JITTER_MM:
         msg = (
-            f"The slices around {frames[0].file.path.parent} are shifted within their planes by up to {jitter_mm:.2f} mm "
-            "without order; expected a straight or evenly tilted stack. They do not make one volume."
+            f"{frames[worst]} is shifted within its plane by {deviations_mm[worst]:.2f} mm against the others; expected a "
+            "straight or evenly tilted stack. The slices do not make one volume."
         )
         raise VolumeError(msg)
     if is_even and tilt_degrees <= TILT_DEGREES:
@@ -197,14 +199,29 @@ def _describe_steps(depths: NDArray[np.float64]) -> str:
     return ", ".join(shown) + (", ..." if len(values) > 4 else "")
 
 
-def _measure_drift(frames: list[Frame], depths: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
-    """How far slices move within their planes per mm of depth, the tilt in degrees, and the largest deviation in mm."""
+def _measure_drift(frames: list[Frame], depths: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
+    """How far slices move within their planes per mm of depth, the tilt in degrees, and each slice's deviation in mm.
+
+    The drift is the median over all pairs of neighbours (Theil and Sen): one displaced slice must not bend the line that
+    tells it from the others.
+    """
     offsets = np.array([frame.position - frames[0].position for frame in frames])
     along = depths - depths[0]
     sideways = offsets - np.outer(along, frames[0].normal)  # (N, 3) mm
-    drift: NDArray[np.float64] = (sideways * along[:, None]).sum(axis=0) / (along**2).sum()
-    deviation = float(np.linalg.norm(sideways - np.outer(along, drift), axis=1).max())
-    return drift, math.degrees(math.atan(float(np.linalg.norm(drift)))), deviation
+    rough: NDArray[np.float64] = np.median(np.diff(sideways, axis=0) / np.diff(along)[:, None], axis=0)
+    rest = sideways - np.outer(along, rough)
+    rest -= np.median(rest, axis=0)
+    sound = np.linalg.norm(rest, axis=1) <= 2 * JITTER_MM
+    drift = rough if sound.sum() < 2 else _fit_line(along[sound], sideways[sound])
+    rest = sideways - np.outer(along, drift)
+    deviations: NDArray[np.float64] = np.linalg.norm(rest - np.median(rest, axis=0), axis=1)
+    return drift, math.degrees(math.atan(float(np.linalg.norm(drift)))), deviations
+
+
+def _fit_line(along: NDArray[np.float64], sideways: NDArray[np.float64]) -> NDArray[np.float64]:
+    centred = along - along.mean()
+    slope: NDArray[np.float64] = (sideways * centred[:, None]).sum(axis=0) / (centred**2).sum()
+    return slope
 
 
 def _build_even(

@@ -30,7 +30,7 @@ def choose_volume(groups: list[list[Frame]], volume_index: int | None) -> tuple[
     groups, notes = _drop_duplicates(groups)
     if all(len(group) == 1 for group in groups):
         if volume_index not in (None, 0):
-            msg = f"The series around {groups[0][0].file.path.parent} holds 1 volume; there is no volume {volume_index}."
+            msg = f"The series around {groups[0][0].file.path.parent} holds 1 volume; there is no --volume-index {volume_index}."
             raise VolumeError(msg)
         return [group[0] for group in groups], notes
     volumes = _split(groups)
@@ -49,7 +49,7 @@ def choose_volume(groups: list[list[Frame]], volume_index: int | None) -> tuple[
         )
         raise VolumeError(msg)
     if not 0 <= volume_index < len(volumes):
-        msg = f"There is no volume {volume_index}; the series holds {len(volumes)} ({listed}). Choose one of them."
+        msg = f"There is no --volume-index {volume_index}; the series holds {len(volumes)} volumes ({listed})."
         raise VolumeError(msg)
     name, frames = volumes[volume_index]
     return frames, [*notes, f"Volume {volume_index} of {len(volumes)} was taken: {name}."]
@@ -81,25 +81,29 @@ def _is_same_slice(frame: Frame, other: Frame) -> bool:
 
 
 def _split(groups: list[list[Frame]]) -> list[tuple[str, list[Frame]]] | None:
-    """Volumes with a slice at every place, told apart by one attribute, or else by two; None where none does."""
+    """Volumes told apart by one attribute, or else by two; None where none does.
+
+    First those with a slice at every place; else as many as the fullest place holds, one of which lacks slices.
+    """
     keys = {id(frame): read_volume_keys(frame) for group in groups for frame in group}
     known = [key for key in VOLUME_KEYS if any(key in values for values in keys.values())]
-    for combination in itertools.chain(((key,) for key in known), itertools.combinations(known, 2)):
+    combinations = [(key,) for key in known] + list(itertools.combinations(known, 2))
+    for needs_all, combination in itertools.product((True, False), combinations):
         volumes: dict[tuple[str, ...], list[Frame]] = {}
         for group in groups:
             for frame in group:
                 volumes.setdefault(tuple(keys[id(frame)].get(key, "") for key in combination), []).append(frame)
-        # Every group holds its places once: as many slices as places, and no place twice.
         is_complete = all(len(frames) == len(groups) for frames in volumes.values())
-        if len(volumes) > 1 and is_complete and _holds_each_place_once(volumes, groups):
+        is_plausible = is_complete if needs_all else len(volumes) == max(map(len, groups))
+        if len(volumes) > 1 and is_plausible and _holds_no_place_twice(volumes, groups):
             ordered = sorted(volumes, key=lambda values: [_sort_key(value) for value in values])
             return [(_describe(combination, values, n), volumes[values]) for n, values in enumerate(ordered)]
     return None
 
 
-def _holds_each_place_once(volumes: dict[tuple[str, ...], list[Frame]], groups: list[list[Frame]]) -> bool:
+def _holds_no_place_twice(volumes: dict[tuple[str, ...], list[Frame]], groups: list[list[Frame]]) -> bool:
     place = {id(frame): index for index, group in enumerate(groups) for frame in group}
-    return all(len({place[id(frame)] for frame in frames}) == len(groups) for frames in volumes.values())
+    return all(len({place[id(frame)] for frame in frames}) == len(frames) for frames in volumes.values())
 
 
 def _sort_key(value: str) -> tuple[int, float, str]:

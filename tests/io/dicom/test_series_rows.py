@@ -401,7 +401,7 @@ def test_row_05_one_instance_with_two_contents_is_refused(tmp_path: Path) -> Non
 
 def test_row_05_the_same_pixels_under_another_instance_never_give_a_double_slice(tmp_path: Path) -> None:
     series = build_series()
-    twin, truth = make_twin(series.datasets[4], series.slices[4], name="other.dcm")
+    twin, _ = make_twin(series.datasets[4], series.slices[4], name="other.dcm")
     folder = series.write(tmp_path / "in")
     write_file(twin, folder / "other.dcm")
     scan = _read_or_refuse(folder, "other.dcm")
