@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 
 import medunet
+from medunet.cli.convert import convert
 from medunet.cli.doctor import doctor
 from medunet.cli.evaluate import evaluate
 from medunet.cli.infer import infer
 from medunet.cli.phantom import phantom
+from medunet.cli.series import series
 from medunet.cli.tasks import app as tasks_app
 from medunet.cli.train import train
 from medunet.errors import MedunetError
@@ -33,6 +35,8 @@ app = typer.Typer(
 app.command()(train)
 app.command()(infer)
 app.command()(evaluate)
+app.command()(series)
+app.command()(convert)
 app.command()(phantom)
 app.command()(doctor)
 app.add_typer(tasks_app, name="tasks")

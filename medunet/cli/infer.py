@@ -10,17 +10,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.reading import (
+    AffineChoice,
+    AllowGaps,
+    MaskFormatName,
+    Reference,
+    SegType,
+    Series,
+    Split,
+    VolumeIndex,
+    build_options,
+    check_seg_type,
+)
 from medunet.errors import InputError, MedunetError
 
 if TYPE_CHECKING:
     from medunet.inference import Segmentation, Segmenter
+    from medunet.io import MaskFormat, ReadOptions, Scan
+    from medunet.tasks import Task
 
 
 def infer(
     scans: Annotated[
         list[Path],
         typer.Argument(
-            help="Scans: files or folders. For a task of N channels, N files make one scan.", metavar="SCAN..."
+            help="Scans: files, folders of files, or DICOM folders. For a task of N channels, N files make one scan.",
+            metavar="SCAN...",
         ),
     ],
     output: Annotated[
@@ -34,21 +49,44 @@ def infer(
     preview: Annotated[
         Path | None, typer.Option("--preview", help="PNG with the contours; a folder where the output is one.")
     ] = None,
+    mask_format: MaskFormatName = None,
+    split: Split = False,
+    seg_type: SegType = "binary",
+    reference: Reference = None,
+    series: Series = None,
+    volume_index: VolumeIndex = None,
+    allow_gaps: AllowGaps = False,
+    affine: AffineChoice = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that exist.")] = False,
 ) -> None:
     """Segment scans; each mask lies exactly on its scan's grid."""
-    from medunet.io import check_output
+    from medunet.io import check_output, list_outputs
     from medunet.models import find_newest_model
+
+    check_seg_type(seg_type)
 
     for scan in scans:
         if not scan.exists():
             msg = f"{scan} does not exist. Check the path."
             raise InputError(msg)
-    is_folder = len(scans) == 1 and scans[0].is_dir()
     folder = model or find_newest_model()
-    jobs = _list_jobs(scans, output, _read_num_channels(folder))
+    task = _read_task(folder)
+    jobs = _list_jobs(scans, output, mask_format, num_channels=len(task.channels) if task else 1)
+    is_folder = not (len(jobs) == 1 and jobs[0].mask == output)
+    writing = _Writing(
+        mask_format=mask_format, split=split, seg_type=seg_type, reference=reference, overwrite=overwrite
+    )
+    options = build_options(
+        series=series,
+        volume_index=volume_index,
+        allow_gaps=allow_gaps,
+        affine=affine,
+        modality=task.modality if task else None,
+    )
     for job in jobs:
-        check_output(job.mask, [path for other in jobs for path in other.images], overwrite=overwrite)
+        inputs = [path for other in jobs for path in other.images]
+        for path in list_outputs(job.mask, _choose_format(job.mask, mask_format), list(task.labels) if task else [], split=split):
+            check_output(path, inputs, overwrite=overwrite)
         if preview is not None:
             check_output(_choose_preview(preview, job, jobs, is_folder=is_folder), scans, overwrite=overwrite)
 
@@ -59,9 +97,9 @@ def infer(
     num_failed = 0
     for job in jobs:
         try:
-            segmentation = _segment(segmenter, job, overwrite=overwrite)
+            scan, segmentation = _segment(segmenter, job, options, writing)
             if preview is not None:
-                _draw(segmentation, segmenter, job, _choose_preview(preview, job, jobs, is_folder=is_folder))
+                _draw(scan, segmentation, segmenter, job, _choose_preview(preview, job, jobs, is_folder=is_folder))
         except (MedunetError, OSError, MemoryError, RuntimeError) as error:  # torch's "out of memory" is the last
             if len(jobs) == 1:
                 raise InputError(_describe_failure(error, job)) from error
@@ -80,72 +118,110 @@ class _Job:
     mask: Path
 
 
-def _list_jobs(scans: list[Path], output: Path, num_channels: int) -> list[_Job]:
-    """What is to be done, known before anything heavy is loaded."""
-    from medunet.io import is_nifti
+@dataclass(frozen=True, kw_only=True)
+class _Writing:
+    """How masks are written."""
 
-    is_file = is_nifti(output)
-    if len(scans) == 1 and not scans[0].is_dir():
-        if not is_file:
-            msg = f"The output {output} is no mask file; expected a name ending in .nii.gz or .nii for one scan."
-            raise InputError(msg)
+    mask_format: str | None
+    split: bool
+    seg_type: str
+    reference: str | None
+    overwrite: bool
+
+
+def _choose_format(path: Path, mask_format: str | None) -> MaskFormat:
+    from medunet.io import choose_mask_format
+
+    return choose_mask_format(path, mask_format)
+
+
+def _list_jobs(scans: list[Path], output: Path, mask_format: str | None, *, num_channels: int) -> list[_Job]:
+    """What is to be done, known before anything heavy is loaded."""
+    from medunet.io import is_dicom_folder
+    from medunet.io.formats import DICOM_SUFFIXES, IMAGE_SUFFIXES, has_suffix
+
+    is_file = has_suffix(output, (*IMAGE_SUFFIXES, *DICOM_SUFFIXES))
+    is_one = len(scans) == 1 and (not scans[0].is_dir() or is_dicom_folder(scans[0]))
+    if is_one:
+        _choose_format(output, mask_format)  # refuses a name that is none of a mask
         return [_Job(images=(scans[0],), mask=output)]
-    if is_file and len(scans) == num_channels and not any(scan.is_dir() for scan in scans):
+    are_channels = len(scans) == num_channels and all(not scan.is_dir() or is_dicom_folder(scan) for scan in scans)
+    if is_file and are_channels:
         return [_Job(images=tuple(scans), mask=output)]
     if is_file:
         channels = f", or {num_channels} files, one per channel, for one scan" if num_channels > 1 else ""
         msg = f"{len(scans)} scans need an output folder{channels}; {output} names a file."
         raise InputError(msg)
-    return _list_folder_jobs(_expand(scans), output, num_channels)
+    return _list_folder_jobs(_expand(scans), output, mask_format, num_channels)
 
 
-def _list_folder_jobs(files: list[Path], output: Path, num_channels: int) -> list[_Job]:
-    from medunet.io import strip_suffix
+def _list_folder_jobs(paths: list[Path], output: Path, mask_format: str | None, num_channels: int) -> list[_Job]:
+    from medunet.io import get_mask_suffix, strip_suffix
 
+    suffix = ".nii.gz" if mask_format is None else get_mask_suffix(_choose_format(Path(f"mask{_suffix_of(mask_format)}"), mask_format))
     groups: dict[str, list[Path]] = {}
-    for path in files:
-        name = strip_suffix(path.name)
+    for path in paths:
+        name = path.name if path.is_dir() else strip_suffix(path.name)
         case_id = re.sub(r"_\d{4}$", "", name) if num_channels > 1 else name
         groups.setdefault(case_id, []).append(path)
-    for case_id, paths in groups.items():
-        if len(paths) not in (1, num_channels):
+    for case_id, images in groups.items():
+        if len(images) not in (1, num_channels):
             msg = (
-                f"{len(paths)} files would become the mask '{case_id}' ({', '.join(map(str, paths[:3]))}); expected "
+                f"{len(images)} files would become the mask '{case_id}' ({', '.join(map(str, images[:3]))}); expected "
                 f"{num_channels} per scan. Rename them, or run them one by one."
             )
             raise InputError(msg)
-    return [_Job(images=tuple(paths), mask=output / f"{case_id}.nii.gz") for case_id, paths in groups.items()]
+    return [_Job(images=tuple(images), mask=output / f"{case_id}{suffix}") for case_id, images in groups.items()]
+
+
+def _suffix_of(mask_format: str) -> str:
+    from medunet.io import MASK_FORMATS, get_mask_suffix
+
+    return next((get_mask_suffix(one) for one in MASK_FORMATS if one == mask_format), ".nii.gz")
 
 
 def _expand(scans: list[Path]) -> list[Path]:
-    from medunet.io import NIFTI_SUFFIXES, list_volumes
+    from medunet.io import IMAGE_SUFFIXES, is_dicom_folder, list_volumes
 
-    files: list[Path] = []
+    paths: list[Path] = []
     for scan in scans:
-        found = list_volumes(scan) if scan.is_dir() else [scan]
+        found = [scan] if not scan.is_dir() or is_dicom_folder(scan) else list_volumes(scan)
         if not found:
             num_seen = len(list(scan.iterdir()))
-            msg = f"The folder {scan} holds no volume ({num_seen} files seen); expected {', '.join(NIFTI_SUFFIXES)}."
+            msg = (
+                f"The folder {scan} holds no volume ({num_seen} files seen); expected DICOM slices or files ending in "
+                f"{', '.join(IMAGE_SUFFIXES)}."
+            )
             raise InputError(msg)
-        files += found
-    return files
+        paths += found
+    return paths
 
 
-def _read_num_channels(folder: Path) -> int:
+def _read_task(folder: Path) -> Task | None:
     from medunet.models.names import TASK
     from medunet.tasks import load_task
 
     # An incomplete folder is reported when the model is loaded.
-    return len(load_task(folder / TASK).channels) if (folder / TASK).is_file() else 1
+    return load_task(folder / TASK) if (folder / TASK).is_file() else None
 
 
-def _segment(segmenter: Segmenter, job: _Job, *, overwrite: bool) -> Segmentation:
-    segmentation = segmenter.segment(list(job.images))
-    segmentation.save(job.mask, overwrite=overwrite)
+def _segment(segmenter: Segmenter, job: _Job, options: ReadOptions, writing: _Writing) -> tuple[Scan, Segmentation]:
+    from medunet.io import read_scan
+
+    scan = read_scan(list(job.images), options)
+    segmentation = segmenter.segment(scan, options=options)
+    segmentation.save(
+        job.mask,
+        mask_format=writing.mask_format,
+        reference=writing.reference,
+        split=writing.split,
+        seg_kind="labelmap" if writing.seg_type == "labelmap" else "binary",
+        overwrite=writing.overwrite,
+    )
     seconds = sum(segmentation.timings.values())
     found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in segmentation.volumes_ml.items() if ml > 0)
     print(f"{job.images[0].name} -> {job.mask}  {seconds:.1f} s  {found or 'no structure found'}")
-    return segmentation
+    return scan, segmentation
 
 
 def _describe_failure(error: Exception, job: _Job) -> str:
@@ -164,12 +240,11 @@ def _choose_preview(preview: Path, job: _Job, jobs: list[_Job], *, is_folder: bo
     return preview / f"{strip_suffix(job.mask.name)}.png"
 
 
-def _draw(segmentation: Segmentation, segmenter: Segmenter, job: _Job, path: Path) -> None:
-    from medunet.io import read_channels
+def _draw(scan: Scan, segmentation: Segmentation, segmenter: Segmenter, job: _Job, path: Path) -> None:
     from medunet.reporting import draw_overlay
 
     draw_overlay(
-        read_channels(list(job.images)),
+        scan.volume,
         segmentation.labels,
         None,
         segmentation.label_values,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,25 @@ from typing import Any
 import numpy as np
 
 from medunet.io import (
+    Code,
+    ReadOptions,
+    Scan,
+    SegKind,
+    StructureSet,
     check_output,
+    choose_mask_format,
+    from_label_map,
+    is_metatensor,
     is_nibabel,
-    is_nifti,
     is_simpleitk,
+    is_torchio,
+    list_outputs,
+    read_reference,
     to_lps_image,
+    to_metatensor,
     to_nibabel,
-    write_nifti_labels,
+    to_torchio,
+    write_structures,
 )
 from medunet.volume import Volume
 
@@ -27,18 +40,32 @@ class Segmentation:
     Attributes:
         labels: ``(1, I, J, K)`` on the scan's grid, with the values of the task.
         label_values: Label or region name -> values in ``labels``.
+        codes: Label name -> coded term (SNOMED CT), for DICOM.
         timings: Seconds per stage: ``read``, ``prepare``, ``network``, ``restore``.
         device: That computed.
-        source: The scan's file; None when it came from memory.
-        description: For the ``descrip`` of a NIfTI file.
+        scan: Where the image came from, without its voxels; None when it came from memory.
+        options: How it was read.
+        model: Name and version of what made the mask, for DICOM and the ``descrip`` of a NIfTI file.
     """
 
     labels: Volume
     label_values: dict[str, tuple[int, ...]]
+    codes: Mapping[str, Code] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
-    source: Path | None = None
-    description: str = "medunet"
+    scan: Scan | None = None
+    options: ReadOptions | None = None
+    model: tuple[str, str] = ("medunet", "")
+
+    @property
+    def source(self) -> Path | None:
+        """The scan's file or folder; None when it came from memory."""
+        return None if self.scan is None else self.scan.path
+
+    @property
+    def structures(self) -> StructureSet:
+        """The labels with their names, codes and colours."""
+        return from_label_map(self.labels, self.label_values, codes=self.codes)
 
     @property
     def volumes_ml(self) -> dict[str, float]:
@@ -51,16 +78,50 @@ class Segmentation:
             for name, values in self.label_values.items()
         }
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the mask as NIfTI; a scan read from a NIfTI file lends it its header's geometry, bit for bit.
+    def save(
+        self,
+        path: str | Path,
+        *,
+        mask_format: str | None = None,
+        reference: str | Path | None = None,
+        split: bool = False,
+        seg_kind: SegKind = "binary",
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the mask, whole or not at all.
+
+        Args:
+            path: Where to. The end of the name gives the format: ``.nii.gz``, ``.nii``, ``.seg.nrrd``, ``.png``,
+                ``.tif``; ``.dcm`` needs ``mask_format``. A scan read from a NIfTI file lends the mask its header's
+                geometry, bit for bit.
+            mask_format: ``"nifti"``, ``"nrrd"``, ``"dicom-seg"``, ``"rtstruct"`` or ``"planar"``.
+            reference: The DICOM series that a scan in another format was made from; DICOM objects refer to its slices.
+            split: Whether every label gets a file of its own, ``mask_<name>.nii.gz``, with the value 1.
+            seg_kind: ``"binary"``, which every viewer reads, or ``"labelmap"``, which is smaller.
+            overwrite: Whether existing files may be replaced.
 
         Raises:
             OutputError: If the path is the scan itself, exists (unless ``overwrite``), or cannot be written.
+            InputError: If a DICOM object is asked for and neither scan nor ``reference`` is a DICOM series.
+            GeometryError: If the mask does not lie on the grid of ``reference``.
         """
         path = Path(path)
-        check_output(path, [self.source] if self.source else [], overwrite=overwrite)
-        like = self.source if self.source and is_nifti(self.source) else None
-        write_nifti_labels(self.labels, path, like=like, description=self.description)
+        chosen = choose_mask_format(path, mask_format)
+        inputs = [self.source] if self.source is not None else []
+        for output in list_outputs(path, chosen, list(self.label_values), split=split):
+            check_output(output, inputs, overwrite=overwrite)
+        scan = self.scan if reference is None else read_reference(reference, self.options)
+        write_structures(
+            self.structures,
+            path,
+            mask_format=chosen,
+            scan=scan,
+            options=self.options,
+            split=split,
+            seg_kind=seg_kind,
+            algorithm=self.model,
+            description=" ".join(self.model).strip(),
+        )
         return path
 
     def to_nibabel(self) -> Any:
@@ -72,11 +133,18 @@ class Segmentation:
         return to_lps_image(self.labels)
 
     def to_like(self, scan: object) -> Any:
-        """The mask as the kind of object that the scan was: nibabel, SimpleITK, ``(array, affine)`` or `Volume`."""
+        """The mask as the kind of object that the scan was.
+
+        nibabel, SimpleITK, MONAI ``MetaTensor``, TorchIO ``LabelMap``, ``(array, affine)``, or else a `Volume`.
+        """
         if is_nibabel(scan):
             return self.to_nibabel()
         if is_simpleitk(scan):
             return self.to_simpleitk()
-        if isinstance(scan, tuple):
+        if is_metatensor(scan):
+            return to_metatensor(self.labels, scan)
+        if is_torchio(scan):
+            return to_torchio(self.labels)
+        if isinstance(scan, tuple) and len(scan) == 2 and hasattr(scan[0], "ndim"):
             return self.labels.array[0], self.labels.affine
         return self.labels

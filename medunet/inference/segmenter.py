@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ import torch
 from torch import Tensor
 
 from medunet.device import choose_device, choose_precision
-from medunet.errors import VolumeError
 from medunet.inference.segmentation import Segmentation
 from medunet.inference.sliding_window import apply_sliding_window
-from medunet.io import describe_source, from_memory, read_channels
+from medunet.io import ReadOptions, Scan, describe_source, merge_options, read_scan, scan_from_memory
 from medunet.models import SYNTHETIC_WARNING, Model, find_newest_model, read_model
 from medunet.planning import Plan
 from medunet.preprocessing import preprocess_image, resample_linear, resample_winner
@@ -58,13 +58,18 @@ class Segmenter:
         """How."""
         return self.model.plan
 
-    def segment(self, scan: Any, *, on_tiles: OnTiles | None = None) -> Segmentation:
+    def segment(
+        self, scan: Any, *, on_tiles: OnTiles | None = None, options: ReadOptions | None = None, **choices: Any
+    ) -> Segmentation:
         """Segment one scan.
 
         Args:
-            scan: A path (a list of paths for one file per channel), a nibabel image, a SimpleITK image,
-                ``(array, affine)`` in RAS+ mm, or a `Volume`.
+            scan: A path (a list of paths for one file per channel) of a NIfTI, NRRD, MetaImage, PNG or TIFF file or of a
+                DICOM folder or zip; a list of pydicom datasets; a nibabel, SimpleITK, MONAI or TorchIO image;
+                ``(array, affine)`` in RAS+ mm; a `Volume`; or a `Scan`.
             on_tiles: Called with the number of finished tiles and of all.
+            options: What to take where the scan leaves it open.
+            **choices: Fields of ``options``, such as ``series="t2"``, ``volume_index=0``, ``allow_gaps=True``.
 
         Returns:
             The mask on the scan's own grid.
@@ -74,8 +79,10 @@ class Segmenter:
             DatasetError: If it has other channels than the task.
         """
         clock = _Clock()
-        source, image = _read_scan(scan)
-        check_channels(image, self.task, str(source) if source else describe_source(scan))
+        options = merge_options(options or ReadOptions(modality=self.task.modality), choices)
+        origin = _read_scan(scan, options)
+        image = origin.volume
+        check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
         clock.stop("read")
         prepared = preprocess_image(image, self.plan)
         clock.stop("prepare")
@@ -88,8 +95,10 @@ class Segmenter:
             label_values=dict(self.task.labels),
             timings=clock.seconds,
             device=str(self.device),
-            source=source,
-            description=f"medunet {self.model.training.medunet_version} {self.task.name}",
+            codes=self.task.codes,
+            scan=_drop_voxels(origin),
+            options=options,
+            model=("medunet", f"{self.model.training.medunet_version} {self.task.name}"),
         )
 
     def segment_many(self, scans: Iterable[Any]) -> Iterator[Segmentation]:
@@ -178,16 +187,17 @@ def restore_label_map(logits: Tensor, prepared: Volume, scan: Volume, task: Task
     return Volume(restored[None], scan.affine)
 
 
-def _read_scan(scan: Any) -> tuple[Path | None, Volume]:
-    if isinstance(scan, (str, Path)):
-        scan = [scan]
-    if isinstance(scan, list):
-        if not scan:
-            msg = "An empty list was given as scan; expected one path per channel."
-            raise VolumeError(msg)
-        paths = [Path(path) for path in scan]
-        return paths[0], read_channels(paths)
-    return None, from_memory(scan)
+def _read_scan(scan: Any, options: ReadOptions) -> Scan:
+    is_paths = isinstance(scan, list) and all(isinstance(path, (str, Path)) for path in scan)
+    if isinstance(scan, (str, Path)) or is_paths:
+        return read_scan(scan, options)
+    return scan if isinstance(scan, Scan) else scan_from_memory(scan, options)
+
+
+def _drop_voxels(scan: Scan) -> Scan:
+    """The scan as its mask needs it: a pipeline that collects results must not collect images."""
+    grid = Volume(np.broadcast_to(np.uint8(0), (1, *scan.volume.spatial_shape)), scan.volume.affine)
+    return replace(scan, volume=grid)
 
 
 def _find_covered_box(prepared: Volume, scan: Volume) -> tuple[slice, slice, slice]:

@@ -46,6 +46,21 @@ def is_dicom_file(path: Path) -> bool:
         return False  # the reader that opens it next says why
 
 
+def is_dicom_label_object(path: Path) -> bool:
+    """Whether a file is a DICOM SEG or RTSTRUCT, or a folder holds nothing but one of these."""
+    from medunet.io.dicom.files import DicomFile
+    from medunet.io.dicom.header import read_instance
+    from medunet.io.dicom.series import LABEL_CLASSES
+
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if is_dicom_file(file)]
+        return len(files) == 1 and is_dicom_label_object(files[0])
+    if not is_dicom_file(path):
+        return False
+    instance = read_instance(DicomFile(path))
+    return instance is not None and instance.sop_class in LABEL_CLASSES
+
+
 def is_dicom_source(path: Path) -> bool:
     """Whether a path is to be read as DICOM: a folder, a zip, or a file by its name or content."""
     from medunet.io.dicom.files import is_zip

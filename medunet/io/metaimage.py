@@ -116,8 +116,11 @@ def _read_header(path: Path) -> _Header:
     with path.open("rb") as file:
         head = file.read(HEADER_LIMIT_BYTES)
     if not re.match(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*[=:]", head):
-        msg = f"{path} is no MetaImage: it is {describe_content(head)}; expected a header that starts with ObjectType."
-        raise VolumeError(msg + " Convert it or fetch it again.")
+        msg = (
+            f"{path} is no MetaImage: it is {describe_content(head)}; expected a header that starts with ObjectType. "
+            "Convert it or fetch it again."
+        )
+        raise VolumeError(msg)
     last = re.search(rb"^\s*ElementDataFile\s*[=:][^\n]*(\n|\Z)", head, re.MULTILINE)
     if last is None:
         msg = f"{path} is cut short: its header has no field ElementDataFile. Copy it from its source again."
@@ -218,8 +221,11 @@ def _decode(header: _Header, file: BinaryIO, path: Path, stored: tuple[int, ...]
     num_stored = os.fstat(file.fileno()).st_size - file.tell()
     if num_claimed not in (0, num_stored):
         problem = "is cut short" if num_stored < num_claimed else "does not fit its header"
-        msg = f"{path} {problem}: CompressedDataSize is {num_claimed}, the file holds {num_stored} bytes."
-        raise VolumeError(msg + " Copy it from its source again.")
+        msg = (
+            f"{path} {problem}: the header promises {num_claimed} compressed bytes, the file holds {num_stored}. "
+            "Copy it from its source again."
+        )
+        raise VolumeError(msg)
     return decode_voxels(file, path, stored, _get_dtype(header), "zlib")
 
 

@@ -91,6 +91,20 @@ def read_channels(paths: Sequence[str | Path], options: ReadOptions | None = Non
     return read_scan(list(paths), options).volume
 
 
+def read_reference(path: str | Path, options: ReadOptions | None = None) -> Scan:
+    """The slices of a DICOM series without their voxels, for masks that were made from a copy of it.
+
+    Raises:
+        VolumeError: If the path holds no DICOM series, or it leaves open which.
+    """
+    from medunet.io.dicom.read import read_stack
+
+    path = Path(path)
+    stack = read_stack(path, options)
+    grid = Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine)
+    return Scan(volume=grid, path=path, notes=stack.notes, stack=stack)
+
+
 def read_label_map(path: str | Path, options: ReadOptions | None = None) -> Volume:
     """Read a label map ``(1, I, J, K)``; float files that hold whole numbers are taken.
 

@@ -2,7 +2,14 @@
 
 from medunet.io.structures import Code
 from medunet.tasks.case import Case
-from medunet.tasks.cases import check_channels, check_label_values, read_case
+from medunet.tasks.cases import (
+    check_channels,
+    check_label_values,
+    has_named_structures,
+    list_case_files,
+    read_case,
+    read_case_scan,
+)
 from medunet.tasks.dataset import Dataset, read_dataset, split_fold
 from medunet.tasks.encoding import IGNORE_CODE, compute_membership, encode_labels, list_class_values
 from medunet.tasks.recipes import list_tasks, load_task
@@ -22,6 +29,8 @@ __all__ = [
     "compute_membership",
     "describe_first_fault",
     "encode_labels",
+    "has_named_structures",
+    "list_case_files",
     "list_class_values",
     "list_tasks",
     "load_task",
@@ -29,6 +38,7 @@ __all__ = [
     "parse_mapping",
     "parse_task",
     "read_case",
+    "read_case_scan",
     "read_dataset",
     "split_fold",
     "structures_to_labels",

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from medunet.errors import DatasetError, LabelError
-from medunet.io import ReadOptions, Scan, is_dicom_file, read_label_map, read_scan, read_structures
+from medunet.io import ReadOptions, Scan, is_dicom_file, is_dicom_source, read_label_map, read_scan, read_structures
+from medunet.io.dicom.series import find_objects
 from medunet.tasks.case import Case
 from medunet.tasks.structure_names import check_mapping, structures_to_labels
 from medunet.tasks.task import Task
@@ -40,12 +41,36 @@ def read_case(case: Case, task: Task) -> tuple[Volume, Volume]:
 
 
 def read_case_scan(case: Case, task: Task) -> Scan:
-    """The image of a case: of a DICOM folder the series that the labels refer to.
+    """The image of a case: of a DICOM folder the series that the labels were drawn on, where they say it.
 
     Raises:
-        VolumeError: If a file is missing, damaged or holds NaN.
+        VolumeError: If a file is missing, damaged or holds NaN, or the folder leaves open which series is meant.
+        GeometryError: If a channel does not overlap with the first.
+        DatasetError: If the series is of another modality than the task.
     """
-    return read_scan(list(case.images), ReadOptions(series=case.series or None, modality=task.modality))
+    series = case.series or _find_referenced_series(case)
+    scan = read_scan(list(case.images), ReadOptions(series=series or None, modality=task.modality))
+    found = "" if scan.stack is None else str(scan.stack.frames[0].header.get("Modality", ""))
+    if found and found != task.modality:  # a series that is asked for is read whatever it is
+        msg = (
+            f"case '{case.case_id}': the labels {case.labels.name} were drawn on a series of modality {found}; task "
+            f"'{task.name}' is for {task.modality}. Leave the case out, or choose another task."
+        )
+        raise DatasetError(msg)
+    return scan
+
+
+def _find_referenced_series(case: Case) -> str:
+    """The series that a DICOM object names; empty where the image is no DICOM or nothing is said."""
+    if len(case.images) > 1 or not is_dicom_source(case.images[0]) or not is_dicom_file(case.labels):
+        return ""
+    return next((series for _, _, series in find_objects(case.labels)), "")
+
+
+def list_case_files(case: Case) -> list[Path]:
+    """Every file that a case is read from, the slices of a DICOM folder included, sorted."""
+    inside = (file for path in (*case.images, case.labels) for file in ([path] if path.is_file() else path.rglob("*")))
+    return sorted({file for file in inside if file.is_file()})
 
 
 def has_named_structures(path: Path) -> bool:

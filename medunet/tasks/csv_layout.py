@@ -82,6 +82,9 @@ def _build_cases(path: Path, rows: Sequence[Sequence[str]]) -> list[Case]:
             raise DatasetError(msg)
         _check_files_are_new(path, number, case, owners)
         cases[case.case_id] = case
+    if not cases:
+        msg = f"The table {path} holds no labelled case; expected a row per case below {', '.join(columns)}."
+        raise DatasetError(msg)
     return list(cases.values())
 
 

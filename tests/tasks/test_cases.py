@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from tiny_datasets import write_image, write_labels
 
-from medunet.errors import DatasetError, GeometryError, LabelError, VolumeError
+from medunet.errors import DatasetError, GeometryError, LabelError, TaskError, VolumeError
+from medunet.io import write_nifti_labels
 from medunet.tasks import Case, Task, read_case
+from medunet.volume import Volume, to_orientation
 
 Write = Callable[..., Path]
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
@@ -81,7 +83,7 @@ def test_four_dimensions_where_three_are_expected(case: Case) -> None:
 def test_another_shape(case: Case) -> None:
     write_labels(case.labels, shape=(5, 6, 8))
     with pytest.raises(
-        GeometryError, match=r"i\.nii\.gz and .*l\.nii\.gz lie on different grids: shape 5x6x7.*shape 5x6x8"
+        GeometryError, match=r"l\.nii\.gz and .*i\.nii\.gz lie on different grids: shape 5x6x8.*shape 5x6x7"
     ):
         read_case(case, build_task())
 
@@ -89,9 +91,10 @@ def test_another_shape(case: Case) -> None:
 @pytest.mark.parametrize(
     ("column", "change", "message"),
     [
-        (3, (0.5, 0, 0), r"up to 0\.50 mm apart.*origin \(0\.00, 0\.00, 0\.00\).*origin \(0\.50"),
-        (2, (0, 0, 0.5), r"spacing 1x1\.5x2 mm.*spacing 1x1\.5x2\.5 mm"),
-        (0, (-2, 0, 0), "orientation RAS.*orientation LAS"),
+        (3, (0.5, 0, 0), r"up to 0\.50 mm apart.*origin \(0\.50, 0\.00, 0\.00\).*origin \(0\.00"),
+        (2, (0, 0, 0.5), r"spacing 1x1\.5x2\.5 mm.*spacing 1x1\.5x2 mm"),
+        # A flip without the shift of the origin that belongs to it: another place, not another order of the axes.
+        (0, (-2, 0, 0), r"l\.nii\.gz \(axes turned to RAS\) and .* up to 4\.00 mm apart"),
     ],
 )
 def test_another_affine(case: Case, column: int, change: Any, message: str) -> None:
@@ -102,11 +105,30 @@ def test_another_affine(case: Case, column: int, change: Any, message: str) -> N
         read_case(case, build_task())
 
 
-def test_channels_on_two_grids(tmp_path: Path, case: Case) -> None:
-    other = write_image(tmp_path / "t2.nii.gz", shape=(5, 6, 8))
+def test_labels_along_other_axes_are_turned(case: Case) -> None:
+    labels = np.zeros((1, 5, 6, 7), np.uint8)
+    labels[0, 1, 4, 2], labels[0, 4, 0, 0] = 1, 5
+    turned = to_orientation(Volume(labels, AFFINE), "SLP")
+    write_nifti_labels(turned, case.labels)
+    image, read = read_case(case, build_task())
+    np.testing.assert_array_equal(read.array, labels)
+    np.testing.assert_allclose(read.affine, image.affine, atol=1e-6)
+
+
+def test_channels_on_two_grids(tmp_path: Path, case: Case, caplog: pytest.LogCaptureFixture) -> None:
+    other = write_image(tmp_path / "t2.nii.gz", value=7.0, shape=(5, 6, 8))
     both = Case(case_id="p", images=(case.images[0], other), labels=case.labels)
-    with pytest.raises(GeometryError, match=r"i\.nii\.gz and .*t2\.nii\.gz lie on different grids"):
-        read_case(both, build_task(channels=["t1", "t2"]))
+    image, _ = read_case(both, build_task(channels=["t1", "t2"]))
+    assert image.spatial_shape == (5, 6, 7)
+    assert (image.array[1] == 7).all()
+    assert "t2.nii.gz is resampled to the grid of" in caplog.text
+
+
+def test_a_mapping_is_checked_even_where_labels_have_values(case: Case) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(TaskError, match="'CTV=b2' names a label that task 'x-mr' does not have"):
+        read_case(replace(case, mapping={"CTV": "b2"}), build_task())
 
 
 @pytest.mark.parametrize("which", ["image", "labels"])

@@ -150,8 +150,8 @@ def test_incomplete_and_double_cases(tmp_path: Path, images: Any, labels: Any, m
 
 
 def test_folders_without_volumes(tmp_path: Path) -> None:
-    touch(tmp_path, "images/a.png", "labels/a.png")
-    with pytest.raises(DatasetError, match=r"\(images/ \+ labels/\) holds no labelled case; expected NIfTI"):
+    touch(tmp_path, "images/a.txt", "labels/a.txt")
+    with pytest.raises(DatasetError, match=r"\(images/ \+ labels/\) holds no labelled case; expected images"):
         read_dataset(tmp_path)
 
 

@@ -211,7 +211,7 @@ def _naming_damage(file: DicomFile) -> Iterator[None]:
             f"{file} is a damaged DICOM segmentation, or of a kind that medunet does not read ({type(error).__name__} "
             "while reading it). Export it again."
         )
-        raise VolumeError(msg) from error
+        raise VolumeError(msg) from None
 
 
 def _open_header(source: Any) -> tuple[DicomFile, Any, Instance | None]:

@@ -137,7 +137,7 @@ def _naming_failure(stack: DicomStack) -> Iterator[None]:
             f"The attributes of {stack.frames[0].file} cannot be carried over into a DICOM segmentation "
             f"({type(error).__name__}); expected those of the standard. Write NIfTI instead."
         )
-        raise OutputError(msg) from error
+        raise OutputError(msg) from None
 
 
 # ---- checks before ---------------------------------------------------------------------------------------------------
@@ -229,12 +229,12 @@ def _to_concept(code: Code) -> Any:
 
     try:
         return CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
-    except ValueError as error:
+    except ValueError:
         msg = (
             f"The code {code.value!r} of scheme {code.scheme!r} does not fit into DICOM; expected a scheme of 1 to 16 and "
             f"a meaning of 1 to {_LO_LENGTH} characters. Correct it in the task."
         )
-        raise LabelError(msg) from error
+        raise LabelError(msg) from None
 
 
 def _shorten(text: str) -> str:
@@ -433,6 +433,7 @@ def _add_series(dataset: Any, algorithm_name: str, algorithm_version: str, serie
     dataset.ManufacturerModelName = _shorten(algorithm_name)
     dataset.SoftwareVersions = _shorten(algorithm_version)
     dataset.SeriesDescription = _shorten(series_description)
+    dataset.ContentCreatorName = ""  # nobody; the standard wants it to be there
 
 
 def _add_references(dataset: Any, references: list[tuple[str, str, int | None]]) -> None:

@@ -81,9 +81,13 @@ class SeriesInfo:
     problems: tuple[str, ...] = ()
     is_usable: bool = False
 
+    @property
+    def label(self) -> str:
+        """How messages call it: by its number, else by its UID."""
+        return f"series {self.number if self.number is not None else self.uid or 'without a number'}"
+
     def __str__(self) -> str:
-        number = f"series {self.number}" if self.number is not None else f"series {self.uid}"
-        return f"{number} ({self.modality}, '{self.description}', {self.num_slices} slices)"
+        return f"{self.label} ({self.modality}, '{self.description}', {self.num_slices} slices)"
 
 
 @dataclass(frozen=True, kw_only=True)

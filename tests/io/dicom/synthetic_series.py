@@ -27,6 +27,7 @@ import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.fileset import FileSet
 from pydicom.tag import Tag
 from pydicom.uid import (
     CTImageStorage,
@@ -207,7 +208,7 @@ def build_series(
 
     Args:
         modality: ``"CT"``, ``"MR"`` or ``"PT"``.
-        shape: Rows, columns, slices.
+        shape: Rows, columns, slices; ``positions`` gives the number of slices where there are any.
         spacing: From row to row, from column to column, from slice to slice along the normal, in mm.
         directions: Directions of columns, rows and normal in LPS, as columns of a matrix.
         origin: Centre of the first pixel of the first slice, LPS mm.
@@ -229,7 +230,7 @@ def build_series(
         suffix: Of the file names.
         like: Take patient, study, frame of reference and field from this series.
     """
-    rows, columns, count = shape
+    rows, columns, count = shape if positions is None else (*shape[:2], len(positions))
     if intercept is None:
         intercept = -1024.0 if modality == "CT" else 0.0
     heights = np.arange(count) * spacing[2] if positions is None else np.asarray(positions, dtype=float)
@@ -564,6 +565,19 @@ def zip_folder(folder: Path, path: Path) -> Path:
             if file.is_file():
                 archive.write(file, file.relative_to(folder))
     return path
+
+
+def write_dicomdir(series: Series, folder: Path) -> list[Path]:
+    """The series as a file set, which names its files itself; gives back the path of each slice."""
+    series.write(folder.parent / "plain")
+    files = FileSet()
+    uids = [files.add(folder.parent / "plain" / name).SOPInstanceUID for name in series.names]
+    files.write(folder)
+    written = FileSet(folder / "DICOMDIR")
+    by_uid = {instance.SOPInstanceUID: Path(instance.path) for instance in written}
+    for file_set in (files, written):
+        file_set._stage["t"].cleanup()  # else a warning when the collector finds it
+    return [by_uid[uid] for uid in uids]
 
 
 def deflate_zeros(num_bytes: int, head: bytes = b"") -> bytes:

@@ -1,0 +1,140 @@
+"""``medunet convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medunet.cli.reading import (
+    AffineChoice,
+    AllowGaps,
+    MaskFormatName,
+    Reference,
+    SegType,
+    Series,
+    Split,
+    VolumeIndex,
+    build_options,
+    check_seg_type,
+)
+from medunet.errors import InputError
+
+if TYPE_CHECKING:
+    from medunet.io import MaskFormat, ReadOptions, Scan, StructureSet
+    from medunet.tasks import Task
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Image, label map, DICOM folder, SEG or RTSTRUCT.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to: .nii.gz, .nii, .nrrd, .seg.nrrd, .dcm, .tif.")
+    ],
+    mask_format: MaskFormatName = None,
+    reference: Reference = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Task whose labels name the values of a mask, or are found by name.")
+    ] = None,
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", help='Name in a SEG or RTSTRUCT for a label: "CTV_p=prostate".')
+    ] = None,
+    series: Series = None,
+    volume_index: VolumeIndex = None,
+    allow_gaps: AllowGaps = False,
+    affine: AffineChoice = None,
+    split: Split = False,
+    seg_type: SegType = "binary",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+) -> None:
+    """Read an image or a mask in one format and write it in another; geometry is exact, nothing is interpolated."""
+    from medunet.io import check_output, list_outputs, write_structures
+
+    check_seg_type(seg_type)
+    options = build_options(series=series, volume_index=volume_index, allow_gaps=allow_gaps, affine=affine)
+    if mapping and task is None:
+        msg = "--map gives names to the labels of a task; name the task with --task."
+        raise InputError(msg)
+    if not _is_mask(source, output, mask_format, is_named=task is not None or split):
+        check_output(output, [source], overwrite=overwrite)
+        _convert_image(source, output, options)
+        return
+    chosen = _choose_format(output, mask_format)
+    scan = _read_reference(reference, options)
+    _check_outputs(list_outputs(output, chosen, [], split=False) if not split else [], source, overwrite=overwrite)
+    structures = _read_mask(source, scan, options, task, mapping or [])
+    names = [structure.name for structure in structures.structures]
+    _check_outputs(list_outputs(output, chosen, names, split=split), source, overwrite=overwrite)
+    written = write_structures(
+        structures, output, mask_format=chosen, scan=scan, options=options, split=split,
+        seg_kind="labelmap" if seg_type == "labelmap" else "binary", algorithm=_name_algorithm(),
+    )  # fmt: skip
+    for structure in structures.structures:
+        num_voxels = int(structures.get_mask(structure).sum())
+        print(f"{structure.name}: {num_voxels * structures.layers.voxel_volume_mm3 / 1000:.1f} ml")
+    print(f"{source} -> {', '.join(map(str, written[:3]))}{', ...' if len(written) > 3 else ''}")
+
+
+def _convert_image(source: Path, output: Path, options: ReadOptions) -> None:
+    from medunet.io import read_scan, write_image
+    from medunet.volume import describe_grid
+
+    volume = read_scan(source, options).volume
+    write_image(volume, output)
+    print(f"{source} -> {output}  {describe_grid(volume)}")
+
+
+def _is_mask(source: Path, output: Path, mask_format: str | None, *, is_named: bool) -> bool:
+    """Whether structures are converted; otherwise an image."""
+    from medunet.io import is_dicom_label_object, is_nifti
+    from medunet.io.nifti_labels import read_nifti_label_names
+
+    if is_named or mask_format in ("dicom-seg", "rtstruct") or output.name.lower().endswith((".seg.nrrd", ".dcm")):
+        return True
+    if source.name.lower().endswith(".seg.nrrd") or is_dicom_label_object(source):
+        return True
+    return is_nifti(source) and read_nifti_label_names(source) is not None
+
+
+def _choose_format(output: Path, mask_format: str | None) -> MaskFormat:
+    from medunet.io import choose_mask_format
+
+    return choose_mask_format(output, mask_format)
+
+
+def _check_outputs(outputs: list[Path], source: Path, *, overwrite: bool) -> None:
+    from medunet.io import check_output
+
+    for path in outputs:
+        check_output(path, [source] if source.is_file() else [], overwrite=overwrite)
+
+
+def _read_reference(reference: str | None, options: ReadOptions) -> Scan | None:
+    from medunet.io import read_reference
+
+    return None if reference is None else read_reference(reference, options)
+
+
+def _read_mask(
+    source: Path, scan: Scan | None, options: ReadOptions, task_name: str | None, mapping: list[str]
+) -> StructureSet:
+    """Structures of a file; with a task, under its label names and with its codes."""
+    from medunet.io import from_label_map, is_dicom_label_object, read_label_map, read_structures
+    from medunet.tasks import check_label_values, load_task, parse_mapping, structures_to_labels
+
+    if task_name is None:
+        return read_structures(source, scan, options)
+    task: Task = load_task(task_name)
+    if is_dicom_label_object(source):
+        found = read_structures(source, scan, options)
+        labels = structures_to_labels(found, task, mapping=parse_mapping(mapping), name=str(source))
+    else:
+        labels = read_label_map(source, options)
+        check_label_values(labels, task, str(source))
+    return from_label_map(labels, task.labels, codes=task.codes)
+
+
+def _name_algorithm() -> tuple[str, str]:
+    import medunet
+
+    return "medunet convert", medunet.__version__

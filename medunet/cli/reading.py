@@ -1,0 +1,68 @@
+"""The options that every command which reads scans shares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medunet.errors import InputError
+
+if TYPE_CHECKING:
+    from medunet.io import ReadOptions
+
+Series = Annotated[
+    str | None, typer.Option("--series", help="DICOM series to take: UID, number or part of its description.")
+]
+VolumeIndex = Annotated[
+    int | None, typer.Option("--volume-index", min=0, help="Which volume of a 4D file or DICOM series, from 0.")
+]
+AllowGaps = Annotated[bool, typer.Option("--allow-gaps", help="Resample DICOM slices at uneven distances.")]
+AffineChoice = Annotated[
+    str | None, typer.Option("--affine", help="sform or qform, where a NIfTI header has both and they differ.")
+]
+Reference = Annotated[str | None, typer.Option("--reference", help="DICOM series that DICOM SEG or RTSTRUCT refers to.")]
+MaskFormatName = Annotated[
+    str | None, typer.Option("--format", help="nifti, nrrd, dicom-seg, rtstruct, planar; default: by the name.")
+]
+Split = Annotated[bool, typer.Option("--split", help="One file per label: mask_<label>.nii.gz.")]
+SegType = Annotated[str, typer.Option("--seg-type", help="How a DICOM SEG stores voxels: binary or labelmap.")]
+
+
+def build_options(
+    *,
+    series: str | None,
+    volume_index: int | None,
+    allow_gaps: bool,
+    affine: str | None,
+    modality: str | None = None,
+) -> ReadOptions:
+    """`ReadOptions` from what the command line holds.
+
+    Raises:
+        InputError: If ``affine`` is neither sform nor qform.
+    """
+    from medunet.io import ReadOptions
+
+    if affine not in (None, "sform", "qform"):
+        msg = f"There is no --affine {affine}; expected sform or qform."
+        raise InputError(msg)
+    form = "sform" if affine == "sform" else "qform" if affine == "qform" else None
+    return ReadOptions(
+        affine=form,  # type: ignore[arg-type]
+        volume_index=volume_index,
+        series=series,
+        allow_gaps=allow_gaps,
+        modality=modality,
+    )
+
+
+def check_seg_type(seg_type: str) -> None:
+    """Refuse another kind of SEG than the two there are.
+
+    Raises:
+        InputError: With both.
+    """
+    if seg_type not in ("binary", "labelmap"):
+        msg = f"There is no --seg-type {seg_type}; expected binary or labelmap."
+        raise InputError(msg)

@@ -1,0 +1,84 @@
+"""``medunet series``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medunet.cli.reading import AllowGaps
+
+if TYPE_CHECKING:
+    from medunet.io.dicom.series import DicomFolder, SeriesInfo
+
+
+def series(
+    path: Annotated[Path, typer.Argument(help="DICOM folder (nested, mixed), zip, DICOMDIR or file.")],
+    allow_gaps: AllowGaps = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the DICOM series of a folder, and what speaks against reading each."""
+    from medunet.io import ReadOptions
+    from medunet.io.dicom.series import list_series
+    from medunet.io.regular_file import check_regular_file
+
+    if not path.is_dir():
+        check_regular_file(path)
+    folder = list_series(path, ReadOptions(allow_gaps=allow_gaps))
+    if as_json:
+        print(json.dumps(_to_json(folder), indent=2, ensure_ascii=False))
+        return
+    _print_table(folder)
+
+
+def _print_table(folder: DicomFolder) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for name in ("series", "modality", "description", "slices", "size", "spacing mm", "axes", "usable"):
+        table.add_column(name, no_wrap=name in ("series", "spacing mm"), overflow="fold")
+    for info in folder.series:
+        table.add_row(
+            "-" if info.number is None else str(info.number),
+            info.modality,
+            escape(info.description),
+            str(info.num_slices),
+            "x".join(map(str, info.shape)) if info.shape else "-",
+            "x".join(f"{mm:.3g}" for mm in info.spacing) if info.spacing else "-",
+            info.orientation or "-",
+            "yes" if info.is_usable else "no",
+        )
+    console = Console()
+    console.print(table)
+    for info in folder.series:
+        for problem in info.problems:
+            console.print(f"{info.label}: {problem}", markup=False, soft_wrap=True, highlight=False)
+    for note in folder.notes:
+        console.print(note, markup=False, soft_wrap=True, highlight=False)
+
+
+def _to_json(folder: DicomFolder) -> dict[str, object]:
+    return {
+        "num_files": folder.num_files,
+        "notes": list(folder.notes),
+        "series": [_describe(info) for info in folder.series],
+    }
+
+
+def _describe(info: SeriesInfo) -> dict[str, object]:
+    return {
+        "uid": info.uid,
+        "number": info.number,
+        "modality": info.modality,
+        "description": info.description,
+        "num_slices": info.num_slices,
+        "shape": info.shape,
+        "spacing_mm": info.spacing,
+        "orientation": info.orientation,
+        "is_usable": info.is_usable,
+        "problems": list(info.problems),
+    }
