@@ -34,23 +34,25 @@ def series(
 
 
 def _print_table(folder: DicomFolder) -> None:
+    from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table()
-    for name in ("series", "modality", "description", "slices", "size", "spacing mm", "axes", "usable"):
-        table.add_column(name, no_wrap=name in ("series", "spacing mm"), overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in ("series", "kind", "slices", "size", "mm", "axes", "usable"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("description", overflow="fold")
     for info in folder.series:
         table.add_row(
             "-" if info.number is None else str(info.number),
             info.modality,
-            escape(info.description),
             str(info.num_slices),
             "x".join(map(str, info.shape)) if info.shape else "-",
             "x".join(f"{mm:.3g}" for mm in info.spacing) if info.spacing else "-",
             info.orientation or "-",
             "yes" if info.is_usable else "no",
+            escape(info.description),
         )
     console = Console()
     console.print(table)

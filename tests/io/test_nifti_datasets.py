@@ -62,8 +62,8 @@ def test_row_32_bad_label_values_are_named(folder: Path, array: Any, match: str)
     assert str(folder / "labels") in str(caught.value)
 
 
-def change_affine(*, turn: Any = np.eye(3), scale: Any = (1, 1, 1), move: Any = (0, 0, 0)) -> Any:
-    return nib.affines.from_matvec(turn @ OBLIQUE[:3, :3] * scale, OBLIQUE[:3, 3] + move)
+def change_affine(*, turn: float = 0, scale: Any = (1, 1, 1), move: Any = (0, 0, 0)) -> Any:
+    return nib.affines.from_matvec(nib.eulerangles.euler2mat(turn) @ OBLIQUE[:3, :3] * scale, OBLIQUE[:3, 3] + move)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def change_affine(*, turn: Any = np.eye(3), scale: Any = (1, 1, 1), move: Any = 
         (SHAPE, change_affine(scale=(1, 1, 1.1)), "spacing 0.7x1.2x3 mm", "spacing 0.7x1.2x3.3 mm"),
         (SHAPE, change_affine(move=(0.2, 0, 0)), "origin (-31.00, 12.50", "origin (-30.80, 12.50"),
         (SHAPE, change_affine(scale=(-1, 1, 1)), "origin (-31.00, 12.50", "axes turned to RPS"),
-        (SHAPE, change_affine(turn=nib.eulerangles.euler2mat(0.05, 0, 0)), "up to 0.", "mm apart"),
+        (SHAPE, change_affine(turn=0.05), "up to 0.", "mm apart"),
     ],
 )
 def test_row_33_grids_that_differ_are_shown_side_by_side(

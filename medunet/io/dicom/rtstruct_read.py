@@ -104,14 +104,17 @@ def read_rtstruct(
         for roi in rois:
             mask, roi_notes = fill_roi(roi, slices, label)
             notes.extend(roi_notes)
-            yield roi.name, stack.labels_from_frames(mask)
+            yield roi.name, mask
 
-    structures = from_masks(
+    # Layers are made on the slices and turned onto the grid one by one, rather than every mask by itself.
+    on_slices = from_masks(
         fill(),
-        Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine),
+        Volume(np.broadcast_to(np.uint8(0), (1, *slices.shape)), np.eye(4)),
         codes={roi.name: roi.code for roi in rois if roi.code is not None},
         colors={roi.name: roi.color for roi in rois if roi.color is not None},
     )
+    layers = np.stack([stack.labels_from_frames(layer) for layer in on_slices.layers.array])
+    structures = StructureSet(layers=Volume(layers, stack.affine), structures=on_slices.structures)
     for note in notes:
         logger.warning(note)
     return structures

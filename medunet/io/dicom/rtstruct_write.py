@@ -11,6 +11,7 @@ import copy
 import datetime
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from medunet import __version__
 from medunet.errors import OutputError, VolumeError
 from medunet.io.atomic import write_bytes_atomic
-from medunet.io.dicom.contours import Points, trace_contours
+from medunet.io.dicom.contours import Mask, Points, trace_contours
 from medunet.io.dicom.files import DicomFile
 from medunet.io.dicom.frames import Frame
 from medunet.io.dicom.header import quiet_pydicom
@@ -107,7 +108,8 @@ def encode_rtstruct(
             _build_roi(structure, number, stack, algorithm_name, algorithm_version) for number, structure in numbered
         ]
         dataset.ROIContourSequence = [
-            _build_contours(structures, structure, number, stack) for number, structure in numbered
+            _build_contours(structure, number, mask, stack)
+            for (number, structure), mask in zip(numbered, _iterate_masks(structures, stack), strict=True)
         ]
         dataset.RTROIObservationsSequence = [_build_observation(structure, number) for number, structure in numbered]
         return _encode(dataset)
@@ -128,9 +130,9 @@ def check_encoded_rtstruct(content: bytes, structures: StructureSet, stack: Dico
     label, dataset = open_rtstruct(DicomFile(path, content=content))
     rois, _ = parse_rois(dataset, label)
     slices = build_slices(stack)
-    for roi, structure in zip(rois, structures.structures, strict=True):
-        mask, _ = fill_roi(roi, slices, label)
-        num_wrong = np.count_nonzero(mask != stack.labels_to_frames(structures.get_mask(structure)))
+    meant = _iterate_masks(structures, stack)
+    for roi, structure, mask in zip(rois, structures.structures, meant, strict=True):
+        num_wrong = np.count_nonzero(fill_roi(roi, slices, label)[0] != mask)
         if num_wrong:
             msg = (
                 f"Cannot write {path}: read back, the contours of '{structure.name}' differ from the mask in {num_wrong} "
@@ -209,10 +211,17 @@ def _build_roi(structure: Structure, number: int, stack: DicomStack, algorithm_n
     return roi
 
 
-def _build_contours(structures: StructureSet, structure: Structure, number: int, stack: DicomStack) -> Any:
+def _iterate_masks(structures: StructureSet, stack: DicomStack) -> Iterator[Mask]:
+    """Each structure on the original slices, ``(N, rows, columns)``."""
+    layers = [stack.labels_to_frames(layer) for layer in structures.layers.array]
+    for structure in structures.structures:
+        layer = layers[structure.layer]
+        yield np.isin(layer, structure.values) if len(structure.values) > 1 else layer == structure.values[0]
+
+
+def _build_contours(structure: Structure, number: int, masks: Mask, stack: DicomStack) -> Any:
     from pydicom import Dataset
 
-    masks = stack.labels_to_frames(structures.get_mask(structure))  # (N, rows, columns)
     num_decimals = _count_decimals(stack)
     contours: list[Any] = []
     for frame, mask in zip(stack.frames, masks, strict=True):

@@ -30,7 +30,7 @@ def choose_volume(groups: list[list[Frame]], volume_index: int | None) -> tuple[
     groups, notes = _drop_duplicates(groups)
     if all(len(group) == 1 for group in groups):
         if volume_index not in (None, 0):
-            msg = f"The series around {groups[0][0].file.path.parent} holds 1 volume; there is no --volume-index {volume_index}."
+            msg = f"The series in {groups[0][0].file.path.parent} holds 1 volume; there is no --volume-index {volume_index}."
             raise VolumeError(msg)
         return [group[0] for group in groups], notes
     volumes = _split(groups)
@@ -44,7 +44,7 @@ def choose_volume(groups: list[list[Frame]], volume_index: int | None) -> tuple[
     listed = "; ".join(f"{index}: {name} ({len(frames)} slices)" for index, (name, frames) in enumerate(volumes))
     if volume_index is None:
         msg = (
-            f"The series around {groups[0][0].file.path.parent} holds {len(volumes)} volumes at the same place ({listed}). "
+            f"The series in {groups[0][0].file.path.parent} holds {len(volumes)} volumes at the same place ({listed}). "
             "Choose one with --volume-index."
         )
         raise VolumeError(msg)

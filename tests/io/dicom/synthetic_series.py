@@ -551,11 +551,11 @@ def write_file(
     return path
 
 
-def set_raw(dataset: Dataset, keyword: str, value: bytes) -> None:
-    """Put bytes into an attribute that pydicom would refuse to write."""
+def set_raw(dataset: Dataset, keyword: str, value: bytes, *, vr: str = "") -> None:
+    """Put bytes into an attribute that pydicom would refuse to write; ``vr`` if not that of the dictionary."""
     tag = Tag(tag_for_keyword(keyword))
     value += b" " * (len(value) % 2)
-    dataset[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+    dataset[tag] = RawDataElement(tag, vr or dictionary_VR(tag), len(value), value, 0, False, True)
 
 
 def zip_folder(folder: Path, path: Path) -> Path:

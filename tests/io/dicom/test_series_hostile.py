@@ -620,10 +620,11 @@ def test_row_40_a_dicomdir_that_points_outside_is_refused(tmp_path: Path, series
     refuse(directory, "DICOMDIR")
 
 
-def test_row_40_a_dicomdir_cut_short(tmp_path: Path, series: Series) -> None:
+@pytest.mark.parametrize("cut", [170, 320, 620, 1070])
+def test_row_40_a_dicomdir_cut_short(tmp_path: Path, series: Series, cut: int) -> None:
     write_dicomdir(series, tmp_path / "in")
     directory = tmp_path / "in/DICOMDIR"
-    directory.write_bytes(directory.read_bytes()[:-500])
+    directory.write_bytes(directory.read_bytes()[:-cut])
     refuse(directory, "DICOMDIR")
 
 

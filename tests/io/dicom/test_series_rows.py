@@ -20,6 +20,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -527,6 +528,45 @@ def test_row_06_volumes_that_share_empty_slices_stay_whole(tmp_path: Path, key: 
         check_exact(read(tmp_path / "in", volume_index=index).volume, series.slices)
 
 
+def _key_image_type(dataset: Dataset, volume: int) -> None:
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", ["WATER", "FAT"][volume]]
+
+
+@pytest.mark.parametrize("set_key", [_key_echo, _key_b_value, _key_image_type], ids=["echo", "b-value", "type"])
+def test_row_06_two_volumes_half_a_step_apart_are_not_woven_into_one(
+    tmp_path: Path, set_key: Callable[[Dataset, int], None]
+) -> None:
+    first = build_series("MR", prefix="A", directions=AXIAL)
+    second = build_series("MR", prefix="B", directions=AXIAL, like=first, origin=(-31.0, 12.5, -139.0), offset=500.0)
+    for volume, series in enumerate((first, second)):
+        for dataset in series.datasets:
+            dataset.SeriesInstanceUID = first.datasets[0].SeriesInstanceUID
+            set_key(dataset, volume)
+        series.write(tmp_path / "in")
+    refuse(tmp_path / "in", re.compile("[AB]00|in"))
+    for index, series in enumerate((first, second)):
+        scan = _read_or_refuse(tmp_path / "in", volume_index=index)
+        if scan is not None:
+            found = sorted((first, second), key=lambda one: abs(one.field.offset - scan.volume.array.mean()))[0]
+            check_exact(scan.volume, found.slices)
+            assert found is series or set_key is _key_image_type
+
+
+def test_row_06_two_volumes_of_different_steps_are_never_mixed(tmp_path: Path) -> None:
+    first = build_series("MR", prefix="A", shape=(7, 9, 5))
+    second = build_series("MR", prefix="B", shape=(7, 9, 9), spacing=(0.8, 1.3, 1.25), like=first, offset=500.0)
+    for volume, series in enumerate((first, second)):
+        for dataset in series.datasets:
+            dataset.SeriesInstanceUID = first.datasets[0].SeriesInstanceUID
+            _key_echo(dataset, volume)
+        series.write(tmp_path / "in")
+    refuse(tmp_path / "in", re.compile("[AB]00|in"))
+    for index, series in enumerate((first, second)):
+        scan = _read_or_refuse(tmp_path / "in", volume_index=index)
+        if scan is not None:
+            check_exact(scan.volume, series.slices)
+
+
 def test_row_06_three_b_values_and_a_missing_slice_in_the_last(tmp_path: Path) -> None:
     parts = [build_series("MR", prefix="ABC"[v], offset=300.0 + 100 * v) for v in range(3)]
     for volume, part in enumerate(parts):
@@ -884,6 +924,54 @@ def test_row_11_a_series_in_two_enhanced_files_is_never_read_by_half(tmp_path: P
         check_exact(scan.volume, whole.slices)
 
 
+def test_row_11_a_legacy_converted_file(tmp_path: Path) -> None:
+    series = build_enhanced("CT", order=[1, 0, 3, 2, 4, 5, 7, 6])
+    series.datasets[0].SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.2"
+    check_exact(read(series.write(tmp_path / "in")).volume, series.slices)
+
+
+def test_row_11_a_frame_of_another_orientation_is_refused_or_noted(tmp_path: Path) -> None:
+    series = build_enhanced("CT")
+    dataset = series.datasets[0]
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        group.PlaneOrientationSequence = copy.deepcopy(shared.PlaneOrientationSequence)
+    del shared.PlaneOrientationSequence
+    group.PlaneOrientationSequence[0].ImageOrientationPatient = to_ds([*OBLIQUE[:, 1], *OBLIQUE[:, 2]])
+    scan = _read_or_refuse(series.write(tmp_path / "in"), "orientation", "enhanced.dcm")
+    if scan is not None:
+        check_exact(scan.volume, series.slices[:7])
+        find_note(scan, "enhanced.dcm")
+
+
+def test_row_11_a_frame_of_another_pixel_spacing_is_refused(tmp_path: Path) -> None:
+    series = build_enhanced("CT")
+    dataset = series.datasets[0]
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        group.PixelMeasuresSequence = copy.deepcopy(shared.PixelMeasuresSequence)
+    del shared.PixelMeasuresSequence
+    dataset.PerFrameFunctionalGroupsSequence[4].PixelMeasuresSequence[0].PixelSpacing = ["0.9", "1.3"]
+    refuse(series.write(tmp_path / "in"), "PixelSpacing", "enhanced.dcm")
+
+
+def test_row_11_frames_of_a_plain_class_have_no_place(tmp_path: Path) -> None:
+    series = build_series()
+    dataset = series.datasets[0]
+    dataset.NumberOfFrames = "8"
+    dataset.PixelData = b"".join(one.PixelData for one in series.datasets)
+    dataset["PixelData"].VR = "OW"
+    write_file(dataset, tmp_path / "in/frames.dcm")
+    refuse(tmp_path / "in", "frames.dcm")
+
+
+def test_row_11_the_same_frame_twice_is_dropped_with_a_note(tmp_path: Path) -> None:
+    series = build_enhanced("CT", order=[0, 1, 2, 3, 3, 4, 5, 6, 7])
+    scan = read(series.write(tmp_path / "in"))
+    check_exact(scan.volume, series.slices)
+    assert scan.notes
+
+
 # ---- row 12 and 13
 
 
@@ -1183,6 +1271,30 @@ def test_row_17_transfer_syntaxes_mixed_in_one_series(tmp_path: Path) -> None:
     for k, (dataset, name) in enumerate(zip(series.datasets, series.names, strict=True)):
         write_file(dataset, tmp_path / "in" / name, syntax=syntaxes[k % len(syntaxes)])
     check_exact(read(tmp_path / "in").volume, series.slices)
+
+
+@pytest.mark.parametrize("table", ["basic", "none", "extended"])
+@pytest.mark.parametrize("fragments", [1, 3])
+def test_row_17_frames_in_several_fragments(tmp_path: Path, table: str, fragments: int) -> None:
+    series = build_enhanced("CT", shape=(36, 40, 3), order=[2, 0, 1], gradient=(2.7, -4.3, 11.1))
+    file = write_file(series.datasets[0], tmp_path / "one.dcm", syntax=JPEG2000Lossless)
+    dataset = pydicom.dcmread(file)
+    frames = [bytes(frame) for frame in generate_frames(dataset.PixelData, number_of_frames=3)]
+    if table == "extended" and fragments == 1:
+        dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(
+            frames
+        )
+    else:
+        dataset.PixelData = encapsulate(frames, fragments_per_frame=fragments, has_bot=table == "basic")
+    dataset["PixelData"].VR = "OB"
+    (tmp_path / "in").mkdir()
+    dataset.save_as(tmp_path / "in/enhanced.dcm")
+    scan = _read_or_refuse(tmp_path / "in", "enhanced.dcm")
+    if scan is not None:
+        check_exact(scan.volume, series.slices)
+    else:  # without a table nobody can tell which fragments make a frame
+        assert fragments > 1
+        assert table != "basic"
 
 
 @pytest.mark.parametrize("uid", ["1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.100", "1.2.3.4.5"])
@@ -1675,6 +1787,41 @@ def test_row_25_a_dicomdir_that_lists_a_missing_file(tmp_path: Path) -> None:
     paths = write_dicomdir(series, tmp_path / "in")
     paths[7].unlink()
     refuse(tmp_path / "in/DICOMDIR", paths[7].name)
+
+
+def test_row_25_what_lies_around_the_attributes_does_no_harm(tmp_path: Path) -> None:
+    # A small picture with pixel data of its own before, padding and overlays behind those of the slice.
+    series = build_series()
+    for dataset in series.datasets:
+        icon = Dataset()
+        icon.Rows = icon.Columns = 4
+        icon.SamplesPerPixel, icon.PhotometricInterpretation = 1, "MONOCHROME2"
+        icon.BitsAllocated, icon.BitsStored, icon.HighBit, icon.PixelRepresentation = 8, 8, 7, 0
+        icon.PixelData = bytes(range(16))
+        icon["PixelData"].VR = "OB"
+        icon.ImagePositionPatient = ["1", "2", "3"]
+        dataset.IconImageSequence = [icon]
+        dataset["IconImageSequence"].is_undefined_length = True
+        dataset.add_new(0x60003000, "OW", bytes(8))
+        dataset.DataSetTrailingPadding = bytes(64)
+    scan = read(series.write(tmp_path / "in"))
+    check_exact(scan.volume, series.slices)
+    assert scan.notes == ()
+
+
+def test_row_25_attributes_whose_type_a_router_forgot(tmp_path: Path) -> None:
+    series = build_series()
+    keywords = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept")
+    for dataset in series.datasets:
+        for keyword in keywords:
+            value = dataset[keyword].value
+            text = (
+                "\\".join(map(str, value)) if hasattr(value, "__iter__") and not isinstance(value, str) else str(value)
+            )
+            set_raw(dataset, keyword, text.encode(), vr="UN")
+    scan = _read_or_refuse(series.write(tmp_path / "in"), re.compile("IM0"))
+    if scan is not None:
+        check_exact(scan.volume, series.slices)
 
 
 # ---- row 26
