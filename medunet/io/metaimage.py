@@ -166,7 +166,8 @@ def _read_affine(header: _Header, num_axes: int) -> Affine:
         )
         raise VolumeError(msg)
     affine_lps[:num_spatial] *= MM_PER_UNIT[unit]
-    return check_affine(LPS_FROM_RAS @ affine_lps, str(header.path))
+    affine = LPS_FROM_RAS.diagonal()[:, None] * affine_lps  # no product of matrices, which infinity would upset
+    return check_affine(affine, str(header.path))
 
 
 def _check_directions(directions: Affine, path: Path) -> None:

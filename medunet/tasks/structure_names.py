@@ -133,7 +133,7 @@ def _find_claim(name: str, task: Task, mapping: Mapping[str, str]) -> _Claim | N
         return _Claim(name, 1)
     labels = [label for label in task.labels if fold_name(label) == folded]
     if labels:
-        return _Claim(labels[0], 1) if labels else None
+        return _Claim(labels[0], 1) if len(labels) == 1 else None
     for label, synonyms in task.synonyms.items():
         if folded in map(fold_name, synonyms):
             return _Claim(label, 2)

@@ -54,7 +54,9 @@ def _read_names(stream: object, path: Path) -> list[list[str]] | None:
                 if value:
                     names.append([value] if isinstance(value, str) else [str(part) for part in value])
     except Exception as error:  # the parser raises whatever it meets; its texts quote values
-        msg = f"{path} is a damaged DICOM file ({type(error).__name__} while parsing it). Copy it from its source again."
+        msg = (
+            f"{path} is a damaged DICOM file ({type(error).__name__} while parsing it). Copy it from its source again."
+        )
         raise VolumeError(msg) from None
     return names
 
@@ -67,7 +69,9 @@ def _find(folder: Path, parts: list[str]) -> Path | None:
             return None
         exact = target / part
         if not exact.exists():
-            matches = [entry for entry in target.iterdir() if entry.name.lower() in (part.lower(), f"{part.lower()}.dcm")]
+            matches = [
+                entry for entry in target.iterdir() if entry.name.lower() in (part.lower(), f"{part.lower()}.dcm")
+            ]
             if len(matches) != 1:
                 return None
             exact = matches[0]

@@ -28,6 +28,29 @@ VOLUME_KEYS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class PixelFormat:
+    """How the stored values of a file are to be understood.
+
+    Attributes:
+        samples: Values per pixel; 1 for an intensity.
+        bits_allocated: Bits per value in the file.
+        bits_stored: Bits that belong to the value.
+        high_bit: The highest of them.
+        is_signed: Whether they are in two's complement.
+        photometry: PhotometricInterpretation.
+        padding: Lowest and highest stored value of padding; None without.
+    """
+
+    samples: int = 1
+    bits_allocated: int = 16
+    bits_stored: int = 16
+    high_bit: int = 15
+    is_signed: bool = False
+    photometry: str = "MONOCHROME2"
+    padding: tuple[int, int] | None = None
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Frame:
     """One slice.
@@ -43,6 +66,7 @@ class Frame:
         slope: Stored value times ``slope`` plus ``intercept`` is the intensity.
         intercept: See ``slope``.
         instance: Where the pixel data lie within the file.
+        pixels: How they are stored.
         tile: Row and column of the first pixel within the picture, for a slice of a mosaic.
         groups: Where the frame's attributes are looked up: its own group, the shared one, the file.
     """
@@ -55,6 +79,7 @@ class Frame:
     slope: float = 1.0
     intercept: float = 0.0
     instance: Instance | None = None
+    pixels: PixelFormat = PixelFormat()
     tile: tuple[int, int] | None = None
     groups: tuple[Any, ...] = ()
 
@@ -99,7 +124,8 @@ def read_frames(instance: Instance) -> list[Frame]:
     shape = _read_shape(instance)
     num_frames = get_num_frames(header)
     per_frame = _get_sequence(header, "PerFrameFunctionalGroupsSequence", file)
-    _check_pixel_data(instance, shape, num_frames)
+    pixels = _read_pixel_format(instance)
+    _check_pixel_data(instance, shape, num_frames, pixels)
     if not per_frame:
         if num_frames is not None and num_frames != 1:
             msg = (
@@ -107,7 +133,7 @@ def read_frames(instance: Instance) -> list[Frame]:
                 "expected one position per frame. Convert it with the vendor's tool."
             )
             raise VolumeError(msg)
-        frame = _read_frame(instance, shape, 0, (header,))
+        frame = _read_frame(instance, shape, 0, (header,), pixels)
         return _split_mosaic(frame) if is_mosaic(header) else [frame]
     if num_frames is None or len(per_frame) != num_frames:
         msg = (
@@ -117,7 +143,8 @@ def read_frames(instance: Instance) -> list[Frame]:
         raise VolumeError(msg)
     shared = _get_sequence(header, "SharedFunctionalGroupsSequence", file)
     return [
-        _read_frame(instance, shape, index, (group, *shared[:1], header)) for index, group in enumerate(per_frame)
+        _read_frame(instance, shape, index, (group, *shared[:1], header), pixels)
+        for index, group in enumerate(per_frame)
     ]
 
 
@@ -130,28 +157,56 @@ def _read_shape(instance: Instance) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
-def _check_pixel_data(instance: Instance, shape: tuple[int, int], num_frames: int | None) -> None:
-    """Hold the size that the attributes promise against the bytes that are there."""
+def _read_pixel_format(instance: Instance) -> PixelFormat:
     file, header = instance.file, instance.header
+    bits = int(get_numbers(header, "BitsAllocated", 1, file)[0])
+    if bits not in (8, 16, 32, 64):
+        msg = f"{file} has BitsAllocated = {bits}; expected 8, 16, 32 or 64. It is damaged, or no image."
+        raise VolumeError(msg)
+    stored = int(find_number(header, "BitsStored", file) or bits)
+    high = find_number(header, "HighBit", file)
+    high_bit = stored - 1 if high is None else int(high)
+    if not 1 <= stored <= bits or not stored - 1 <= high_bit < bits:
+        msg = f"{file} stores {stored} bits up to bit {high_bit} in {bits}; expected them to fit. It is damaged."
+        raise VolumeError(msg)
+    is_signed = find_number(header, "PixelRepresentation", file) == 1
+    return PixelFormat(
+        samples=int(find_number(header, "SamplesPerPixel", file) or 1),
+        bits_allocated=bits,
+        bits_stored=stored,
+        high_bit=high_bit,
+        is_signed=is_signed,
+        photometry=get_text(header, "PhotometricInterpretation"),
+        padding=_read_padding(instance, stored, is_signed=is_signed),
+    )
+
+
+def _read_padding(instance: Instance, bits_stored: int, *, is_signed: bool) -> tuple[int, int] | None:
+    """The padding values with the sign of the pixels: some writers store -2000 as 63536."""
+    values = []
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        number = find_number(instance.header, keyword, instance.file)
+        if number is not None:
+            value = int(number)
+            values.append(value - 2**bits_stored if is_signed and value >= 2 ** (bits_stored - 1) else value)
+    return (min(values), max(values)) if values else None
+
+
+def _check_pixel_data(instance: Instance, shape: tuple[int, int], num_frames: int | None, pixels: PixelFormat) -> None:
+    """Hold the size that the attributes promise against the bytes that are there."""
+    file = instance.file
     if not instance.pixel_tag:
         msg = f"{file} ends before its pixel data: it is cut short, or not an image. Copy it from its source again."
         raise VolumeError(msg)
-    bits = int(get_numbers(header, "BitsAllocated", 1, file)[0])
-    samples = int(find_number(header, "SamplesPerPixel", file) or 1)
-    if bits not in (8, 16, 32, 64) or num_frames is not None and num_frames < 1:
-        msg = f"{file} has BitsAllocated = {bits} and {num_frames or 1} frames; expected 8, 16, 32 or 64 bits and 1 frame or more."
-        raise VolumeError(msg)
-    stored = find_number(header, "BitsStored", file) or bits
-    high = find_number(header, "HighBit", file)
-    if not 1 <= stored <= bits or (high is not None and not stored - 1 <= high < bits):
-        msg = f"{file} stores {stored:g} bits up to bit {high} in {bits}; expected them to fit. It is damaged."
+    if num_frames is not None and num_frames < 1:
+        msg = f"{file} has {num_frames} frames; expected 1 or more. It is damaged."
         raise VolumeError(msg)
     if instance.pixel_length < 0:  # encapsulated: the decoder finds out
         if instance.available < 8 * (num_frames or 1):
             msg = f"{file} promises {num_frames or 1} frames in {instance.available} bytes; it is cut short or damaged."
             raise VolumeError(msg)
         return
-    expected = shape[0] * shape[1] * samples * (bits // 8) * (num_frames or 1)
+    expected = shape[0] * shape[1] * pixels.samples * (pixels.bits_allocated // 8) * (num_frames or 1)
     found = min(instance.pixel_length, instance.available)
     if found < expected:
         msg = (
@@ -161,7 +216,9 @@ def _check_pixel_data(instance: Instance, shape: tuple[int, int], num_frames: in
         raise VolumeError(msg)
 
 
-def _read_frame(instance: Instance, shape: tuple[int, int], index: int, groups: tuple[Any, ...]) -> Frame:
+def _read_frame(
+    instance: Instance, shape: tuple[int, int], index: int, groups: tuple[Any, ...], pixels: PixelFormat
+) -> Frame:
     file = instance.file
     orientation = _find(groups, "PlaneOrientationSequence", "ImageOrientationPatient")
     position = _find(groups, "PlanePositionSequence", "ImagePositionPatient")
@@ -182,6 +239,7 @@ def _read_frame(instance: Instance, shape: tuple[int, int], index: int, groups: 
         slope=slope,
         intercept=intercept,
         instance=instance,
+        pixels=pixels,
         groups=groups,
     )
 
@@ -207,7 +265,7 @@ def _get_sequence(header: Any, keyword: str, file: DicomFile | None) -> Any:
     with quiet_pydicom():
         try:
             return header.get(keyword) or []
-        except Exception:  # noqa: BLE001 - a sequence is parsed when it is first looked at, by a parser that raises anything
+        except Exception:  # a sequence is parsed when it is first looked at, by a parser that raises anything
             msg = f"{file or 'A DICOM file'} has a damaged {keyword}. Copy it from its source again."
             raise VolumeError(msg) from None
 
@@ -215,7 +273,11 @@ def _get_sequence(header: Any, keyword: str, file: DicomFile | None) -> Any:
 def _build_plane(position: list[float], orientation: list[float], spacing: list[float], file: DicomFile) -> Affine:
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
-    if abs(lengths[0] - 1) > _UNIT_TOLERANCE or abs(lengths[1] - 1) > _UNIT_TOLERANCE or abs(row @ column) > _UNIT_TOLERANCE:
+    if (
+        abs(lengths[0] - 1) > _UNIT_TOLERANCE
+        or abs(lengths[1] - 1) > _UNIT_TOLERANCE
+        or abs(row @ column) > _UNIT_TOLERANCE
+    ):
         msg = (
             f"{file} has an ImageOrientationPatient of lengths {lengths[0]:.4g} and {lengths[1]:.4g} and cosine "
             f"{float(row @ column):.3g}; expected two unit vectors at right angles. Export the series again."
@@ -250,7 +312,8 @@ def _read_rescale(holder: Any, file: DicomFile) -> tuple[float, float]:
 _PRIVATE_KEYS = {"SiemensBValue": (0x0019, 0x100C), "GEBValue": (0x0043, 0x1039)}
 _KEY_SEQUENCES = (
     "FrameContentSequence", "MRDiffusionSequence", "MREchoSequence", "MRImageFrameTypeSequence",
-    "CTImageFrameTypeSequence", "PETFrameTypeSequence", "CardiacSynchronizationSequence", "MRModifierSequence", "MRTimingAndRelatedParametersSequence",
+    "CTImageFrameTypeSequence", "PETFrameTypeSequence", "CardiacSynchronizationSequence", "MRModifierSequence",
+    "MRTimingAndRelatedParametersSequence",
     "TemporalPositionSequence", "CTReconstructionSequence",
 )  # fmt: skip
 
@@ -261,9 +324,7 @@ def read_volume_keys(frame: Frame) -> dict[str, str]:
     for group in frame.groups:
         holders = [item for name in _KEY_SEQUENCES if name in group for item in _get_sequence(group, name, None)[:1]]
         holders += [
-            item
-            for holder in holders
-            for item in _get_sequence(holder, "DiffusionGradientDirectionSequence", None)[:1]
+            item for holder in holders for item in _get_sequence(holder, "DiffusionGradientDirectionSequence", None)[:1]
         ]
         for holder in (*holders, group):
             for keyword in VOLUME_KEYS:
@@ -282,7 +343,7 @@ def _read_private(holder: Any, keyword: str) -> str:
     try:
         with quiet_pydicom():
             value = holder[tag].value
-    except Exception:  # noqa: BLE001 - a private attribute only helps to tell volumes apart
+    except Exception:  # a private attribute only helps to tell volumes apart
         return ""
     if isinstance(value, bytes):
         value = value.decode("ascii", "ignore").strip("\0 ")

@@ -13,7 +13,6 @@ import math
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -59,26 +58,37 @@ class Instance:
         return str(self.header.get("SOPClassUID", "") or self.header.file_meta.get("MediaStorageSOPClassUID", ""))
 
 
-@contextlib.contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's and highdicom's warnings and log lines back: they quote values, which may name a patient.
+class quiet_pydicom:  # noqa: N801 - used like a function, as `contextlib.suppress` is
+    """Context: keep pydicom's and highdicom's warnings and log lines back: they quote values, which may name a patient.
 
     Value checks are off as well: a decimal string of 17 characters is against the standard and perfectly readable.
+    May be nested, at no cost: thousands of attributes are read within one.
     """
-    from pydicom import config
 
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    if level > logging.CRITICAL:  # within another one: thousands of attributes are read under one
-        yield
-        return
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    _depth = 0
+    _undo = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        if quiet_pydicom._depth == 0:
+            self._silence()
+        quiet_pydicom._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        quiet_pydicom._depth -= 1
+        if quiet_pydicom._depth == 0:
+            quiet_pydicom._undo.close()
+
+    @staticmethod
+    def _silence() -> None:
+        from pydicom import config
+
+        logger = logging.getLogger("pydicom")
+        undo = quiet_pydicom._undo
+        undo.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL + 1)
+        undo.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        undo.enter_context(config.disable_value_validation())
 
 
 def read_instance(file: DicomFile) -> Instance | None:
@@ -162,7 +172,9 @@ def parse_header(stream: BinaryIO, file: DicomFile) -> Any:
         msg = f"{file} claims an attribute that does not fit into memory; it is damaged or hostile."
         raise VolumeError(msg) from error
     except Exception as error:  # pydicom raises what its parser happens to meet: struct.error, KeyError, RecursionError
-        msg = f"{file} is a damaged DICOM file ({type(error).__name__} while parsing it). Copy it from its source again."
+        msg = (
+            f"{file} is a damaged DICOM file ({type(error).__name__} while parsing it). Copy it from its source again."
+        )
         raise VolumeError(msg) from None
     return header
 
@@ -227,7 +239,7 @@ def find_numbers(header: Any, keyword: str, file: DicomFile) -> list[float] | No
                 return None
             is_list = hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
             numbers = [float(number) for number in (value if is_list else [value])]
-    except Exception:  # noqa: BLE001 - pydicom raises many kinds, whose texts quote the value: none is passed on
+    except Exception:  # pydicom raises many kinds, whose texts quote the value: none is passed on
         msg = f"{file} holds something else than numbers in {keyword}. Export the series again."
         raise VolumeError(msg) from None
     if not numbers:
@@ -249,7 +261,7 @@ def get_text(header: Any, keyword: str) -> str:
     with quiet_pydicom():
         try:
             value = header.get(keyword)
-        except Exception:  # noqa: BLE001 - an undecodable description must not stop the reading of voxels
+        except Exception:  # an undecodable description must not stop the reading of voxels
             return ""
     if value is None:
         return ""

@@ -22,7 +22,9 @@ def is_mosaic(header: Any) -> bool:
     return "MOSAIC" in get_text(header, "ImageType").upper().split("\\")
 
 
-def locate_tiles(header: Any, plane: Affine, shape: tuple[int, int], file: DicomFile) -> list[tuple[Affine, tuple[int, int]]]:
+def locate_tiles(
+    header: Any, plane: Affine, shape: tuple[int, int], file: DicomFile
+) -> list[tuple[Affine, tuple[int, int]]]:
     """The slices of a mosaic.
 
     Args:
@@ -63,7 +65,7 @@ def _read_csa(header: Any, file: DicomFile) -> tuple[int, Any]:
             csa = csareader.get_csa_header(header)
             num_slices = csareader.get_n_mosaic(csa)
             normal = np.asarray(csareader.get_slice_normal(csa), dtype=np.float64)
-    except Exception:  # noqa: BLE001 - a private format, damaged in private ways
+    except Exception:  # a private format, damaged in private ways
         msg = f"{file} is a mosaic with a damaged private header; expected Siemens' CSA header. Export it as single slices."
         raise VolumeError(msg) from None
     if not num_slices or normal.shape != (3,) or abs(float(np.linalg.norm(normal)) - 1) > 1e-3:

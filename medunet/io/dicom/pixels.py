@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medunet.errors import VolumeError
-from medunet.io.dicom.frames import Frame, get_num_frames
-from medunet.io.dicom.header import Instance, find_number, get_numbers, get_text, open_dataset, quiet_pydicom
+from medunet.io.dicom.frames import Frame
+from medunet.io.dicom.header import Instance, get_numbers, open_dataset, quiet_pydicom
 from medunet.io.dicom.stack import DicomStack
 from medunet.volume import Array
 
@@ -77,12 +77,8 @@ def check_photometry(frames: list[Frame]) -> None:
         VolumeError: With the file.
     """
     for frame in frames:
-        kind = get_text(frame.header, "PhotometricInterpretation")
-        if (find_number(frame.header, "SamplesPerPixel", frame.file) or 1) != 1 or kind not in (
-            "MONOCHROME1",
-            "MONOCHROME2",
-            "",
-        ):
+        kind = frame.pixels.photometry
+        if frame.pixels.samples != 1 or kind not in ("MONOCHROME1", "MONOCHROME2", ""):
             msg = f"{frame.file} is a colour image ({kind or 'unknown'}); expected one intensity per pixel."
             raise VolumeError(msg)
         if "ModalityLUTSequence" in frame.header:
@@ -92,7 +88,7 @@ def check_photometry(frames: list[Frame]) -> None:
 
 def describe_photometry(stack: DicomStack) -> list[str]:
     """A note where values and display disagree."""
-    inverted = [frame for frame in stack.frames if get_text(frame.header, "PhotometricInterpretation") == "MONOCHROME1"]
+    inverted = [frame for frame in stack.frames if frame.pixels.photometry == "MONOCHROME1"]
     if not inverted:
         return []
     which = "The series is" if len(inverted) == len(stack.frames) else f"{inverted[0]} and {len(inverted) - 1} more are"
@@ -101,82 +97,65 @@ def describe_photometry(stack: DicomStack) -> list[str]:
 
 def find_padding(stored: Array, frame: Frame) -> NDArray[np.bool_] | None:
     """Where a slice holds its padding value or range; None where it has none."""
-    if stored.dtype.kind == "f":
+    if stored.dtype.kind == "f" or frame.pixels.padding is None:
         return None
-    value = _read_padding(frame, "PixelPaddingValue")
-    if value is None:
-        return None
-    limit = _read_padding(frame, "PixelPaddingRangeLimit")
-    low, high = (value, value) if limit is None else (min(value, limit), max(value, limit))
+    low, high = frame.pixels.padding
     is_padding: NDArray[np.bool_] = (stored >= low) & (stored <= high)
     return is_padding
 
 
 def rescale(stored: Array, frame: Frame, dtype: Any) -> Array:
-    """Stored values to intensities of the given type."""
+    """Stored values to intensities of the given type; an integer type must hold every result."""
     dtype = np.dtype(dtype)
-    if frame.slope == 1 and frame.intercept == 0:
-        return stored.astype(dtype, copy=False)
-    if dtype.kind in "iu":
-        wide = stored.astype(np.int64 if dtype.itemsize > 2 else np.int32)
-        return (wide * int(frame.slope) + int(frame.intercept)).astype(dtype)
-    # Double precision, so that a slope of 7e-5 does not round twice.
-    return (stored * np.float64(frame.slope) + np.float64(frame.intercept)).astype(dtype)
-
-
-def _read_padding(frame: Frame, keyword: str) -> int | None:
-    """The padding value with the sign of the pixels, as stray writers store -2000 as 63536."""
-    number = find_number(frame.header, keyword, frame.file)
-    if number is None:
-        return None
-    value = int(number)
-    if find_number(frame.header, "PixelRepresentation", frame.file) == 1:
-        bits = int(find_number(frame.header, "BitsStored", frame.file) or 16)
-        if value >= 2 ** (bits - 1):
-            value -= 2**bits
-    return value
+    if dtype.kind == "f" and (frame.slope != 1 or frame.intercept != 0):
+        # Double precision, so that a slope of 7e-5 does not round twice.
+        return (stored * np.float64(frame.slope) + np.float64(frame.intercept)).astype(dtype)
+    # Integers wrap around and back: where the result fits, so does the arithmetic.
+    values = stored.astype(dtype)
+    for operation, number in ((np.multiply, int(frame.slope)), (np.add, int(frame.intercept))):
+        if number != (1 if operation is np.multiply else 0):
+            operation(values, np.array(number).astype(dtype), out=values)
+    return values
 
 
 def _choose_dtype(stack: DicomStack) -> np.dtype[Any]:
     """The smallest type that holds every possible value of every slice exactly."""
     if stack.regrid is not None:
         return np.dtype(np.float32)
-    lowest, highest, bits = 0.0, 0.0, 0
-    seen: set[tuple[Any, ...]] = set()
-    for frame in stack.frames:
-        if frame.instance is not None and frame.instance.pixel_tag in _FLOAT_TYPES:
+    lowest, highest = 0.0, 0.0
+    for bits, is_signed, slope, intercept, is_float in {_describe_range(frame) for frame in stack.frames}:
+        if is_float or not (slope.is_integer() and intercept.is_integer()):
             return np.dtype(np.float32)
-        stored = int(find_number(frame.header, "BitsStored", frame.file) or find_number(frame.header, "BitsAllocated", frame.file) or 16)
-        is_signed = find_number(frame.header, "PixelRepresentation", frame.file) == 1
-        key = (stored, is_signed, frame.slope, frame.intercept)
-        if key in seen:
-            continue
-        seen.add(key)
-        if not (float(frame.slope).is_integer() and float(frame.intercept).is_integer()):
-            return np.dtype(np.float32)
-        low, high = (-(2.0 ** (stored - 1)), 2.0 ** (stored - 1) - 1) if is_signed else (0.0, 2.0**stored - 1)
-        ends = (low * frame.slope + frame.intercept, high * frame.slope + frame.intercept)
-        lowest, highest, bits = min(lowest, *ends), max(highest, *ends), max(bits, stored)
+        low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if is_signed else (0.0, 2.0**bits - 1)
+        ends = (low * slope + intercept, high * slope + intercept)
+        lowest, highest = min(lowest, *ends), max(highest, *ends)
     for dtype in (np.int16, np.uint16):
         if np.iinfo(dtype).min <= lowest and highest <= np.iinfo(dtype).max:
             return np.dtype(dtype)
     if max(-lowest, highest) <= 2**24:
         return np.dtype(np.float32)
-    return np.dtype(np.int32 if -(2**31) <= lowest and highest < 2**31 else np.float32)
+    return np.dtype(np.int32 if lowest >= -(2**31) and highest < 2**31 else np.float32)
+
+
+def _describe_range(frame: Frame) -> tuple[int, bool, float, float, bool]:
+    is_float = frame.instance is not None and frame.instance.pixel_tag in _FLOAT_TYPES
+    return frame.pixels.bits_stored, frame.pixels.is_signed, float(frame.slope), float(frame.intercept), is_float
 
 
 def _read_even(stack: DicomStack, reader: _FrameReader, dtype: np.dtype[Any]) -> tuple[Array, list[str]]:
     num_slices, (rows, columns) = len(stack.frames), stack.frames[0].shape
     voxels = np.empty((num_slices, rows, columns), dtype=dtype)  # as stored, so that slices are copied in one piece
-    padding = _Padding()
+    padding = _Padding() if any(frame.pixels.padding is not None for frame in stack.frames) else None
     for index, frame in enumerate(stack.frames):
         stored = reader.read(index)
-        is_padding = find_padding(stored, frame)
-        values = rescale(stored, frame, dtype)
-        padding.add(index, values, is_padding)
-        voxels[index] = values
-    padding.fill(voxels)
-    return voxels.transpose(2, 1, 0)[None], padding.notes + describe_photometry(stack)
+        voxels[index] = rescale(stored, frame, dtype)
+        if padding is not None:
+            padding.add(index, voxels[index], find_padding(stored, frame))
+    notes = describe_photometry(stack)
+    if padding is not None:
+        padding.fill(voxels)
+        notes = padding.notes + notes
+    return voxels.transpose(2, 1, 0)[None], notes
 
 
 def _read_regridded(stack: DicomStack, reader: _FrameReader) -> tuple[Array, list[str]]:
@@ -201,7 +180,9 @@ def _read_regridded(stack: DicomStack, reader: _FrameReader) -> tuple[Array, lis
     voxels[outside] = lowest
     notes = describe_photometry(stack)
     if num_padded:
-        notes.append(f"{num_padded} voxels hold the padding value; they were set to the lowest intensity of their slice.")
+        notes.append(
+            f"{num_padded} voxels hold the padding value; they were set to the lowest intensity of their slice."
+        )
     return voxels[None], notes
 
 
@@ -236,7 +217,9 @@ class _Padding:
             return []
         if not np.isfinite(self.lowest):
             return [f"All {self.num_padded} voxels hold the padding value; they were left as they are."]
-        return [f"{self.num_padded} voxels hold the padding value; they were set to the lowest intensity, {self.lowest:g}."]
+        return [
+            f"{self.num_padded} voxels hold the padding value; they were set to the lowest intensity, {self.lowest:g}."
+        ]
 
 
 class _FrameReader:
@@ -275,14 +258,14 @@ class _FrameReader:
 
     def _read_picture(self, frame: Frame, instance: Instance) -> Array:
         order = _NATIVE.get(instance.transfer_syntax)
-        if order is None or (order == ">" and _get_bits(frame) == 8):
+        if order is None or (order == ">" and frame.pixels.bits_allocated == 8):
             return _keep_stored_bits(self._decode(frame, instance), frame)
         return _keep_stored_bits(self._read_native(frame, instance, order), frame)
 
     def _read_native(self, frame: Frame, instance: Instance, order: str) -> Array:
         kind = _FLOAT_TYPES.get(instance.pixel_tag)
-        is_signed = find_number(frame.header, "PixelRepresentation", frame.file) == 1
-        dtype = np.dtype(order + (kind or f"{'i' if is_signed else 'u'}{_get_bits(frame) // 8}"))
+        integer = f"{'i' if frame.pixels.is_signed else 'u'}{frame.pixels.bits_allocated // 8}"
+        dtype = np.dtype(order + (kind or integer))
         rows, columns = frame.shape
         num_bytes = rows * columns * dtype.itemsize
         stream = self._open(instance)
@@ -344,30 +327,25 @@ def decode_frames(instance: Instance, indices: list[int]) -> dict[int, Array]:
 
 
 def _read_picture_shape(frame: Frame) -> tuple[int, int]:
-    return int(get_numbers(frame.header, "Rows", 1, frame.file)[0]), int(get_numbers(frame.header, "Columns", 1, frame.file)[0])
-
-
-def _get_bits(frame: Frame) -> int:
-    return int(find_number(frame.header, "BitsAllocated", frame.file) or 16)
+    return int(get_numbers(frame.header, "Rows", 1, frame.file)[0]), int(
+        get_numbers(frame.header, "Columns", 1, frame.file)[0]
+    )
 
 
 def _keep_stored_bits(array: Array, frame: Frame) -> Array:
     """Only the bits that belong to the value: overlays and junk may lie above and below it."""
     if array.dtype.kind == "f":
         return array
-    bits = array.dtype.itemsize * 8
-    stored = int(find_number(frame.header, "BitsStored", frame.file) or bits)
-    high = find_number(frame.header, "HighBit", frame.file)
-    shift = 0 if high is None else int(high) - stored + 1
-    if frame.instance is not None and frame.instance.transfer_syntax not in _NATIVE:
-        shift = 0  # decoders give the value itself
-    if stored >= bits and shift == 0:
+    bits, stored = array.dtype.itemsize * 8, frame.pixels.bits_stored
+    is_native = frame.instance is not None and frame.instance.transfer_syntax in _NATIVE
+    shift = frame.pixels.high_bit - stored + 1 if is_native else 0  # decoders give the value itself
+    if stored >= bits:
         return array
-    is_signed = find_number(frame.header, "PixelRepresentation", frame.file) == 1
-    unsigned = array.astype(array.dtype.newbyteorder("=")).view(f"u{array.dtype.itemsize}")
-    value = (unsigned >> shift) & np.array(2**stored - 1, dtype=unsigned.dtype)
-    if not is_signed:
+    unsigned = array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{array.dtype.itemsize}")
+    if not frame.pixels.is_signed:
+        value: Array = (unsigned >> shift if shift else unsigned) & unsigned.dtype.type(2**stored - 1)
         return value
     # The sign bit moves to the top and back, which repeats it.
     up = bits - stored
-    return (value << up).view(f"i{array.dtype.itemsize}") >> up
+    signed: Array = (unsigned >> shift << up).view(f"i{array.dtype.itemsize}") >> up
+    return signed

@@ -139,7 +139,7 @@ def build_regrid(planes: list[Affine], frame_shape: tuple[int, int], depths_mm: 
     corner = np.floor(shifts.min(axis=0))
     shifts = shifts - corner
     rows, columns = frame_shape
-    extent = np.ceil(shifts.max(axis=0)).astype(int) + (columns, rows)
+    extent = np.ceil(shifts.max(axis=0)).astype(int) + np.array([columns, rows])
     length_mm = float(depths_mm[-1] - depths_mm[0])
     num_steps = max(1, round(length_mm / float(np.diff(depths_mm).min())))
     step = length_mm / num_steps

@@ -387,7 +387,7 @@ def _invent_frame_of_reference(stack: DicomStack) -> str:
     _log.warning(
         "The scan has no FrameOfReferenceUID; the segmentation has one of its own and names the images that it belongs to."
     )
-    return str(generate_uid(prefix=None, entropy_srcs=["medunet frame of reference", stack.series_uid]))
+    return str(generate_uid(entropy_srcs=["medunet frame of reference", stack.series_uid]))
 
 
 def _find_thickness(stack: DicomStack) -> str:

@@ -6,6 +6,7 @@ left out and named, or refused. Every doubt is an error that names two files.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -469,7 +470,7 @@ def _find_signs_of_loss(instances: list[Instance], num_slices: int) -> list[str]
     numbers_found = sorted({int(text) for text in texts if re.fullmatch(r"\s*\d{1,9}\s*", text)})
     if len(numbers_found) == len(instances) > 1:
         missing = numbers_found[-1] - numbers_found[0] + 1 - len(numbers_found)
-        steps = {b - a for a, b in zip(numbers_found, numbers_found[1:], strict=False)}
+        steps = {b - a for a, b in itertools.pairwise(numbers_found)}
         if missing and len(steps) > 1:
             notes.append(
                 f"The series may be incomplete: InstanceNumber runs from {numbers_found[0]} to {numbers_found[-1]} with "

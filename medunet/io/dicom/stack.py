@@ -184,7 +184,11 @@ def _check_steps(frames: list[Frame], depths: NDArray[np.float64], step: float, 
             "Allow resampling onto even ones with --allow-gaps."
         )
         raise VolumeError(msg)
-    gap = int(np.argmax(np.abs(steps - step) * (steps > step))) if (wrong & (steps > step)).any() else int(np.argmax(wrong))
+    gap = (
+        int(np.argmax(np.abs(steps - step) * (steps > step)))
+        if (wrong & (steps > step)).any()
+        else int(np.argmax(wrong))
+    )
     more = f" and {int(wrong.sum()) - 1} more" if wrong.sum() > 1 else ""
     msg = (
         f"There is a gap of {steps[gap]:.2f} mm between {frames[gap]} and {frames[gap + 1]} (expected {step:.2f} mm){more}: "
@@ -199,7 +203,9 @@ def _describe_steps(depths: NDArray[np.float64]) -> str:
     return ", ".join(shown) + (", ..." if len(values) > 4 else "")
 
 
-def _measure_drift(frames: list[Frame], depths: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
+def _measure_drift(
+    frames: list[Frame], depths: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
     """How far slices move within their planes per mm of depth, the tilt in degrees, and each slice's deviation in mm.
 
     The drift is the median over all pairs of neighbours (Theil and Sen): one displaced slice must not bend the line that

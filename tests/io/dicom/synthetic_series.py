@@ -31,10 +31,12 @@ from pydicom.fileset import FileSet
 from pydicom.tag import Tag
 from pydicom.uid import (
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     MRImageStorage,
     PositronEmissionTomographyImageStorage,
     generate_uid,
@@ -249,7 +251,7 @@ def build_series(
     for k in range(count):
         values = [value(k) if callable(value) else value for value in (slope, intercept, is_signed, bits)]
         truth = Slice(planes[k], np.zeros((rows, columns)), 0.0, f"{prefix}{order[k] + 1:04d}{suffix}")
-        dataset = copy.deepcopy(common)
+        dataset = _clone(common)
         dataset.SOPInstanceUID = new_uid()
         dataset.InstanceNumber = str(numbers[k])
         dataset.ImagePositionPatient = to_ds(planes[k][:3, 3])
@@ -331,6 +333,14 @@ def _build_common(modality: str, number: int, description: str, like: Series | N
         dataset.Units, dataset.SeriesType = "BQML", ["WHOLE BODY", "IMAGE"]
         dataset.DecayCorrection, dataset.CorrectedImage = "START", ["DECY", "ATTN"]
     return dataset
+
+
+def _clone(flat: Dataset) -> Dataset:
+    """A copy of a data set without sequences; a tenth of the time of a deep copy."""
+    clone = Dataset()
+    for element in flat:
+        clone[element.tag] = copy.copy(element)
+    return clone
 
 
 def add_patient(dataset: Dataset) -> Dataset:
@@ -528,7 +538,8 @@ def write_file(
 ) -> Path:
     """Write one file in a transfer syntax; without preamble and file meta information if not ``is_part10``."""
     uid = pydicom.uid.UID(syntax)
-    dataset = copy.deepcopy(dataset)
+    if syntax not in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian):
+        dataset = copy.deepcopy(dataset)  # its pixels will be changed
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = uid if not uid.is_compressed or uid.is_deflated else ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
@@ -548,6 +559,8 @@ def write_file(
             implicit, little = uid.is_implicit_VR, uid.is_little_endian
             del dataset.file_meta
             dataset.save_as(path, implicit_vr=implicit, little_endian=little, enforce_file_format=False)
+            return path
+    del dataset.file_meta
     return path
 
 

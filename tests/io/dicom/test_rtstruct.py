@@ -18,6 +18,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.path import Path as MatplotlibPath
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
@@ -208,6 +209,23 @@ def test_a_voxel_lies_where_the_affine_says() -> None:
     assert {tuple(offset) for offset in (np.round(offsets, 3) + 0.0).tolist()} == expected
 
 
+def test_another_program_fills_the_same_voxels() -> None:
+    """Matplotlib's test of points in polygons, by the even-odd rule, on contours found by the image they refer to."""
+    stack, masks = make_stack(), make_masks()
+    dataset = encode(make_structures(stack, **masks), stack)
+    indices = {frame.header.SOPInstanceUID: k for k, frame in enumerate(stack.frames)}
+    centres = np.stack(np.meshgrid(range(SHAPE[0]), range(SHAPE[1]), indexing="ij"), axis=-1).reshape(-1, 2)
+    for roi, (name, mask) in zip(dataset.ROIContourSequence, masks.items(), strict=True):
+        filled = np.zeros(SHAPE, dtype=bool)
+        for contour in roi.get("ContourSequence", []):
+            points = np.array(contour.ContourData, dtype=float).reshape(-1, 3) * (-1, -1, 1)
+            voxels = np.linalg.inv(stack.affine) @ np.vstack([points.T, np.ones(len(points))])
+            k = indices[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
+            assert np.abs(voxels[2] - k).max() < 1e-3
+            filled[:, :, k] ^= MatplotlibPath(voxels[:2].T).contains_points(centres).reshape(SHAPE[:2])
+        assert np.array_equal(filled, mask), name
+
+
 def test_overlapping_structures_come_back_in_layers() -> None:
     stack, masks = make_stack(), make_masks()
     read = read_rtstruct(encode(make_structures(stack, **masks), stack), stack)
@@ -277,8 +295,8 @@ def test_every_attribute_that_the_standard_demands_is_there() -> None:
     modules = json.loads((tables / "module_attribute_map.json").read_text())
     iod = json.loads((tables / "iod_module_map.json").read_text())["rt-structure-set"]
     used = {module["key"] for module in iod if module["usage"] == "M"} | {"frame-of-reference", "approval"}
-    stack = make_stack()
-    dataset = encode(make_structures(stack, **make_masks()), stack)
+    stack, masks = make_stack(), make_masks()
+    dataset = encode(make_structures(stack, ring=masks["ring"], empty=masks["empty"]), stack)
     for attribute in itertools.chain.from_iterable(modules[key] for key in used):
         items = [dataset]
         for keyword in attribute["path"]:

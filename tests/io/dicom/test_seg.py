@@ -115,22 +115,28 @@ def read_with_highdicom(content: bytes) -> tuple[Masks, np.ndarray]:
 def match_grids(masks: Masks, affine: np.ndarray, target: Volume) -> Masks:
     """Masks of another reader in the axis order and direction of ``target``; the grids must be the same points."""
     change = np.linalg.solve(affine, target.affine)  # target voxel -> other voxel
-    rounded = np.rint(change)
-    np.testing.assert_allclose(change, rounded, atol=2e-4)
-    index = np.indices(target.spatial_shape).reshape(3, -1)
-    i, j, k = (rounded @ np.vstack([index, np.ones(index.shape[1])]))[:3].astype(int)
-    matched = {}
-    for name, mask in masks.items():
-        assert sorted(mask.shape) == sorted(target.spatial_shape)
-        matched[name] = mask[i, j, k].reshape(target.spatial_shape)
-    return matched
+    steps, origin = np.rint(change[:3, :3]), np.rint(change[:3, 3])
+    last = np.array(target.spatial_shape) - 1
+    misplaced = affine[:3, :3] @ (change[:3] - np.column_stack([steps, origin])) @ [*last, 1]
+    assert np.linalg.norm(misplaced) < 0.01
+    axes = np.abs(steps).argmax(axis=0)  # of the other grid, for each axis of the target
+    flips = steps[axes, range(3)]
+    np.testing.assert_array_equal(np.sort(axes), range(3))
+    np.testing.assert_array_equal(origin[axes], np.where(flips < 0, last, 0))
+    turned = {
+        name: mask.transpose(axes)[tuple(slice(None, None, int(f)) for f in flips)] for name, mask in masks.items()
+    }
+    assert {mask.shape for mask in turned.values()} == {target.spatial_shape}
+    return turned
 
 
 # ---- round trips
 
 
-@pytest.mark.parametrize("orientation", ORIENTATIONS)
-@pytest.mark.parametrize("build", [build_series, build_enhanced])
+@pytest.mark.parametrize(
+    ("orientation", "build"),
+    [*((name, build_series) for name in ORIENTATIONS), ("double-oblique", build_enhanced), ("coronal", build_enhanced)],
+)
 def test_row_45_round_trip_keeps_every_voxel_and_the_affine(
     orientation: str, build: Callable[..., Series], read_scan_of: Any
 ) -> None:
@@ -153,7 +159,7 @@ def test_row_45_round_trip_keeps_every_voxel_and_the_affine(
         np.testing.assert_array_equal(theirs[name], mask, err_msg=name)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_row_45_round_trip_of_any_masks(data: st.DataObject) -> None:
     shape = data.draw(st.tuples(*[st.integers(1, 9)] * 3), label="rows, columns, slices")
@@ -267,7 +273,7 @@ def test_frames_of_an_enhanced_scan_are_named_by_their_numbers(read_scan_of: Any
 
 
 def test_jittering_slices_keep_their_positions(read_scan_of: Any) -> None:
-    series = build_series(positions=(0.0, 2.54, 4.97, 7.5, 10.04, 12.46, 15.0, 17.53))
+    series = build_series(positions=(0.0, 2.53, 4.98, 7.5, 10.03, 12.47, 15.0, 17.52))
     stack = read_scan_of(series)
     assert stack.regrid is None
     masks = make_masks(stack.shape)
@@ -775,8 +781,14 @@ def test_shuffled_frames_are_sorted_by_place(read_scan_of: Any) -> None:
     assert_same_masks(read_seg(dataset), to_masks(frames))
 
 
-@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2, 0), (2, 0, 1), (1, 0, 2), (2, 1, 0), (0, 2, 1)])
-@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1), (-1, -1, -1)])
+@pytest.mark.parametrize(
+    ("axes", "flips"),
+    [
+        ((0, 1, 2), (1, 1, 1)), ((0, 1, 2), (-1, -1, -1)), ((1, 2, 0), (1, 1, 1)), ((1, 2, 0), (-1, 1, 1)),
+        ((2, 0, 1), (1, -1, 1)), ((1, 0, 2), (1, 1, -1)), ((2, 1, 0), (-1, 1, -1)), ((2, 1, 0), (1, 1, 1)),
+        ((0, 2, 1), (1, -1, -1)), ((2, 1, 0), (1, -1, 1)), ((2, 1, 0), (1, 1, -1)),
+    ],
+)  # fmt: skip
 def test_frames_in_any_axis_order_and_direction_find_their_voxels(
     axes: tuple[int, int, int], flips: tuple[int, int, int], read_scan_of: Any
 ) -> None:
@@ -1078,7 +1090,7 @@ def test_flipped_bytes_never_crash(read_scan_of: Any) -> None:
     rng = np.random.default_rng(1)
 
     num_refused = 0
-    for _ in range(150):
+    for _ in range(70):
         spoiled = bytearray(content)
         spoiled[rng.integers(132, len(content))] ^= int(rng.integers(1, 256))
         try:
@@ -1086,7 +1098,7 @@ def test_flipped_bytes_never_crash(read_scan_of: Any) -> None:
         except MedunetError as error:
             assert_private("".join(traceback.format_exception(error)))
             num_refused += 1
-    assert 10 < num_refused < 150
+    assert 5 < num_refused < 70
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -1117,20 +1129,26 @@ def test_real_enhanced_mr_without_frame_of_reference(real_data: Path, tmp_path: 
 
 
 @pytest.mark.realdata
-def test_real_tilted_ct(real_data: Path, tmp_path: Path) -> None:
-    stack = read_stack(real_data / "dicom" / "ct-gantry-tilt" / "S2010")
+def test_real_ct(real_data: Path, tmp_path: Path) -> None:
+    check_real(read_stack(real_data / "dicom" / "ct-gantry-tilt" / "S2010"), tmp_path)
+
+
+@pytest.mark.realdata
+def test_real_ct_with_tilt_and_gaps(real_data: Path, tmp_path: Path) -> None:
+    stack = read_stack(real_data / "dicom" / "ct-gantry-tilt-and-gaps", ReadOptions(allow_gaps=True))
     assert stack.regrid is not None
     check_real(stack, tmp_path)
 
 
 def check_real(stack: DicomStack, tmp_path: Path) -> None:
-    axes = np.indices(stack.shape, dtype=np.float32)
-    centre = (np.array(stack.shape, dtype=np.float32) - 1) / 2
-    distance = sum(((axes[n] - centre[n] * 0.8) / (centre[n] + 1)) ** 2 for n in range(3))
-    masks = {"ball": distance < 0.4, "shell": (distance > 0.3) & (distance < 0.5), "empty": distance < 0}
+    i, j, k = (n // 5 for n in stack.shape)
+    masks = {name: np.zeros(stack.shape, dtype=bool) for name in ("box", "shell", "empty")}
+    masks["box"][i : 3 * i, 2 * j : 4 * j, k : 2 * k + 1] = True
+    masks["shell"][i - 3 : 4 * i, j : 4 * j, : 3 * k] = True
+    masks["shell"][i : 3 * i, 2 * j : 3 * j, k : 2 * k] = False
     path = tmp_path / "seg.dcm"
 
-    write_seg(make_structures(masks, stack, codes={"ball": LIVER}), path, stack, **ALGORITHM)
+    write_seg(make_structures(masks, stack, codes={"box": LIVER}), path, stack, **ALGORITHM)
 
     found = read_seg(path, stack)
     assert_same_masks(found, {n: stack.labels_from_frames(stack.labels_to_frames(m)) for n, m in masks.items()})

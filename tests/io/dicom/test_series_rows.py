@@ -1363,7 +1363,7 @@ def test_row_17_real_slices_in_five_encodings_are_the_same(real_data: Path) -> N
 
 
 @pytest.mark.parametrize("which", [3, 7], ids=["middle", "last"])
-@pytest.mark.parametrize("keep", [0, 40, 100, 131, 140, 400, 900, -100, -10, -1])
+@pytest.mark.parametrize("keep", [0, 100, 140, 400, 900, -10, -1])
 def test_row_18_a_cut_slice_is_named(tmp_path: Path, which: int, keep: int) -> None:
     series = build_series()
     folder = series.write(tmp_path / "in")
@@ -1468,12 +1468,14 @@ WRONG_VALUES: list[tuple[str, bytes | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("keyword", "value"), WRONG_VALUES)
-@pytest.mark.parametrize("which", ["one", "all"])
+@pytest.mark.parametrize(
+    ("keyword", "value", "which"),
+    [(*wrong, "last") for wrong in WRONG_VALUES] + [(*wrong, "all") for wrong in WRONG_VALUES[::2]],
+)
 def test_row_19_a_wrong_value_is_named_with_tag_and_file(
     tmp_path: Path, keyword: str, value: bytes | None, which: str
 ) -> None:
-    series = build_series()
+    series = build_series(shape=(4, 5, 8))
     chosen = series.datasets if which == "all" else series.datasets[7:]
     for dataset in chosen:
         if value is None:
@@ -1664,8 +1666,12 @@ def test_row_23_a_series_across_midnight_is_whole(tmp_path: Path) -> None:
 # ---- row 24
 
 
-@pytest.mark.parametrize("directions", ORIENTATIONS)
-@pytest.mark.parametrize("numbering", ["rising", "reversed", "interleaved", "shuffled"])
+NUMBERINGS = ["rising", "reversed", "interleaved", "shuffled"]
+
+
+@pytest.mark.parametrize(
+    ("directions", "numbering"), [(name, NUMBERINGS[k % 4]) for k, name in enumerate([*ORIENTATIONS, *ORIENTATIONS])]
+)
 def test_row_24_world_positions_are_exact(tmp_path: Path, directions: str, numbering: str) -> None:
     series = build_series(directions=ORIENTATIONS[directions], numbering=numbering, spacing=(0.8, 1.3, 2.5))
     scan = read(series.write(tmp_path / "in"))
