@@ -166,8 +166,7 @@ def _read_affine(header: _Header, num_axes: int) -> Affine:
         )
         raise VolumeError(msg)
     affine_lps[:num_spatial] *= MM_PER_UNIT[unit]
-    affine = LPS_FROM_RAS.diagonal()[:, None] * affine_lps  # no product of matrices, which infinity would upset
-    return check_affine(affine, str(header.path))
+    return check_affine(LPS_FROM_RAS @ affine_lps, str(header.path))
 
 
 def _check_directions(directions: Affine, path: Path) -> None:
@@ -212,12 +211,12 @@ def _read_voxels(header: _Header, num_axes: int) -> Array:
 
 
 def _decode(header: _Header, file: BinaryIO, path: Path, stored: tuple[int, ...]) -> Array:
-    skip = header.get_whole("HeaderSize", "0")
-    if not header.is_true("CompressedData", default="False"):
-        return decode_voxels(file, path, stored, _get_dtype(header), "raw", byte_skip=skip)
-    if skip:
-        msg = f"{header.path} has HeaderSize = {skip} before compressed data; expected 0. Write it again."
+    skip, is_compressed = header.get_whole("HeaderSize", "0"), header.is_true("CompressedData", default="False")
+    if skip and (is_compressed or (skip > 0 and file.tell())):
+        msg = f"{header.path} has HeaderSize = {skip} before compressed or local data; expected 0. Write it again."
         raise VolumeError(msg)
+    if not is_compressed:
+        return decode_voxels(file, path, stored, _get_dtype(header), "raw", byte_skip=skip)
     num_claimed = header.get_whole("CompressedDataSize", "0")  # 0: old writers did not know
     num_stored = os.fstat(file.fileno()).st_size - file.tell()
     if num_claimed not in (0, num_stored):

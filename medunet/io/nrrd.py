@@ -195,7 +195,8 @@ def _get_dtype(header: NrrdHeader) -> np.dtype[Any]:
 def explain_failures(path: Path) -> Iterator[None]:
     """Turn what Python, zlib and bz2 say about a bad file into one line that names it."""
     try:
-        yield
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity is found, and reported, where it ends up
+            yield
     except (VolumeError, LabelError):
         raise
     except EOFError as error:
@@ -374,8 +375,7 @@ def build_volume(voxels: Array, affine: Affine, name: str, volume_index: int | N
 def _copy_to_row_order(voxels: Array) -> Array:
     """Transpose in blocks that stay in the cache, and change the dtype on the way: many times faster than at once."""
     array = np.empty(voxels.shape, get_working_dtype(voxels.dtype))  # (C, I, J, K)
-    with np.errstate(over="ignore"):  # becomes infinite, which `check_finite` reports
-        for k in range(0, array.shape[3], 8):
-            for i in range(0, array.shape[1], 64):
-                array[:, i : i + 64, :, k : k + 8] = voxels[:, i : i + 64, :, k : k + 8]
+    for k in range(0, array.shape[3], 8):
+        for i in range(0, array.shape[1], 64):
+            array[:, i : i + 64, :, k : k + 8] = voxels[:, i : i + 64, :, k : k + 8]
     return array

@@ -184,8 +184,7 @@ def _build_affine(header: NrrdHeader, directions: list[NDArray[np.float64]]) -> 
         affine[:3, 3] = _parse_vector(header.fields["spaceorigin"], header)
     elif "spacedirections" in header.fields:
         logger.warning("%s says no 'space origin': its position is unknown, 0 is assumed.", header.path)
-    affine[:3] *= np.array(_read_ras_signs(header))[:, None]  # no product of matrices, which infinity would upset
-    return check_affine(affine, str(header.path))
+    return check_affine(np.diag([*_read_ras_signs(header), 1.0]) @ affine, str(header.path))
 
 
 def _read_ras_signs(header: NrrdHeader) -> tuple[float, float, float]:

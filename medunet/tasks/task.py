@@ -148,7 +148,7 @@ class Task(BaseModel):
         for label, synonyms in self.synonyms.items():
             for synonym in synonyms:
                 folded = fold_name(synonym)
-                if False:
+                if not folded:
                     msg = f"synonyms: '{synonym}' of label '{label}' holds no letter; expected a name"
                     raise ValueError(msg)
                 owner, how = claimed.setdefault(folded, (label, "a synonym"))

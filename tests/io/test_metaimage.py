@@ -41,8 +41,8 @@ EXPECTED_AFFINE = [[0, 0.6, -2.4, -1], [-2, 0, 0, 2], [0, 0.8, 1.8, 3.5], [0, 0,
 
 def build_header(**fields: Any) -> bytes:
     """The header; a field of None is left out."""
-    lines = HEADER | {"ElementDataFile": None} | fields
-    lines["ElementDataFile"] = fields.get("ElementDataFile", "LOCAL")
+    lines = HEADER | fields
+    lines["ElementDataFile"] = lines.pop("ElementDataFile")  # stands last
     return "".join(f"{field} = {value}\n" for field, value in lines.items() if value is not None).encode()
 
 
@@ -229,7 +229,8 @@ def test_what_is_guessed_is_said(tmp_path: Path, caplog: Any, fields: dict[str, 
         ({"Comment": "x\nDimSize = 6 5 4"}, "the field DimSize twice"),
         ({"ElementDataFile": "LIST"}, "over several files"),
         ({"ElementDataFile": "slice%03d.raw 1 6 1"}, "over several files"),
-        ({"CompressedData": "True", "HeaderSize": 3}, "HeaderSize = 3 before compressed data"),
+        ({"CompressedData": "True", "HeaderSize": 3}, "HeaderSize = 3 before compressed or local data"),
+        ({"HeaderSize": 3}, "HeaderSize = 3 before compressed or local data"),
         ({"HeaderSize": -7}, "from byte -7"),
         ({"ElementNumberOfChannels": 0}, "axis lengths 0x4x5x6"),
     ],

@@ -16,6 +16,7 @@ from medunet.volume import Affine, Array
 
 _UNIT_TOLERANCE = 1e-3  # decimal strings of three digits give cosines that are off by half of this
 _MAX_MM = 1e5
+FLOAT_TAGS = (0x7FE00008, 0x7FE00009)
 
 # What tells the volumes of one series apart, most telling first (DICOM PS3.3; the private ones hold the b-value of
 # Siemens and GE). Times come late: they differ from slice to slice in a series that is one volume.
@@ -26,6 +27,19 @@ VOLUME_KEYS = (
     "SequenceName", "StackID", "AcquisitionNumber", "ConvolutionKernel", "AcquisitionDateTime", "AcquisitionTime",
     "FrameAcquisitionDateTime", "ContentTime",
 )  # fmt: skip
+
+
+_PRIVATE_KEYS = {"SiemensBValue": (0x0019, 0x100C), "GEBValue": (0x0043, 0x1039)}
+_KEY_SEQUENCES = (
+    "FrameContentSequence", "MRDiffusionSequence", "MREchoSequence", "MRImageFrameTypeSequence",
+    "CTImageFrameTypeSequence", "PETFrameTypeSequence", "CardiacSynchronizationSequence", "MRModifierSequence",
+    "MRTimingAndRelatedParametersSequence", "TemporalPositionSequence", "CTReconstructionSequence",
+)  # fmt: skip
+PHYSICAL_KEYS = (
+    "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "SiemensBValue", "EchoTime",
+    "EffectiveEchoTime", "InversionTime", "ComplexImageComponent", "ConvolutionKernel", "FrameType", "ImageType",
+)  # fmt: skip
+"""Those that say what was measured: slices that differ in one of these are never of one volume."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +79,7 @@ class Frame:
             of the first pixel.
         slope: Stored value times ``slope`` plus ``intercept`` is the intensity.
         intercept: See ``slope``.
+        has_rescale: Whether the file says slope and intercept; else they are 1 and 0.
         instance: Where the pixel data lie within the file.
         pixels: How they are stored.
         tile: Row and column of the first pixel within the picture, for a slice of a mosaic.
@@ -78,6 +93,7 @@ class Frame:
     plane: Affine
     slope: float = 1.0
     intercept: float = 0.0
+    has_rescale: bool = False
     instance: Instance | None = None
     pixels: PixelFormat = PixelFormat()
     tile: tuple[int, int] | None = None
@@ -163,13 +179,15 @@ def _read_pixel_format(instance: Instance) -> PixelFormat:
     if bits not in (8, 16, 32, 64):
         msg = f"{file} has BitsAllocated = {bits}; expected 8, 16, 32 or 64. It is damaged, or no image."
         raise VolumeError(msg)
-    stored = int(find_number(header, "BitsStored", file) or bits)
+    if instance.pixel_tag in FLOAT_TAGS:
+        return PixelFormat(bits_allocated=bits, photometry=get_text(header, "PhotometricInterpretation"))
+    stored = int(get_numbers(header, "BitsStored", 1, file)[0])
     high = find_number(header, "HighBit", file)
     high_bit = stored - 1 if high is None else int(high)
     if not 1 <= stored <= bits or not stored - 1 <= high_bit < bits:
         msg = f"{file} stores {stored} bits up to bit {high_bit} in {bits}; expected them to fit. It is damaged."
         raise VolumeError(msg)
-    is_signed = find_number(header, "PixelRepresentation", file) == 1
+    is_signed = get_numbers(header, "PixelRepresentation", 1, file)[0] == 1
     return PixelFormat(
         samples=int(find_number(header, "SamplesPerPixel", file) or 1),
         bits_allocated=bits,
@@ -229,7 +247,8 @@ def _read_frame(
         get_numbers(measures, "PixelSpacing", 2, file),
         file,
     )
-    slope, intercept = _read_rescale(_find(groups, "PixelValueTransformationSequence", "RescaleSlope"), file)
+    rescale = _read_rescale(_find(groups, "PixelValueTransformationSequence", "RescaleSlope"), file)
+    slope, intercept = rescale or (1.0, 0.0)
     return Frame(
         file=file,
         header=instance.header,
@@ -238,6 +257,7 @@ def _read_frame(
         plane=plane,
         slope=slope,
         intercept=intercept,
+        has_rescale=rescale is not None,
         instance=instance,
         pixels=pixels,
         groups=groups,
@@ -300,40 +320,47 @@ def _build_plane(position: list[float], orientation: list[float], spacing: list[
     return plane
 
 
-def _read_rescale(holder: Any, file: DicomFile) -> tuple[float, float]:
+def _read_rescale(holder: Any, file: DicomFile) -> tuple[float, float] | None:
     slope = find_number(holder, "RescaleSlope", file)
     intercept = find_number(holder, "RescaleIntercept", file)
     if slope == 0:
         msg = f"{file} has RescaleSlope = 0, which makes every voxel the same; expected another number."
         raise VolumeError(msg)
-    return (1.0 if slope is None else slope), (intercept or 0.0)
-
-
-_PRIVATE_KEYS = {"SiemensBValue": (0x0019, 0x100C), "GEBValue": (0x0043, 0x1039)}
-_KEY_SEQUENCES = (
-    "FrameContentSequence", "MRDiffusionSequence", "MREchoSequence", "MRImageFrameTypeSequence",
-    "CTImageFrameTypeSequence", "PETFrameTypeSequence", "CardiacSynchronizationSequence", "MRModifierSequence",
-    "MRTimingAndRelatedParametersSequence",
-    "TemporalPositionSequence", "CTReconstructionSequence",
-)  # fmt: skip
+    if slope is None and intercept is None:
+        return None
+    if slope is None or intercept is None:
+        missing = "RescaleSlope" if slope is None else "RescaleIntercept"
+        msg = f"{file} has no {missing} beside its partner; expected both or none. Export the series again."
+        raise VolumeError(msg)
+    return slope, intercept
 
 
 def read_volume_keys(frame: Frame) -> dict[str, str]:
     """The attributes that may tell apart the volumes of a series, and their values."""
-    keys: dict[str, str] = {}
+    values = {key: _find_value(frame, key) for key in VOLUME_KEYS}
+    return {key: value for key, value in values.items() if value}
+
+
+def read_values(frames: list[Frame], key: str) -> list[str]:
+    """One attribute of many slices, as `read_volume_keys` finds it."""
+    return [_find_value(frame, key) for frame in frames]
+
+
+def _find_value(frame: Frame, key: str) -> str:
+    """An attribute from the frame's own group, the shared one, or the file; empty where none has it."""
     for group in frame.groups:
-        holders = [item for name in _KEY_SEQUENCES if name in group for item in _get_sequence(group, name, None)[:1]]
-        holders += [
-            item for holder in holders for item in _get_sequence(holder, "DiffusionGradientDirectionSequence", None)[:1]
-        ]
-        for holder in (*holders, group):
-            for keyword in VOLUME_KEYS:
-                if keyword in keys:
-                    continue
-                text = _read_private(holder, keyword) if keyword in _PRIVATE_KEYS else get_text(holder, keyword)
-                if text:
-                    keys[keyword] = text
-    return keys
+        for holder in (group, *_list_holders(group)):
+            text = _read_private(holder, key) if key in _PRIVATE_KEYS else get_text(holder, key)
+            if text:
+                return text
+    return ""
+
+
+def _list_holders(group: Any) -> list[Any]:
+    """The items of a functional group in which such attributes stand."""
+    holders = [item for name in _KEY_SEQUENCES if name in group for item in _get_sequence(group, name, None)[:1]]
+    deeper = [_get_sequence(holder, "DiffusionGradientDirectionSequence", None)[:1] for holder in holders]
+    return holders + [item for items in deeper for item in items]
 
 
 def _read_private(holder: Any, keyword: str) -> str:

@@ -218,7 +218,9 @@ def get_numbers(header: Any, keyword: str, count: int, file: DicomFile) -> list[
     """
     numbers = find_numbers(header, keyword, file)
     if numbers is None:
-        msg = f"{file} has no {keyword}; expected {_count(count)}. Without it the place of the voxels is unknown."
+        msg = (
+            f"{file} has no {keyword}; expected {_count(count)}. Without it the voxels cannot be placed or understood."
+        )
         raise VolumeError(msg)
     if len(numbers) != count:
         msg = f"{file} has {len(numbers)} value(s) in {keyword}; expected {count}. Export the series again."

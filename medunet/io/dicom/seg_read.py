@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from medunet.io.dicom.header import (
     read_instance,
 )
 from medunet.io.dicom.stack import JITTER_MM, TILT_DEGREES, DicomStack
-from medunet.io.structures import Code, Color, Structure, StructureSet, from_masks
+from medunet.io.structures import PALETTE, Code, Color, Structure, StructureSet, from_masks
 from medunet.volume import GRID_TOLERANCE_MM, Affine, Array, Shape3, Volume, describe_grid
 
 SEG_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4": "", "1.2.840.10008.5.1.4.1.1.66.7": "LABELMAP"}
@@ -42,7 +42,8 @@ TISSUE = Code(value="85756007", meaning="Tissue")
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99")
 _IN_MEMORY = Path("DICOM segmentation in memory")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MAX_SLICES = 20_000  # two metres at a tenth of a millimetre; positions that need more are wrong
+_MAX_SLICES = 4096  # two metres at half a millimetre; positions that need more are wrong
+_MAX_FRAME_PIXELS = 2**26  # a few bytes of compressed data may promise gigabytes
 _MAX_MM = 1e5
 
 _log = logging.getLogger(__name__)
@@ -98,8 +99,13 @@ def read_seg(
     if seg.kind == "LABELMAP":
         layers = canvas.finish(read_labelmap(seg, canvas, segments)[np.newaxis])
         structures = tuple(
-            Structure(name=segment.name, values=(segment.number,), code=segment.code, **_color(segment))
-            for segment in segments
+            Structure(
+                name=segment.name,
+                values=(segment.number,),
+                color=segment.color or PALETTE[index % len(PALETTE)],
+                code=segment.code,
+            )
+            for index, segment in enumerate(segments)
         )
         return StructureSet(layers=layers, structures=structures)
     collected = from_masks(
@@ -120,10 +126,6 @@ def list_segments(source: Path | DicomFile | bytes | Any) -> tuple[SegmentInfo, 
     file, header, _ = _open_header(source)
     with _naming_damage(file):
         return _read_segments(header, file, _read_kind(header, file))
-
-
-def _color(segment: SegmentInfo) -> Mapping[str, Any]:
-    return {} if segment.color is None else {"color": segment.color}
 
 
 def _choose(seg: SegObject, names: Collection[str] | None) -> tuple[SegmentInfo, ...]:
@@ -241,7 +243,8 @@ def _read_kind(header: Any, file: DicomFile) -> str:
     if sop_class not in SEG_CLASSES:
         from pydicom.uid import UID
 
-        found = UID(sop_class).name if sop_class else "an object without SOP class"
+        uid = UID(sop_class)
+        found = uid.name if uid.name != sop_class else "an object of an unknown SOP class"
         msg = f"{file} is no DICOM segmentation but {found}; expected Segmentation Storage. Give the segmentation."
         raise VolumeError(msg)
     kind = SEG_CLASSES[sop_class] or get_text(header, "SegmentationType")
@@ -410,7 +413,7 @@ def _open_frames(
     if syntax in _NATIVE:
         read = _open_native(dataset.PixelData, file, bits, shape, num_frames)
         return read if kind == "LABELMAP" or bits == 1 else lambda index: read(index) >= threshold
-    return _decode(dataset, threshold if kind != "LABELMAP" else None, shape)
+    return _decode(dataset, file, threshold if kind != "LABELMAP" else None, shape)
 
 
 def _open_native(
@@ -440,11 +443,14 @@ def _open_native(
     return unpack
 
 
-def _decode(dataset: Any, threshold: int | None, shape: tuple[int, int]) -> Callable[[int], Array]:
+def _decode(dataset: Any, file: DicomFile, threshold: int | None, shape: tuple[int, int]) -> Callable[[int], Array]:
     """Decode compressed frames; masks are kept one bit per pixel, because fractional ones take eight times as much."""
     from pydicom.pixels import iter_pixels
 
     size = shape[0] * shape[1]
+    if size > _MAX_FRAME_PIXELS:
+        msg = f"{file} has compressed frames of {shape[0]}x{shape[1]}; expected those of a scan. Decompress it by other means."
+        raise VolumeError(msg)
     if threshold is None:
         labels = [np.array(frame).reshape(shape) for frame in iter_pixels(dataset, raw=True)]
         return lambda index: labels[index]

@@ -228,7 +228,7 @@ def _read_content(path: Path, files: list[DicomFile] | None = None) -> _Content:
         else:
             left_out[kind] = left_out.get(kind, 0) + 1
     content.notes += [f"{count} file(s) were left out: {kind}." for kind, count in sorted(left_out.items())]
-    lost = [file for file in foreign if file.name.lower().endswith(_DICOM_SUFFIXES) or _name_pattern(file) in names]
+    lost = [file for file in foreign if _looks_lost(file, names)]
     content.faults += [
         f"{file} is damaged: its name says DICOM, its content is {describe_file(file)}. Copy it from its source again."
         for file in lost
@@ -242,6 +242,17 @@ def _read_content(path: Path, files: list[DicomFile] | None = None) -> _Content:
 def _list_files(path: Path) -> tuple[list[DicomFile], list[str], int]:
     listed = list_dicomdir(path) if path.is_file() else None
     return (listed, [], 0) if listed is not None else list_dicom_candidates(path)
+
+
+def _looks_lost(file: DicomFile, names: set[tuple[str, str]]) -> bool:
+    """Whether a file that is no DICOM file was one: by its name, or empty among files without extension like itself."""
+    if file.name.lower().endswith(_DICOM_SUFFIXES) or _name_pattern(file) in names:
+        return True
+    has_such_neighbours = any(folder == file.folder and "." not in pattern for folder, pattern in names)
+    if "." in file.name or not has_such_neighbours:
+        return False
+    with file.open() as stream:
+        return not any(stream.read(132))
 
 
 def _name_pattern(file: DicomFile) -> tuple[str, str]:
@@ -372,6 +383,7 @@ def _build(series: _Series, options: ReadOptions, notes: Iterable[str]) -> Dicom
     frames, more = _choose_orientation(frames)
     found += more
     _check_same_spacing(frames)
+    _check_same_rescale(frames)
     groups, more = choose_volume(group_by_position(frames), options.volume_index)
     found += more
     stack = build_stack(groups, allow_gaps=options.allow_gaps)
@@ -457,6 +469,18 @@ def _check_same_spacing(frames: list[Frame]) -> None:
                 f"{other.spacing[0]:g} mm; expected the same in one series. Separate them first."
             )
             raise VolumeError(msg)
+
+
+def _check_same_rescale(frames: list[Frame]) -> None:
+    """Refuse a slice without the rescale that the others have: its intensities would be in other units."""
+    without = [frame for frame in frames if not frame.has_rescale]
+    if without and len(without) < len(frames):
+        other = next(frame for frame in frames if frame.has_rescale)
+        msg = (
+            f"{without[0]} has no RescaleSlope and RescaleIntercept, {other} has; expected all slices in the same units. "
+            "Export the series again."
+        )
+        raise VolumeError(msg)
 
 
 def _find_signs_of_loss(instances: list[Instance], num_slices: int) -> list[str]:

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 
 from medunet.errors import VolumeError
-from medunet.io.dicom.frames import VOLUME_KEYS, Frame, read_volume_keys
+from medunet.io.dicom.frames import PHYSICAL_KEYS, VOLUME_KEYS, Frame, read_values, read_volume_keys
+from medunet.io.dicom.header import get_text
 from medunet.io.dicom.pixels import read_stored
 
 _QUIET_KEYS = {"AcquisitionDateTime", "AcquisitionTime", "FrameAcquisitionDateTime", "ContentTime"}
@@ -27,25 +28,16 @@ def choose_volume(groups: list[list[Frame]], volume_index: int | None) -> tuple[
     Raises:
         VolumeError: If there are several volumes and none is chosen, or slices differ without saying how.
     """
-    groups, notes = _drop_duplicates(groups)
-    if all(len(group) == 1 for group in groups):
-        if volume_index not in (None, 0):
-            msg = f"The series in {groups[0][0].file.path.parent} holds 1 volume; there is no --volume-index {volume_index}."
-            raise VolumeError(msg)
-        return [group[0] for group in groups], notes
-    volumes = _split(groups)
+    groups, notes = _drop_copies(groups)
+    volumes = _split(groups) if any(len(group) > 1 for group in groups) else _split_by_physics(groups)
     if volumes is None:
-        first, second = next(group for group in groups if len(group) > 1)[:2]
-        msg = (
-            f"{first} and {second} lie at the same place and differ, and no attribute tells the volumes apart; expected "
-            "one slice per place. Separate them first."
-        )
-        raise VolumeError(msg)
+        groups, more = _drop_duplicates(groups)
+        return _take_only(groups, volume_index), notes + more
     listed = "; ".join(f"{index}: {name} ({len(frames)} slices)" for index, (name, frames) in enumerate(volumes))
     if volume_index is None:
         msg = (
-            f"The series in {groups[0][0].file.path.parent} holds {len(volumes)} volumes at the same place ({listed}). "
-            "Choose one with --volume-index."
+            f"The series in {groups[0][0].file.path.parent} holds {len(volumes)} volumes ({listed}). Choose one with "
+            "--volume-index."
         )
         raise VolumeError(msg)
     if not 0 <= volume_index < len(volumes):
@@ -55,21 +47,62 @@ def choose_volume(groups: list[list[Frame]], volume_index: int | None) -> tuple[
     return frames, [*notes, f"Volume {volume_index} of {len(volumes)} was taken: {name}."]
 
 
+def _take_only(groups: list[list[Frame]], volume_index: int | None) -> list[Frame]:
+    crowded = next((group for group in groups if len(group) > 1), None)
+    if crowded is not None:
+        msg = (
+            f"{crowded[0]} and {crowded[1]} lie at the same place and differ, and no attribute tells the volumes apart; "
+            "expected one slice per place. Separate them first."
+        )
+        raise VolumeError(msg)
+    if volume_index not in (None, 0):
+        msg = (
+            f"The series in {groups[0][0].file.path.parent} holds 1 volume; there is no --volume-index {volume_index}."
+        )
+        raise VolumeError(msg)
+    return [group[0] for group in groups]
+
+
+def _drop_copies(groups: list[list[Frame]]) -> tuple[list[list[Frame]], list[str]]:
+    """Keep one of files that are there twice: the same object, or everything at every crowded place the same."""
+    crowded = [group for group in groups if len(group) > 1]
+    if all(_is_same_slice(frame, group[0]) for group in crowded for frame in group[1:]):
+        return _drop_duplicates(groups)
+    kept: list[list[Frame]] = []
+    dropped: list[Frame] = []
+    for group in groups:
+        unique: list[Frame] = []
+        for frame in group:
+            twin = next((other for other in unique if _is_same_object(frame, other)), None)
+            (unique if twin is None else dropped).append(frame)
+        kept.append(unique)
+    return kept, _describe_dropped(dropped)
+
+
 def _drop_duplicates(groups: list[list[Frame]]) -> tuple[list[list[Frame]], list[str]]:
     """Keep one of slices that are the same in every pixel."""
-    kept_groups, dropped = [], []
+    kept: list[list[Frame]] = []
+    dropped: list[Frame] = []
     for group in groups:
-        kept = [group[0]]
-        for frame in group[1:]:
-            if any(_is_same_slice(frame, other) for other in kept):
-                dropped.append(frame)
-            else:
-                kept.append(frame)
-        kept_groups.append(kept)
+        unique: list[Frame] = []
+        for frame in group:
+            is_twin = any(_is_same_slice(frame, other) for other in unique)
+            (dropped if is_twin else unique).append(frame)
+        kept.append(unique)
+    return kept, _describe_dropped(dropped)
+
+
+def _describe_dropped(dropped: list[Frame]) -> list[str]:
     if not dropped:
-        return groups, []
+        return []
     names = ", ".join(str(frame) for frame in dropped[:4]) + (", ..." if len(dropped) > 4 else "")
-    return kept_groups, [f"{len(dropped)} slice(s) are there twice and were taken once: {names}."]
+    return [f"{len(dropped)} slice(s) are there twice and were taken once: {names}."]
+
+
+def _is_same_object(frame: Frame, other: Frame) -> bool:
+    uid = get_text(frame.header, "SOPInstanceUID")
+    is_same = bool(uid) and uid == get_text(other.header, "SOPInstanceUID") and frame.index == other.index
+    return is_same and _is_same_slice(frame, other)
 
 
 def _is_same_slice(frame: Frame, other: Frame) -> bool:
@@ -78,6 +111,34 @@ def _is_same_slice(frame: Frame, other: Frame) -> bool:
     if read_volume_keys(frame).get("DiffusionBValue") != read_volume_keys(other).get("DiffusionBValue"):
         return False
     return np.array_equal(read_stored(frame), read_stored(other))
+
+
+def _split_by_physics(groups: list[list[Frame]]) -> list[tuple[str, list[Frame]]] | None:
+    """Volumes that lie between each other's slices: what was measured differs, though every place is held once.
+
+    None where it does not differ, or differs from slice to slice: then it is a property of slices, not of volumes.
+    """
+    frames = [group[0] for group in groups]
+    for key in PHYSICAL_KEYS:
+        values = [_round(value) for value in read_values(frames, key)]
+        found = sorted(set(values), key=_sort_key)
+        if 1 < len(found) <= max(2, len(frames) // 2):
+            return [
+                (
+                    _describe((key,), (value,), n),
+                    [frame for frame, own in zip(frames, values, strict=True) if own == value],
+                )
+                for n, value in enumerate(found)
+            ]
+    return None
+
+
+def _round(value: str) -> str:
+    """Three digits: an echo time of 98.01 ms in one slice is that of 98 ms in the next."""
+    try:
+        return f"{float(value):.3g}"
+    except ValueError:
+        return value
 
 
 def _split(groups: list[list[Frame]]) -> list[tuple[str, list[Frame]]] | None:

@@ -891,6 +891,7 @@ def test_labelmaps_with_numbers_of_their_own(syntax: str, largest: int, read_sca
 
     assert_same_masks(found, expected)
     assert len(found.layers.array) == 1
+    assert len({structure.color for structure in found.structures}) == 3
     some = read_seg(dataset, stack, names=["segment-5"])
     assert_same_masks(some, {"segment-5": expected["segment-5"]})
     assert set(np.unique(some.layers.array)) == {0, 5}

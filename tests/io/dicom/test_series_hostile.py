@@ -333,7 +333,8 @@ def test_garbage_in_a_compressed_stream(tmp_path: Path, syntax: Any, extent: str
     names = series.names[2:] if extent == "one" else series.names
     for name in names:
         _garble_pixels(folder / name, syntax, seed=4)
-    refuse_apart(folder, re.compile("|".join(map(re.escape, names))))
+    # Decoders are C: in a process of its own, a crash is a failed test and not the end of all tests.
+    (refuse_apart if extent == "all" else refuse)(folder, re.compile("|".join(map(re.escape, names))))
 
 
 @pytest.mark.parametrize("size", [(36, 33), (32, 40), (40, 36), (72, 80)])
