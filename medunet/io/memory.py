@@ -231,7 +231,7 @@ def _check_axes_of_metatensor(tensor: Any) -> None:
     if tensor.ndim == 4 and shape[:3] == known != shape[1:]:
         msg = f"The MetaTensor of shape {shape} has its channels last; expected them first. Apply EnsureChannelFirst."
         raise VolumeError(msg)
-    if False:
+    if tensor.ndim == 3 and len(known) == 2:
         msg = f"The MetaTensor of shape {shape} is a 2D image; expected a volume (I, J, K) or (C, I, J, K)."
         raise VolumeError(msg)
 

@@ -13,6 +13,11 @@ from medunet.io.dicom.pixels import read_stored
 
 _QUIET_KEYS = {"AcquisitionDateTime", "AcquisitionTime", "FrameAcquisitionDateTime", "ContentTime"}
 """Told by their order only: the time of a scan helps to find a patient."""
+_MEASURED = {
+    "M", "P", "R", "I", "M_FFE", "M_SE", "M_IR", "PHASE MAP", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY",
+    "WATER", "FAT", "W", "F", "IN_PHASE", "OUT_PHASE", "IP", "OP", "OPP_PHASE", "ADC", "FA", "TRACEW", "T1", "T2",
+    "T1 MAP", "T2 MAP", "DIFFUSION", "PERFUSION",
+}  # fmt: skip
 
 
 def choose_volume(groups: list[list[Frame]], volume_index: int | None) -> tuple[list[Frame], list[str]]:
@@ -120,7 +125,7 @@ def _split_by_physics(groups: list[list[Frame]]) -> list[tuple[str, list[Frame]]
     """
     frames = [group[0] for group in groups]
     for key in PHYSICAL_KEYS:
-        values = [_round(value) for value in read_values(frames, key)]
+        values = [_simplify(value) for value in read_values(frames, key)]
         found = sorted(set(values), key=_sort_key)
         if 1 < len(found) <= max(2, len(frames) // 2):
             return [
@@ -133,8 +138,14 @@ def _split_by_physics(groups: list[list[Frame]]) -> list[tuple[str, list[Frame]]
     return None
 
 
-def _round(value: str) -> str:
-    """Three digits: an echo time of 98.01 ms in one slice is that of 98 ms in the next."""
+def _simplify(value: str) -> str:
+    """What counts of a value.
+
+    Of numbers three digits: an echo time of 98.01 ms in one slice is that of 98 ms in the next. Of ImageType the words
+    that say what was measured: a CT series may hold ``AXIAL`` and ``AXIAL\\ADD`` slices of one volume.
+    """
+    if "\\" in value:
+        return "\\".join(word for word in value.upper().split("\\") if word in _MEASURED)
     try:
         return f"{float(value):.3g}"
     except ValueError:
