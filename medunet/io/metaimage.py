@@ -35,7 +35,6 @@ from medunet.volume import Affine, Array, Volume
 
 logger = logging.getLogger(__name__)
 
-METAIMAGE_SUFFIXES = (".mha", ".mhd")
 _TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
     "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8",

@@ -31,7 +31,6 @@ from medunet.io.regular_file import check_regular_file
 from medunet.io.voxels import check_finite, get_working_dtype
 from medunet.volume import Affine, Array, Volume
 
-NRRD_SUFFIXES = (".nrrd", ".nhdr")
 HEADER_LIMIT_BYTES = 2**22
 MM_PER_UNIT = {
     "": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "millimetre": 1.0, "millimetres": 1.0,

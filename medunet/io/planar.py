@@ -21,6 +21,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +39,7 @@ from medunet.volume import Affine, Array, Spacing, Volume
 
 logger = logging.getLogger(__name__)
 
-PNG_SUFFIXES, TIFF_SUFFIXES = (".png",), (".tif", ".tiff")
+_PNG_SUFFIXES, _TIFF_SUFFIXES = (".png",), (".tif", ".tiff")
 _PNG_START, _TIFF_STARTS = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _INCH_MM, _CM_MM = 25.4, 10.0
 _PLACEHOLDER_DPI = (72.0, 96.0)
@@ -88,7 +89,7 @@ def read_planar(path: Path, *, volume_index: int | None = None) -> Volume:
 def write_planar_labels(label_map: Volume, path: Path) -> None:
     """Write the mask of a picture as PNG or TIFF of 8 or 16 bits, whole or not at all.
 
-    PNG counts whole pixels per metre, so its spacing is rounded; TIFF keeps it to about 9 digits.
+    PNG counts whole pixels per metre, so its spacing is rounded; TIFF keeps it to 1e-9 of itself.
 
     Args:
         label_map: ``(1, I, J, K)`` integers on a grid as `read_planar` gives it.
@@ -100,17 +101,17 @@ def write_planar_labels(label_map: Volume, path: Path) -> None:
         LabelError: If there are several channels, or values outside 0 to 65535.
     """
     suffix, num_slices = path.suffix.lower(), label_map.spatial_shape[2]
-    if suffix not in PNG_SUFFIXES + TIFF_SUFFIXES:
+    if suffix not in _PNG_SUFFIXES + _TIFF_SUFFIXES:
         msg = f"Cannot write {path}: the name must end in .png, .tif or .tiff. Nothing was changed."
         raise OutputError(msg)
-    if suffix in PNG_SUFFIXES and num_slices > 1:
+    if suffix in _PNG_SUFFIXES and num_slices > 1:
         msg = f"Cannot write {path}: PNG holds 1 slice, the mask has {num_slices}. Choose a name that ends in .tif."
         raise OutputError(msg)
     if np.abs(label_map.affine - _build_affine(label_map.spacing)).max() > 1e-6 * min(label_map.spacing):
         msg = f"Cannot write {path}: pictures hold no orientation and position, but the mask has one. Write NIfTI."
         raise OutputError(msg)
     pages = _to_pages(label_map, path)
-    encode = _encode_png if suffix in PNG_SUFFIXES else _encode_tiff
+    encode = _encode_png if suffix in _PNG_SUFFIXES else _encode_tiff
     write_bytes_atomic(path, encode(pages, label_map.spacing))
 
 
@@ -234,15 +235,17 @@ def _read_png_spacing(chunks: list[tuple[bytes, bytes]], path: Path) -> Spacing:
 # ---- what both share -------------------------------------------------------------------------------------------------
 
 
-def _to_spacing(path: Path, x: float, y: float, unit_mm: float | None, slice_mm: float = 1.0) -> Spacing | None:
-    """Pixels per unit as mm per pixel; None where that says nothing."""
+def _to_spacing(
+    path: Path, x: float, y: float, unit_mm: float | None, slice_mm: float = 1.0, *, is_meant: bool = False
+) -> Spacing | None:
+    """Pixels per unit as mm per pixel; None where that says nothing. ``is_meant``: not written by a program alone."""
     if unit_mm is None and x == y:
         return None
     if unit_mm is None or not all(math.isfinite(number) and number > 0 for number in (x, y)):
         logger.warning("%s has a resolution of %g x %g without a meaning; 1 mm is assumed.", path, x, y)
         return None
     dpi = x * _INCH_MM / unit_mm
-    if x == y and any(abs(dpi - placeholder) < 0.02 for placeholder in _PLACEHOLDER_DPI):
+    if not is_meant and x == y and any(abs(dpi - placeholder) < 0.02 for placeholder in _PLACEHOLDER_DPI):
         logger.warning("%s has %.0f dpi, as programs write that know no pixel size; 1 mm is assumed.", path, dpi)
         return None
     return unit_mm / x, unit_mm / y, slice_mm
@@ -410,10 +413,10 @@ def _parse_imagej(description: str, num_pages: int) -> _Layout:
 def _read_tiff_spacing(tags: Any, layout: _Layout, path: Path) -> Spacing:
     x, y = (float(tags.get(tag, 0)) for tag in (_X_RESOLUTION, _Y_RESOLUTION))
     unit_mm = layout.unit_mm or {2: _INCH_MM, 3: _CM_MM}.get(int(tags.get(_UNIT, 2)))
-    if x == y == 0:
+    if x == y == 0 and layout.unit_mm is None:
         return 1.0, 1.0, 1.0
     slice_mm = layout.step * unit_mm if layout.step and unit_mm else 1.0
-    spacing = _to_spacing(path, x, y, unit_mm, slice_mm)
+    spacing = _to_spacing(path, x, y, unit_mm, slice_mm, is_meant=layout.unit_mm is not None)
     if spacing and layout.step is None and layout.counts[1] > 1:
         logger.warning("%s does not say the distance of its slices; 1 mm is assumed.", path)
     return spacing or (1.0, 1.0, 1.0)
@@ -443,20 +446,37 @@ def _encode_png(pages: Array, spacing: Spacing) -> bytes:
 
 
 def _encode_tiff(pages: Array, spacing: Spacing) -> bytes:
-    """Deflated, with the spacing in centimetres for ImageJ and for readers that know only the tags."""
-    from PIL import Image
+    """Deflated, with the spacing in centimetres for ImageJ and for readers that know only the tags.
 
-    buffer = io.BytesIO()
-    first, *others = (Image.fromarray(page) for page in pages)
-    first.save(
-        buffer,
-        format="TIFF",
-        save_all=True,
-        append_images=others,
-        compression="tiff_adobe_deflate",
-        resolution_unit="cm",
-        x_resolution=_CM_MM / spacing[0],
-        y_resolution=_CM_MM / spacing[1],
-        description=f"ImageJ=1.54\nimages={len(pages)}\nslices={len(pages)}\nunit=cm\nspacing={spacing[2] / _CM_MM!r}\n",
-    )
-    return buffer.getvalue()
+    By hand, because libtiff, under Pillow, rounds the resolution to float32::
+
+        header | description | x and y resolution | page 0: strip, directory | page 1: strip, directory | ...
+    """
+    num_pages, height, width = pages.shape
+    description = f"ImageJ=1.54\nimages={num_pages}\nslices={num_pages}\nunit=cm\nspacing={spacing[2] / _CM_MM!r}\n\0"
+    content = bytearray(b"II*\0\0\0\0\0" + description.encode())
+    content += bytes(len(content) % 2)
+    content += b"".join(_encode_ratio(_CM_MM / spacing[axis]) for axis in (0, 1))
+    resolution, link = len(content) - 16, 4
+    for page in pages:
+        strip = zlib.compress(page.astype(page.dtype.newbyteorder("<")).tobytes(), 6)
+        entries = {
+            256: width, 257: height, _BITS: 8 * page.itemsize, _COMPRESSION: _DEFLATE[0], _PHOTOMETRIC: 1,
+            _DESCRIPTION: 8, _STRIPS[0]: len(content), _NUM_SAMPLES: 1, 278: height, _STRIPS[1]: len(strip),
+            _X_RESOLUTION: resolution, _Y_RESOLUTION: resolution + 8, _UNIT: 3, _FORMAT: 1,
+        }  # fmt: skip
+        content += strip + bytes(len(strip) % 2)
+        content[link : link + 4] = struct.pack("<I", len(content))
+        kinds = {_DESCRIPTION: (2, len(description)), _X_RESOLUTION: (5, 1), _Y_RESOLUTION: (5, 1)}  # else 4: whole
+        content += struct.pack("<H", len(entries))
+        content += b"".join(struct.pack("<HHII", tag, *kinds.get(tag, (4, 1)), value) for tag, value in entries.items())
+        link = len(content)
+        content += bytes(4)  # where the next directory lies
+    return bytes(content)
+
+
+def _encode_ratio(number: float) -> bytes:
+    """The nearest ratio of two 32-bit numbers."""
+    largest = 2**32 - 1
+    ratio = Fraction(number).limit_denominator(largest if number < 1 else int(largest / number))
+    return struct.pack("<II", ratio.numerator, ratio.denominator)

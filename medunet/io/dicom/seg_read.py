@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -277,9 +277,7 @@ def _read_segments(header: Any, file: DicomFile, kind: str) -> tuple[SegmentInfo
         if number < 1 or number in [segment.number for segment in segments]:
             msg = f"{file} describes segment {number} twice or below 1; expected numbers of their own. Export it again."
             raise VolumeError(msg)
-        category, code = (
-            _read_code(item, f"SegmentedProperty{part}CodeSequence", file) for part in ("Category", "Type")
-        )
+        category, code = (_read_code(item, f"SegmentedProperty{part}CodeSequence") for part in ("Category", "Type"))
         is_uncoded = category == code == TISSUE
         segments.append(
             SegmentInfo(
@@ -304,7 +302,7 @@ def _find_name(item: Any, number: int, taken: set[str], file: DicomFile) -> str:
     return name
 
 
-def _read_code(item: Any, keyword: str, file: DicomFile) -> Code | None:
+def _read_code(item: Any, keyword: str) -> Code | None:
     codes = item.get(keyword)
     if not codes:
         return None
@@ -608,18 +606,18 @@ def _find_places(seg: SegObject, fit: Callable[[Affine], _Place | None]) -> tupl
 
 
 def _fit_slice(plane: Affine, shape: tuple[int, int], stack: DicomStack) -> _Place | None:
+    """The place of a frame in ``(slice, row, column)`` of a stack; None if it lies on none of its slices.
+
+    All slices count as parallel to the first, as they do in the volume: their directions may differ by a rounding.
+    """
+    first = stack.frames[0].plane
     centre = (plane @ [(shape[1] - 1) / 2, (shape[0] - 1) / 2, 0, 1])[:3]
-    normals = np.array([frame.plane[:3, 2] for frame in stack.frames])
     origins = np.array([frame.plane[:3, 3] for frame in stack.frames])
-    nearest = int(np.argmin(np.abs(((centre - origins) * normals).sum(axis=1))))
-    place = _fit(plane, shape, stack.frames[nearest].plane[:, [2, 1, 0, 3]])
+    nearest = int(np.argmin(np.abs((centre - origins) @ first[:3, 2])))
+    place = _fit(plane, shape, np.column_stack([first[:, [2, 1, 0]], stack.frames[nearest].plane[:, 3]]))
     if place is None or place.origin[0] != 0 or {place.row_axis, place.column_axis} != {1, 2}:
         return None
-    return _Place((nearest, *place.origin[1:]), *_axes(place))
-
-
-def _axes(place: _Place) -> tuple[int, int, bool, bool]:
-    return place.row_axis, place.column_axis, place.is_row_flipped, place.is_column_flipped
+    return replace(place, origin=(nearest, *place.origin[1:]))
 
 
 def _fit(plane: Affine, shape: tuple[int, int], affine_lps: Affine) -> _Place | None:

@@ -117,7 +117,7 @@ def encode_seg(
         dataset = build(structures, layers, stack, segments)
         _add_series(dataset, algorithm_name, algorithm_version, series_description)
         _add_references(dataset, references)
-        _add_patient_and_study(dataset, stack, structures)
+        _add_patient_and_study(dataset, stack)
         content = _to_bytes(dataset)
     del dataset
     _compare(content, structures, layers, stack)
@@ -459,15 +459,16 @@ def _add_references(dataset: Any, references: list[tuple[str, str, int | None]])
     dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = items
 
 
-def _add_patient_and_study(dataset: Any, stack: DicomStack, structures: StructureSet) -> None:
+def _add_patient_and_study(dataset: Any, stack: DicomStack) -> None:
     """What the scan says; what it lacks and the standard wants to be there (type 2) is there and empty."""
     header = stack.frames[0].header
+    own = [dataset.ManufacturerModelName, dataset.SoftwareVersions, dataset.SeriesDescription]
+    is_ascii = all(str(text).isascii() for text in (*own, *dataset.SegmentSequence))
+    # Other letters of ours need Unicode; else the character set of the patient's name stays.
+    character_set = header.get("SpecificCharacterSet") if is_ascii else "ISO_IR 192"
     for keyword in _CARRIED_OVER:
         if keyword in header:
             dataset.add(header[keyword])
-    character_set = header.get("SpecificCharacterSet")
-    if not all(structure.name.isascii() for structure in structures.structures):
-        character_set = "ISO_IR 192"
     if character_set:
         dataset.SpecificCharacterSet = character_set
 
