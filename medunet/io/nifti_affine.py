@@ -7,10 +7,11 @@ image without a word. The quaternion is that of https://nifti.nimh.nih.gov/pub/d
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Literal
 
 import numpy as np
-from nibabel.quaternions import fillpositive, quat2mat
+from nibabel.quaternions import quat2mat
 from nibabel.volumeutils import shape_zoom_affine
 
 from medunet.errors import VolumeError
@@ -153,19 +154,25 @@ def _read_qform(header: Any, name: str) -> Affine:
             "Repair its header."
         )
         raise VolumeError(msg)
-    quaternion = np.array([header["quatern_b"], header["quatern_c"], header["quatern_d"]], dtype=np.float64)
-    try:
-        rotation = quat2mat(fillpositive(quaternion, w2_thresh=_ROUNDED_QUATERNION))
-    except ValueError as error:
-        msg = (
-            f"{name} has a qform with impossible quatern fields {quaternion.tolist()}; expected a rotation (the sum of "
-            "their squares 1 at most). Repair its header."
-        )
-        raise VolumeError(msg) from error
     affine = np.eye(4)
-    affine[:3, :3] = rotation * _read_voxel_sizes(header, name) * (1, 1, handedness or 1)
+    affine[:3, :3] = _read_rotation(header, name) * _read_voxel_sizes(header, name) * (1, 1, handedness or 1)
     affine[:3, 3] = [header["qoffset_x"], header["qoffset_y"], header["qoffset_z"]]
     return affine
+
+
+def _read_rotation(header: Any, name: str) -> Any:
+    """The rotation matrix ``(3, 3)``; the first part of the quaternion follows from the three that are stored."""
+    bcd = np.array([header["quatern_b"], header["quatern_c"], header["quatern_d"]], dtype=np.float64)
+    a_squared = 1.0 - float(bcd @ bcd)
+    if a_squared < _ROUNDED_QUATERNION:
+        msg = (
+            f"{name} has a qform with impossible quatern fields {bcd.tolist()}; expected a rotation (the sum of their "
+            "squares 1 at most). Repair its header."
+        )
+        raise VolumeError(msg)
+    # Below the threshold it is rounding; taken as 0 as nibabel does, so that both place the image alike.
+    a = 0.0 if a_squared < abs(float(header.quaternion_threshold)) else math.sqrt(a_squared)
+    return quat2mat([a, *bcd])
 
 
 def _read_voxel_sizes(header: Any, name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nifti_files import OBLIQUE, RAMP, build_scan, make_labels, read_raw_header, save
 
@@ -74,6 +74,8 @@ def test_a_choice_that_the_header_lacks(tmp_path: Path, sform: Any, qform: Any, 
 
 
 @settings(max_examples=25, deadline=None)
+@example(angles=(3.0625, 0.5, 0.25), flips=1, spacing=(1.0, 1.0, 1.0), shape=(1, 1, 1))  # nearly half a turn
+@example(angles=(3.141, 0.0005, 0.0), flips=-1, spacing=(1.0, 1.0, 1.0), shape=(5, 5, 5))
 @given(
     angles=st.tuples(*[st.floats(-3.1, 3.1)] * 3),
     flips=st.sampled_from([1, -1]),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from medunet.errors import VolumeError
 from medunet.io.dicom.files import DicomFile
-from medunet.io.dicom.header import looks_like_dicom, quiet_pydicom
+from medunet.io.dicom.header import quiet_pydicom, read_instance
 
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
@@ -17,13 +18,13 @@ def list_dicomdir(path: Path) -> list[DicomFile] | None:
     Raises:
         VolumeError: If it is damaged, names a file outside its folder, or one that is missing.
     """
-    with DicomFile(path).open() as stream:
-        if not looks_like_dicom(stream.read(4096)):
-            return None
-        stream.seek(0)
-        names = _read_names(stream, path)
-    if names is None:
+    instance = read_instance(DicomFile(path))
+    if instance is None or instance.sop_class != _DIRECTORY_CLASS:
         return None
+    if not instance.is_whole:
+        msg = f"{path} is cut short: it does not end where its last attribute ends. Copy the whole medium again."
+        raise VolumeError(msg)
+    names = _read_names(instance.header, path)
     files = []
     for parts in names:
         if any(part in ("", ".", "..") or "/" in part or "\\" in part or "\0" in part for part in parts):
@@ -37,19 +38,11 @@ def list_dicomdir(path: Path) -> list[DicomFile] | None:
     return sorted(set(files), key=lambda file: file.path)
 
 
-def _read_names(stream: object, path: Path) -> list[list[str]] | None:
-    import pydicom
-
+def _read_names(header: Any, path: Path) -> list[list[str]]:
     try:
         with quiet_pydicom():
-            dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True)
-            if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) != _DIRECTORY_CLASS:
-                return None
-            records = dataset.get("DirectoryRecordSequence")
-            if records is None:
-                return None
             names = []
-            for record in records:
+            for record in header.get("DirectoryRecordSequence") or []:
                 value = record.get("ReferencedFileID")
                 if value:
                     names.append([value] if isinstance(value, str) else [str(part) for part in value])

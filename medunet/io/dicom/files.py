@@ -34,7 +34,9 @@ class DicomFile:
     content: bytes | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return str(self.path) if self.member is None else f"{self.path}!{self.member}"
+        name = str(self.path) if self.member is None else f"{self.path}!{self.member}"
+        # A line break or an escape sequence in a name must not reach a terminal.
+        return "".join(character if character.isprintable() else "?" for character in name)
 
     @property
     def name(self) -> str:
@@ -66,7 +68,8 @@ class DicomFile:
                 return io.BytesIO(self.content)
             if self.archive is not None:
                 # Read whole, because seeking backwards in a compressed member inflates it again; pydicom seeks.
-                return io.BytesIO(self.archive.read(self.member))
+                with self.archive.open(self.member) as member:
+                    return io.BytesIO(member.read(self.size + 1))  # bounded: the size may be a lie
             return self.path.open("rb")
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
             msg = f"{self} is damaged or packed in a way that zip readers do not know. Unpack it by other means."
@@ -154,6 +157,10 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
             msg = f"{path} is encrypted. Unpack it with its password first."
             raise VolumeError(msg)
         _check_ratio(path, name, info)
+    names = [info.filename for info in members]
+    if len(set(names)) < len(names):
+        msg = f"{path} holds several members of one name, of which only one could be read; expected unique names."
+        raise VolumeError(msg)
     total = sum(info.file_size for info in members)
     if total > _MAX_INFLATED_BYTES and total > _MAX_RATIO * path.stat().st_size:
         msg = f"{path} would grow from {path.stat().st_size} to {total} bytes; expected less. Unpack it by hand if it is genuine."

@@ -187,9 +187,17 @@ def _read_pixel_format(instance: Instance) -> PixelFormat:
     if not 1 <= stored <= bits or not stored - 1 <= high_bit < bits:
         msg = f"{file} stores {stored} bits up to bit {high_bit} in {bits}; expected them to fit. It is damaged."
         raise VolumeError(msg)
-    is_signed = get_numbers(header, "PixelRepresentation", 1, file)[0] == 1
+    representation = get_numbers(header, "PixelRepresentation", 1, file)[0]
+    samples = find_number(header, "SamplesPerPixel", file)
+    if representation not in (0, 1) or (samples is not None and samples < 1):
+        msg = (
+            f"{file} has PixelRepresentation = {representation:g} and SamplesPerPixel = {samples or 0:g}; expected 0 or 1, "
+            "and 1 or more. It is damaged."
+        )
+        raise VolumeError(msg)
+    is_signed = representation == 1
     return PixelFormat(
-        samples=int(find_number(header, "SamplesPerPixel", file) or 1),
+        samples=int(samples or 1),
         bits_allocated=bits,
         bits_stored=stored,
         high_bit=high_bit,
@@ -226,6 +234,12 @@ def _check_pixel_data(instance: Instance, shape: tuple[int, int], num_frames: in
         return
     expected = shape[0] * shape[1] * pixels.samples * (pixels.bits_allocated // 8) * (num_frames or 1)
     found = min(instance.pixel_length, instance.available)
+    if found >= expected + shape[1] * (pixels.bits_allocated // 8) and instance.pixel_length > 1 + expected:
+        msg = (
+            f"{file} holds {found} bytes of pixel data, {num_frames or 1} frame(s) of {shape[0]}x{shape[1]} need {expected}; "
+            "its Rows or Columns are wrong. Export it again."
+        )
+        raise VolumeError(msg)
     if found < expected:
         msg = (
             f"{file} is cut short: {num_frames or 1} frame(s) of {shape[0]}x{shape[1]} need {expected} bytes of pixel "

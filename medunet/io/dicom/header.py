@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import struct
+import threading
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _EXPLICIT = b"1.2.840.10008.1.2.1\0\0\0"  # as many bytes, so that no length field changes
 _MAX_INFLATED_BYTES = 2**28
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+_SHORTEST_ELEMENT = 8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,6 +40,7 @@ class Instance:
         pixel_offset: First byte of its value.
         pixel_length: Bytes of its value; -1 for encapsulated (compressed) data.
         available: Bytes from ``pixel_offset`` to the end of the file.
+        is_whole: Whether a file without pixel data ends where its last attribute ends.
     """
 
     file: DicomFile
@@ -46,6 +49,7 @@ class Instance:
     pixel_offset: int = 0
     pixel_length: int = 0
     available: int = 0
+    is_whole: bool = True
 
     @property
     def transfer_syntax(self) -> str:
@@ -67,16 +71,19 @@ class quiet_pydicom:  # noqa: N801 - used like a function, as `contextlib.suppre
 
     _depth = 0
     _undo = contextlib.ExitStack()
+    _lock = threading.Lock()  # cases are prepared in threads; the last to leave lifts the silence
 
     def __enter__(self) -> None:
-        if quiet_pydicom._depth == 0:
-            self._silence()
-        quiet_pydicom._depth += 1
+        with quiet_pydicom._lock:
+            if quiet_pydicom._depth == 0:
+                self._silence()
+            quiet_pydicom._depth += 1
 
     def __exit__(self, *_: object) -> None:
-        quiet_pydicom._depth -= 1
-        if quiet_pydicom._depth == 0:
-            quiet_pydicom._undo.close()
+        with quiet_pydicom._lock:
+            quiet_pydicom._depth -= 1
+            if quiet_pydicom._depth == 0:
+                quiet_pydicom._undo.close()
 
     @staticmethod
     def _silence() -> None:
@@ -189,11 +196,11 @@ def _locate_pixels(file: DicomFile, header: Any, stream: BinaryIO) -> Instance:
     is_little, is_implicit = header.original_encoding[1] is not False, bool(header.original_encoding[0])
     order = "<" if is_little else ">"
     if len(head) < 8:
-        return Instance(file=file, header=header)
+        return Instance(file=file, header=header, is_whole=_is_whole(header, size))
     group, element = struct.unpack(f"{order}HH", head[:4])
     tag = group << 16 | element
     if tag not in PIXEL_TAGS or (not is_implicit and len(head) < 12):
-        return Instance(file=file, header=header)
+        return Instance(file=file, header=header, is_whole=_is_whole(header, size))
     offset = start + (8 if is_implicit else 12)
     length = struct.unpack(f"{order}I", head[4:8] if is_implicit else head[8:12])[0]
     return Instance(
@@ -204,6 +211,21 @@ def _locate_pixels(file: DicomFile, header: Any, stream: BinaryIO) -> Instance:
         pixel_length=-1 if length == _UNDEFINED_LENGTH else length,
         available=size - offset,
     )
+
+
+def _is_whole(header: Any, size: int) -> bool:
+    """Whether the last attribute ends with the file; where pydicom stopped is the end of the file in any case."""
+    last = None
+    for tag in header.keys():  # noqa: SIM118 - iterating over a Dataset decodes its elements
+        element = header.get_item(tag)
+        is_measurable = element is not None and element.is_raw and element.length != _UNDEFINED_LENGTH
+        if is_measurable and len(element.value or b"") != element.length:
+            return False
+        last = element
+    if last is None:
+        return False
+    # Of a sequence of undefined length the end is not known; cut short, pydicom would have dropped it.
+    return not is_measurable or size - (last.value_tell + last.length) < _SHORTEST_ELEMENT
 
 
 # ---- attributes ------------------------------------------------------------------------------------------------------
@@ -270,6 +292,12 @@ def get_text(header: Any, keyword: str) -> str:
     if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)) and type(value).__name__ != "PersonName":
         return "\\".join(str(part) for part in value)
     return str(value)
+
+
+def to_line(text: str) -> str:
+    """Text of a file, or its name, on one line, short, and without what a terminal would obey."""
+    line = "".join(character if character.isprintable() else "?" for character in text)
+    return line if len(line) <= 300 else f"{line[:297]}..."
 
 
 def describe_file(file: DicomFile) -> str:

@@ -16,6 +16,7 @@ from medunet.errors import VolumeError
 from medunet.io.dicom.frames import Frame
 from medunet.io.dicom.header import Instance, get_numbers, open_dataset, quiet_pydicom
 from medunet.io.dicom.stack import DicomStack
+from medunet.io.dicom.stream_size import check_stream_sizes
 from medunet.volume import Array
 
 _NATIVE = {
@@ -34,6 +35,7 @@ _CODEC_PACKAGES = {
     "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
 }
+_COLOUR_KINDS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 _FLOAT_TYPES = {0x7FE00008: "f4", 0x7FE00009: "f8"}
 
 
@@ -79,7 +81,10 @@ def check_photometry(frames: list[Frame]) -> None:
     for frame in frames:
         kind = frame.pixels.photometry
         if frame.pixels.samples != 1 or kind not in ("MONOCHROME1", "MONOCHROME2", ""):
-            msg = f"{frame.file} is a colour image ({kind or 'unknown'}); expected one intensity per pixel."
+            shown = kind if kind in _COLOUR_KINDS else "unknown"
+            msg = (
+                f"{frame.file} is a colour image (PhotometricInterpretation {shown}); expected one intensity per pixel."
+            )
             raise VolumeError(msg)
         if "ModalityLUTSequence" in frame.header:
             msg = f"{frame.file} rescales by a table (ModalityLUTSequence); expected slope and intercept. Convert it first."
@@ -313,8 +318,11 @@ def decode_frames(instance: Instance, indices: list[int]) -> dict[int, Array]:
         raise VolumeError(msg)
     try:
         with quiet_pydicom(), open_dataset(instance.file) as stream:
+            check_stream_sizes(instance, indices, stream)
             arrays = iter_pixels(stream, indices=indices, raw=True)
             return {index: np.array(array) for index, array in zip(indices, arrays, strict=True)}
+    except VolumeError:
+        raise
     except MemoryError as error:
         msg = f"{instance.file} decodes to more than the memory holds; it is damaged or hostile."
         raise VolumeError(msg) from error

@@ -41,6 +41,7 @@ _COPIED_WHERE_PRESENT = (
     "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
     "StudyDescription",
 )  # fmt: skip
+_SERIES_NUMBER = 901  # behind the images in lists of series
 _MAX_TEXT = 64  # characters of a long string (LO)
 _MAX_CODE = 16  # characters of a short string (SH)
 _MAX_DECIMAL_STRING = 16
@@ -163,7 +164,7 @@ def _build_common(stack: DicomStack, series_description: str) -> Any:
     dataset.StudyInstanceUID = _get_uid(first, "StudyInstanceUID")
     dataset.FrameOfReferenceUID = _get_uid(first, "FrameOfReferenceUID")
     dataset.SeriesInstanceUID = generate_uid(prefix=None)
-    dataset.SeriesNumber = None
+    dataset.SeriesNumber = _SERIES_NUMBER
     dataset.SeriesDescription = series_description
     dataset.Modality = "RTSTRUCT"
     dataset.OperatorsName = ""

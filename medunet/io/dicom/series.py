@@ -19,7 +19,7 @@ from medunet.errors import InputError, VolumeError
 from medunet.io.dicom.directory import list_dicomdir
 from medunet.io.dicom.files import DicomFile, list_dicom_candidates
 from medunet.io.dicom.frames import Frame, get_num_frames, read_frames
-from medunet.io.dicom.header import Instance, describe_file, find_number, get_text, read_instance
+from medunet.io.dicom.header import Instance, describe_file, find_number, get_text, read_instance, to_line
 from medunet.io.dicom.stack import DicomStack, build_stack, group_by_position
 from medunet.io.dicom.volumes import choose_volume
 from medunet.io.scan import ReadOptions
@@ -209,6 +209,7 @@ def _read_content(path: Path, files: list[DicomFile] | None = None) -> _Content:
     for file in files:
         try:
             instance = read_instance(file)
+            kind = None if instance is None else _classify(instance)
         except VolumeError as error:
             content.faults.append(str(error))
             continue
@@ -220,7 +221,6 @@ def _read_content(path: Path, files: list[DicomFile] | None = None) -> _Content:
             msg = f"{file} ends before its pixel data: it is cut short, or not an image. Copy it from its source again."
             content.faults.append(msg)
             continue
-        kind = _classify(instance)
         if kind is None:
             uid = get_text(instance.header, "SeriesInstanceUID")
             key = get_text(instance.header, "StudyInstanceUID"), uid
@@ -228,6 +228,7 @@ def _read_content(path: Path, files: list[DicomFile] | None = None) -> _Content:
         else:
             left_out[kind] = left_out.get(kind, 0) + 1
     content.notes += [f"{count} file(s) were left out: {kind}." for kind, count in sorted(left_out.items())]
+    content.faults += _find_nameless(list(content.series.values()))
     lost = [file for file in foreign if _looks_lost(file, names)]
     content.faults += [
         f"{file} is damaged: its name says DICOM, its content is {describe_file(file)}. Copy it from its source again."
@@ -242,6 +243,18 @@ def _read_content(path: Path, files: list[DicomFile] | None = None) -> _Content:
 def _list_files(path: Path) -> tuple[list[DicomFile], list[str], int]:
     listed = list_dicomdir(path) if path.is_file() else None
     return (listed, [], 0) if listed is not None else list_dicom_candidates(path)
+
+
+def _find_nameless(series: list[_Series]) -> list[str]:
+    """Slices without a SeriesInstanceUID beside others that have one: to which do they belong?"""
+    if len(series) == 1:
+        return []
+    return [
+        f"{instance.file} has no SeriesInstanceUID, other files have; expected one in each. Export the series again."
+        for one in series
+        if not one.uid
+        for instance in one.instances
+    ]
 
 
 def _looks_lost(file: DicomFile, names: set[tuple[str, str]]) -> bool:
@@ -264,7 +277,7 @@ def _is_cut_short(instance: Instance) -> bool:
     """Whether a file lost its end before it said enough to be left out or assigned to a series."""
     if instance.pixel_tag:
         return False
-    return not instance.sop_class or instance.sop_class in IMAGE_CLASSES
+    return not instance.is_whole or not instance.sop_class or instance.sop_class in IMAGE_CLASSES
 
 
 def _classify(instance: Instance) -> str | None:
@@ -280,13 +293,10 @@ def _classify(instance: Instance) -> str | None:
         return UID(sop_class).name if sop_class.startswith("1.2.840.10008.") else "an object of a private class"
     if not sop_class and get_text(header, "Modality") not in ("CT", "MR", "PT"):
         return "an object without a class"
-    if instance.pixel_tag and (_read_samples(instance) or 1) > 1:
+    samples = find_number(header, "SamplesPerPixel", instance.file) or 1
+    if samples > 1 and not get_text(header, "PhotometricInterpretation").startswith("MONOCHROME"):
         return "a colour picture"
     return None
-
-
-def _read_samples(instance: Instance) -> float | None:
-    return find_number(instance.header, "SamplesPerPixel", instance.file)
 
 
 def _describe_nothing(path: Path, content: _Content) -> VolumeError:
@@ -347,7 +357,7 @@ def _describe(series: _Series) -> SeriesInfo:
         uid=series.uid,
         number=_get_number(series),
         modality=_get_modality(series),
-        description=get_text(header, "SeriesDescription"),
+        description=to_line(get_text(header, "SeriesDescription")),
         num_slices=sum(max(count, 0) for count in frames),
     )
 

@@ -527,7 +527,7 @@ def test_row_49_binary_unless_asked_and_labelmap_warns(read_scan_of: Any, caplog
 
     labelmap = encode_seg(structures, stack, kind="labelmap", **ALGORITHM)
     assert pydicom.dcmread(io.BytesIO(labelmap)).SOPClassUID == "1.2.840.10008.5.1.4.1.1.66.7"
-    assert "before 2023 refuse labelmap" in caplog.text
+    assert "before 2024 refuse labelmap" in caplog.text
     assert_same_masks(read_seg(labelmap, stack), masks)
 
 
