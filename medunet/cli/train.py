@@ -22,6 +22,10 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run and model folder; default: a new one in ./runs.")
     ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", help='Name in SEG or RTSTRUCT labels for a label: "CTV_p=prostate". May be repeated.'),
+    ] = None,
     budget: Annotated[
         str | None, typer.Option("--budget", "-b", help="10min, 2h, 5000it; default: the task's.")
     ] = None,
@@ -52,6 +56,7 @@ def train(
             result = training.train(
                 task,
                 data,
+                mapping=mapping or (),
                 output=output,
                 fold=chosen_fold,
                 budget=budget,
@@ -89,8 +94,8 @@ def _print_result(result: TrainingResult, device: str) -> None:
 def _draw_middle_case(result: TrainingResult, device: str) -> Path:
     """The validation case of median Dice, with both contours, so that the first picture is neither luck nor accident."""
     from medunet.inference import load
-    from medunet.io import read_channels, read_label_map
     from medunet.reporting import draw_overlay
+    from medunet.tasks import read_case
 
     assert result.evaluation is not None  # the caller asked
     dices = {name: dice for name, dice in result.evaluation.mean_dice_per_case().items() if dice is not None}
@@ -98,11 +103,12 @@ def _draw_middle_case(result: TrainingResult, device: str) -> Path:
     chosen = ranked[len(ranked) // 2]
     case = next(case for case in result.validation_cases if case.case_id == chosen)
     segmenter = load(result.folder, device=device)
+    image, labels = read_case(case, segmenter.task)
     path = result.folder / "validation.png"
     draw_overlay(
-        read_channels(list(case.images)),
-        segmenter.segment(list(case.images)).labels,
-        read_label_map(case.labels),
+        image,
+        segmenter.segment(image).labels,
+        labels,
         segmenter.task.labels,
         path,
         title=f"{chosen}, mean Dice {dices[chosen]:.3f}" if chosen in dices else chosen,

@@ -22,7 +22,15 @@ from torch import Tensor
 from medunet.io import write_bytes_atomic
 from medunet.planning import Plan
 from medunet.preprocessing.pipeline import preprocess_image, preprocess_labels
-from medunet.tasks import IGNORE_CODE, Case, Task, encode_labels, read_case
+from medunet.tasks import (
+    IGNORE_CODE,
+    Case,
+    Task,
+    encode_labels,
+    has_named_structures,
+    list_case_files,
+    read_case,
+)
 from medunet.volume import Array, Shape3
 
 STORE_VERSION = 1
@@ -104,12 +112,15 @@ def prepare_cases(
 
 def compute_store_key(case: Case, task: Task, plan: Plan) -> str:
     """Changes whenever the preprocessed case would: its files, the rules applied to them, or this format."""
-    files = [
-        (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in (*case.images, case.labels)
-    ]
+    files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in list_case_files(case)]
+    # Structures become labels by their names; label maps are told by their values, and may be renamed.
+    names = [list(task.labels), sorted(task.synonyms.items())] if has_named_structures(case.labels) else []
     rules = {
         "version": STORE_VERSION,
         "files": files,
+        "series": case.series,
+        "mapping": sorted(case.mapping.items()),
+        "names": names,
         "labels": list(task.labels.values()),  # codes follow their order, and sort_keys would hide it
         "ignore": task.ignore,
         "modality": plan.modality,

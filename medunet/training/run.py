@@ -27,7 +27,7 @@ from medunet.models.names import WEIGHTS
 from medunet.phantoms import write_phantom_dataset
 from medunet.planning import Configuration, Fingerprint, Plan, compute_fingerprint
 from medunet.preprocessing import StoredCase, prepare_cases
-from medunet.tasks import Case, Dataset, Task, load_task, read_dataset, split_fold
+from medunet.tasks import Case, Dataset, Task, load_task, parse_mapping, read_dataset, split_fold
 from medunet.training.budget import parse_budget
 from medunet.training.fit_plan import describe_plan, fit_plan
 from medunet.training.folders import find_unfinished_run, name_run_folder, read_plan
@@ -67,6 +67,7 @@ def train(
     task: str | Path,
     data: str | Path | None = None,
     *,
+    mapping: Sequence[str] = (),
     output: str | Path | None = None,
     fold: int | None = 0,
     budget: str | None = None,
@@ -83,6 +84,7 @@ def train(
     Args:
         task: Built-in task or path of a YAML recipe.
         data: Dataset folder (see `medunet.tasks.read_dataset`); None makes the task's synthetic phantoms.
+        mapping: For labels in DICOM SEG or RTSTRUCT: names that stand for a label, such as ``"CTV_p=prostate"``.
         output: The run folder, which becomes the model folder; None makes one in ``$MEDUNET_HOME`` or ``./runs``.
         fold: Cases kept for validation, 0 to 4; None trains on all.
         budget: ``"10min"``, ``"2h"``, ``"5000it"``; None takes the task's. The learning rate falls over exactly this.
@@ -104,6 +106,7 @@ def train(
     settings = TrainingSettings(
         task=str(Path(task).resolve() if Path(task).is_file() else task),
         data=None if data is None else str(Path(data).resolve()),  # so that --resume works from any folder
+        mapping=tuple(mapping),
         fold=fold,
         budget=budget,
         configuration=configuration,
@@ -205,7 +208,7 @@ def _prepare_run(folder: Path, task: Task, settings: TrainingSettings, observer:
             msg = f"{folder} holds a model already; choose another --output, or go on with it by --resume."
             raise OutputError(msg)
         check_output(folder / WEIGHTS)  # a folder that cannot be written is noticed before any work
-    dataset = _find_dataset(settings.data, task, observer)
+    dataset = _find_dataset(settings, task, observer)
     _warn_about_mismatch(dataset, task)
     training_cases, validation_cases = split_fold(dataset, settings.fold)
     observer.on_message(
@@ -289,9 +292,9 @@ def _prepare(cases: Sequence[Case], task: Task, plan: Plan, observer: Observer) 
     )
 
 
-def _find_dataset(data: str | None, task: Task, observer: Observer) -> Dataset:
-    if data is not None:
-        return read_dataset(data)
+def _find_dataset(settings: TrainingSettings, task: Task, observer: Observer) -> Dataset:
+    if settings.data is not None:
+        return read_dataset(settings.data, mapping=parse_mapping(settings.mapping))
     if task.phantom is None:
         msg = f"Task '{task.name}' has no embedded data; name a dataset folder with --data."
         raise InputError(msg)

@@ -27,6 +27,7 @@ class TrainingSettings:
     Attributes:
         task: Name or path of the recipe.
         data: Dataset folder; None for the task's phantoms.
+        mapping: Names of structures in SEG and RTSTRUCT for labels, each as ``"CTV_p=prostate"``.
         fold: That validates; None trains on all cases.
         budget: Such as ``"10min"``; None takes the task's.
         configuration: ``"3d"`` or ``"2d"``.
@@ -38,6 +39,7 @@ class TrainingSettings:
 
     task: str
     data: str | None = None
+    mapping: tuple[str, ...] = ()
     fold: int | None = 0
     budget: str | None = None
     configuration: Configuration = "3d"
@@ -71,7 +73,8 @@ def take_over_settings(folder: Path, asked: TrainingSettings, task: Task) -> Tra
 def _read_settings(folder: Path) -> TrainingSettings:
     path = folder / STATE_FOLDER / SETTINGS
     try:
-        return TrainingSettings(**json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return TrainingSettings(**content | {"mapping": tuple(content.get("mapping", ()))})
     except (OSError, ValueError, TypeError) as error:
         msg = f"{folder} cannot be resumed: {path.name} is missing or damaged. Start a new training without --resume."
         raise ModelError(msg) from error

@@ -197,6 +197,13 @@ def test_any_mask_survives_the_round_trip_on_any_grid(
     assert all(len(text) <= 16 for text in texts)
 
 
+def test_decimal_strings_stay_short_under_a_microscope_far_from_the_origin() -> None:
+    stack, masks = make_stack(spacing=(3e-6, 2e-6, 5e-6), origin=(-91234.5, 12345.6, 5.0)), make_masks()
+    dataset = encode(make_structures(stack, **masks), stack)
+    assert max(len(str(text)) for item in list_contours(dataset) for text in item.ContourData) == 16
+    check_same(read_rtstruct(dataset, stack), masks)
+
+
 def test_a_voxel_lies_where_the_affine_says() -> None:
     """The points of a contour, flipped to RAS, surround the world position of its voxel, half a voxel away."""
     stack = make_stack()
@@ -246,7 +253,11 @@ def test_colors_and_codes_survive() -> None:
         Structure(name="other", values=(2,), color=(0, 1, 2), code=long_code),
         Structure(name="plain", values=(3,)),
     )
-    read = read_rtstruct(encode(StructureSet(layers=layers, structures=structures), stack), stack)
+    dataset = encode(StructureSet(layers=layers, structures=structures), stack)
+    short, long = (item.RTROIIdentificationCodeSequence[0] for item in dataset.RTROIObservationsSequence[:2])
+    assert (short.CodeValue, long.LongCodeValue) == (code.value, long_code.value)
+    assert "CodeValue" not in long
+    read = read_rtstruct(dataset, stack)
     assert [structure.color for structure in read.structures] == [structure.color for structure in structures]
     assert [structure.code for structure in read.structures] == [code, long_code, None]
 

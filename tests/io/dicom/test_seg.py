@@ -659,11 +659,11 @@ def test_large_segmentations_leave_empty_frames_out(
 def test_nothing_private_is_logged(read_scan_of: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     series = build_series()
-    for dataset in series.datasets:  # highdicom warns of names without a caret, and refuses this date and sex
+    for dataset in series.datasets:  # highdicom warns of names without a caret, and refuses these dates
         dataset.PatientName = "CANARY"
-        dataset.PatientSex = "O"
         dataset["PatientBirthDate"]._value = "CANARY"
         dataset["StudyTime"]._value = "CANARY"
+        dataset["StudyID"]._value = "CANARY" * 4  # pydicom warns of more than 16 characters
         del dataset.FrameOfReferenceUID
     stack = read_scan_of(series)
 
@@ -996,6 +996,17 @@ def test_own_grid_fills_gaps_at_multiples_of_the_step(stated: str) -> None:
     found = read_seg(dataset)
 
     assert_same_masks(found, to_masks(frames[2:]))  # the third is the first that has a voxel; the fourth has none
+    assert found.layers.spacing == pytest.approx((1.3, 0.8, 2.5))
+
+
+def test_own_grid_has_the_stated_step_where_every_other_frame_is_left_out() -> None:
+    series = build_series()
+    frames = make_frames(series)[..., :1] * 0
+    frames[2:7:2, 3, 4] = 1
+
+    found = read_seg(make_with_highdicom(series, frames))
+
+    assert_same_masks(found, to_masks(frames[2:7]))
     assert found.layers.spacing == pytest.approx((1.3, 0.8, 2.5))
 
 
