@@ -85,7 +85,9 @@ def infer(
     )
     for job in jobs:
         inputs = [path for other in jobs for path in other.images]
-        for path in list_outputs(job.mask, _choose_format(job.mask, mask_format), list(task.labels) if task else [], split=split):
+        for path in list_outputs(
+            job.mask, _choose_format(job.mask, mask_format), list(task.labels) if task else [], split=split
+        ):
             check_output(path, inputs, overwrite=overwrite)
         if preview is not None:
             check_output(_choose_preview(preview, job, jobs, is_folder=is_folder), scans, overwrite=overwrite)
@@ -97,9 +99,9 @@ def infer(
     num_failed = 0
     for job in jobs:
         try:
-            scan, segmentation = _segment(segmenter, job, options, writing)
+            image, segmentation = _segment(segmenter, job, options, writing)
             if preview is not None:
-                _draw(scan, segmentation, segmenter, job, _choose_preview(preview, job, jobs, is_folder=is_folder))
+                _draw(image, segmentation, segmenter, job, _choose_preview(preview, job, jobs, is_folder=is_folder))
         except (MedunetError, OSError, MemoryError, RuntimeError) as error:  # torch's "out of memory" is the last
             if len(jobs) == 1:
                 raise InputError(_describe_failure(error, job)) from error
@@ -158,7 +160,11 @@ def _list_jobs(scans: list[Path], output: Path, mask_format: str | None, *, num_
 def _list_folder_jobs(paths: list[Path], output: Path, mask_format: str | None, num_channels: int) -> list[_Job]:
     from medunet.io import get_mask_suffix, strip_suffix
 
-    suffix = ".nii.gz" if mask_format is None else get_mask_suffix(_choose_format(Path(f"mask{_suffix_of(mask_format)}"), mask_format))
+    suffix = (
+        ".nii.gz"
+        if mask_format is None
+        else get_mask_suffix(_choose_format(Path(f"mask{_suffix_of(mask_format)}"), mask_format))
+    )
     groups: dict[str, list[Path]] = {}
     for path in paths:
         name = path.name if path.is_dir() else strip_suffix(path.name)

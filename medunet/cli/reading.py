@@ -21,7 +21,9 @@ AllowGaps = Annotated[bool, typer.Option("--allow-gaps", help="Resample DICOM sl
 AffineChoice = Annotated[
     str | None, typer.Option("--affine", help="sform or qform, where a NIfTI header has both and they differ.")
 ]
-Reference = Annotated[str | None, typer.Option("--reference", help="DICOM series that DICOM SEG or RTSTRUCT refers to.")]
+Reference = Annotated[
+    str | None, typer.Option("--reference", help="DICOM series that DICOM SEG or RTSTRUCT refers to.")
+]
 MaskFormatName = Annotated[
     str | None, typer.Option("--format", help="nifti, nrrd, dicom-seg, rtstruct, planar; default: by the name.")
 ]

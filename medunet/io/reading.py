@@ -211,7 +211,9 @@ def _read_dicom_structures(path: Path, scan: Scan | None) -> StructureSet:
         found = find_objects(path)
         if len(found) != 1:
             names = ", ".join(str(file) for file, _, _ in found[:4]) or "none"
-            msg = f"{path} holds {len(found)} SEG or RTSTRUCT objects ({names}); expected one. Give the path of the file."
+            msg = (
+                f"{path} holds {len(found)} SEG or RTSTRUCT objects ({names}); expected one. Give the path of the file."
+            )
             raise VolumeError(msg)
         path = found[0][0]
     instance = read_instance(DicomFile(path))

@@ -215,14 +215,14 @@ def _write_dicom(
 
         write_seg(
             aligned, path, stack, kind=seg_kind, algorithm_name=name, algorithm_version=version,
-            **({"series_description": description} if description else {}),
+            series_description=description or "Segmentation",
         )  # fmt: skip
         return
     from medunet.io.dicom.rtstruct_write import write_rtstruct
 
     write_rtstruct(
         aligned, path, stack, algorithm_name=name, algorithm_version=version,
-        **({"series_description": description} if description else {}),
+        series_description=description or "Segmentation",
     )  # fmt: skip
 
 
