@@ -63,7 +63,9 @@ def main() -> None:
     results = [result for rows in found.values() for result in rows]
     assert len({(tuple(result["shape"]), result["sum"]) for result in results}) == 1, "the readers disagree"  # type: ignore[arg-type]
     float32_mib = 512 * 512 * arguments.slices * 4 / 2**20
-    print(f"512x512x{arguments.slices}, {arguments.rounds} rounds, medians; the volume in float32: {float32_mib:.0f} MiB")
+    print(
+        f"512x512x{arguments.slices}, {arguments.rounds} rounds, medians; the volume in float32: {float32_mib:.0f} MiB"
+    )
     medians = {name: statistics.median(row["seconds"] for row in rows) for name, rows in found.items()}
     for name, rows in found.items():
         mib = max(row["mib"] for row in rows)

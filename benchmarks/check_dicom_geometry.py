@@ -23,23 +23,29 @@ _NO_DICOM = {".gz", ".nii", ".json", ".md", ""}
 
 
 def main() -> None:
-    """Print a Markdown table, one line per folder and set of options."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    root = parser.parse_args().folder
     logging.disable(logging.WARNING)
-    print("| input | result | against its reference |\n|---|---|---|")
+    print("\n".join(build_table(parser.parse_args().folder)))
+
+
+def build_table(root: Path) -> list[str]:
+    """Markdown, one line per input and set of options."""
+    lines = ["| input | what is read | against its reference |", "|---|---|---|"]
     for path in list_inputs(root):
+        name = f"`{path.relative_to(root)}`"
         for options, label in ((ReadOptions(), ""), (ReadOptions(allow_gaps=True), " `--allow-gaps`")):
             try:
                 scan = read_dicom(path, options)
             except MedunetError as error:
-                print(f"| {path.relative_to(root)}{label} | refused: {describe_error(error, root)} | |")
+                lines.append(f"| {name}{label} | refused: {describe_error(error, path)} | |")
                 if "--allow-gaps" not in str(error):
                     break
                 continue
-            print(f"| {path.relative_to(root)}{label} | {describe_scan(scan)} | {compare(scan, find_reference(path))} |")
+            lines.append(f"| {name}{label} | {describe_scan(scan)} | {compare(scan, find_reference(path))} |")
             break
+    return lines
 
 
 def list_inputs(root: Path) -> list[Path]:
@@ -84,16 +90,18 @@ def compare(scan: Scan, reference: Path | None) -> str:
 
 
 def describe_scan(scan: Scan) -> str:
-    """Shape, spacing, orientation and notes."""
+    """Shape, spacing, orientation, and notes on how the slices lie."""
     volume = scan.volume
-    notes = " ".join(note for note in scan.notes)
+    notes = " ".join(note for note in scan.notes if not note[0].isdigit())
     spacing = "x".join(f"{mm:.3g}" for mm in volume.spacing)
-    return f"{'x'.join(map(str, volume.spatial_shape))}, {spacing} mm, {volume.orientation}. {notes}".replace("|", "/")
+    grid = f"{'x'.join(map(str, volume.spatial_shape))}, {spacing} mm, {volume.orientation}"
+    return f"{grid}. {notes}".strip().replace("|", "/")
 
 
-def describe_error(error: MedunetError, root: Path) -> str:
-    """The message with short paths."""
-    return str(error).replace(f"{root}/", "").replace("|", "/")
+def describe_error(error: MedunetError, path: Path) -> str:
+    """The message up to its remedy, with short paths."""
+    text = str(error).replace(f"{path}/", "").replace(str(path), path.name).replace("|", "/")
+    return text if len(text) < 240 else f"{text[:237]}..."
 
 
 if __name__ == "__main__":

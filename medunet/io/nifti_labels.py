@@ -115,9 +115,8 @@ def _find_end(stream: BinaryIO, header: Any, path: Path) -> int:
     """Where the extensions end: at the voxels, or with the header half of a pair."""
     if not is_pair(path):
         return get_voxel_offset(header, str(path))
-    if isinstance(stream, gzip.GzipFile):
-        return stream.seek(_LARGEST_EXTENSION_BYTES)  # stops at its end
-    return path.stat().st_size
+    is_compressed = isinstance(stream, gzip.GzipFile)
+    return stream.seek(_LARGEST_EXTENSION_BYTES) if is_compressed else path.stat().st_size  # gzip stops at its end
 
 
 def _list_unnamed(labels: Array, structures: tuple[Structure, ...]) -> list[int]:

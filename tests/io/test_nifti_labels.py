@@ -183,13 +183,15 @@ def test_the_file_beside_the_mask_is_read_where_the_mask_has_no_names(tmp_path: 
     assert read_nifti_label_names(tmp_path / "mask.nii.gz") == (BLADDER,)
 
 
+@pytest.mark.parametrize("is_compressed", [False, True])
 @pytest.mark.parametrize("half", [".hdr", ".img"])
-def test_names_in_either_half_of_a_pair(tmp_path: Path, half: str) -> None:
+def test_names_in_either_half_of_a_pair(tmp_path: Path, half: str, is_compressed: bool) -> None:
     content = write(tmp_path / "mask.nii").read_bytes()
     offset = int(read_raw_header(tmp_path / "mask.nii")["vox_offset"])
     header = nib.Nifti1Header(content[:348], check=False)
     header["magic"], header["vox_offset"] = b"ni1", 0
-    (tmp_path / "pair.hdr").write_bytes(header.binaryblock + content[348:offset])
+    head = header.binaryblock + content[348:offset]
+    (tmp_path / "pair.hdr").write_bytes(gzip.compress(head) if is_compressed else head)
     (tmp_path / "pair.img").write_bytes(content[offset:])
     again = read_nifti_structures(tmp_path / f"pair{half}")
     assert again is not None

@@ -8,6 +8,7 @@ Labels go back to the original slices by the nearest voxel, so that a mask lies 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -118,6 +119,12 @@ def _shift_rows(values: Array, shift: float, length: int) -> tuple[Array, NDArra
     return values[:, lower] * (1 - weight) + values[:, upper] * weight, inside
 
 
+def _count_steps(ratio: float) -> int:
+    """How many of the smallest steps make the whole; rounded up, unless it is whole but for the jitter of positions."""
+    nearest = max(1, round(ratio))
+    return nearest if abs(ratio - nearest) < 0.1 else math.ceil(ratio)
+
+
 def build_regrid(planes: list[Affine], frame_shape: tuple[int, int], depths_mm: NDArray[np.float64]) -> Regrid:
     """The smallest rectangular grid that holds all slices.
 
@@ -141,7 +148,7 @@ def build_regrid(planes: list[Affine], frame_shape: tuple[int, int], depths_mm: 
     rows, columns = frame_shape
     extent = np.ceil(shifts.max(axis=0)).astype(int) + np.array([columns, rows])
     length_mm = float(depths_mm[-1] - depths_mm[0])
-    num_steps = max(1, round(length_mm / float(np.diff(depths_mm).min())))
+    num_steps = _count_steps(length_mm / float(np.diff(depths_mm).min()))
     step = length_mm / num_steps
     affine = first.copy()
     affine[:3, 2] = first[:3, 2] * step

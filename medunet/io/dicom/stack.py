@@ -55,13 +55,13 @@ class DicomStack:
         """
         if self.regrid is not None:
             return self.regrid.labels_to_frames(labels)
-        return np.ascontiguousarray(labels.transpose(2, 1, 0))
+        return labels.transpose(2, 1, 0)
 
     def labels_from_frames(self, labels: Array) -> Array:
         """Labels of the original slices ``(num_frames, rows, columns)`` on the grid of the volume ``(I, J, K)``."""
         if self.regrid is not None:
             return self.regrid.labels_from_frames(labels)
-        return np.ascontiguousarray(labels.transpose(2, 1, 0))
+        return labels.transpose(2, 1, 0)
 
     @property
     def series_uid(self) -> str:

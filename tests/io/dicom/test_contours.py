@@ -25,7 +25,7 @@ def locate(mask: np.ndarray) -> set[tuple[int, int]]:
 # ---- round trip ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(MASKS)
 def test_filling_a_traced_mask_gives_the_mask_back(mask: np.ndarray) -> None:
     assert np.array_equal(fill_contours(trace_contours(mask), mask.shape), mask)

@@ -510,6 +510,8 @@ def test_row_48_empty_masks_are_a_valid_segmentation(
     content = encode_seg(make_structures(masks, stack), stack, kind=kind, **ALGORITHM)
 
     assert_same_masks(read_seg(content, stack), masks)
+    num_frames = pydicom.dcmread(io.BytesIO(content)).NumberOfFrames
+    assert num_frames == (8 if kind == "labelmap" else 1 if is_large else 16)
     theirs, _ = read_with_highdicom(content)
     assert not any(mask.any() for mask in theirs.values())
     run_dcmqi(content, tmp_path)
