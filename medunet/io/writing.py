@@ -74,9 +74,8 @@ def get_mask_suffix(mask_format: MaskFormat) -> str:
 
 def list_outputs(path: Path, mask_format: MaskFormat, names: list[str], *, split: bool) -> list[Path]:
     """Every file that `write_structures` will write, so that none is replaced unasked."""
-    if not split:
-        return [path, name_sidecar(path)] if mask_format == "nifti" else [path]
-    return [name_split_file(path, name) for name in names]
+    masks = [name_split_file(path, name) for name in names] if split else [path]
+    return masks + [name_sidecar(mask) for mask in masks] if mask_format == "nifti" else masks
 
 
 def name_split_file(path: Path, name: str) -> Path:
@@ -128,13 +127,13 @@ def write_structures(
         write(structures, path)
         return list_outputs(path, mask_format, [], split=False)
     names = [structure.name for structure in structures.structures]
-    targets = list_outputs(path, mask_format, names, split=True)
+    targets = [name_split_file(path, name) for name in names]
     if len(set(targets)) < len(targets):
         msg = f"Two structures of {path} would be written to the same file; rename one."
         raise OutputError(msg)
     for structure, target in zip(structures.structures, targets, strict=True):
         write(_take_one(structures, structure), target)
-    return targets
+    return list_outputs(path, mask_format, names, split=True)
 
 
 def write_image(volume: Volume, path: Path, *, description: str = "") -> None:

@@ -85,9 +85,11 @@ def check_channels(image: Volume, task: Task, name: str) -> None:
         DatasetError: With both numbers.
     """
     if image.num_channels != len(task.channels):
+        choose = f"Choose one with --volume-index 0 to {image.num_channels - 1}, or" if len(task.channels) == 1 else "Give"
+        give = "choose another task" if len(task.channels) == 1 else "one file per channel, or choose another task"
         msg = (
-            f"{name} has {image.num_channels} channel(s); task '{task.name}' expects {len(task.channels)} "
-            f"({', '.join(task.channels)}). Give one file per channel, or choose another task."
+            f"{name} has {image.num_channels} channel(s) or volumes; task '{task.name}' expects {len(task.channels)} "
+            f"({', '.join(task.channels)}). {choose} {give}."
         )
         raise DatasetError(msg)
 

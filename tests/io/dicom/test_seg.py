@@ -288,9 +288,10 @@ def test_jittering_slices_keep_their_positions(read_scan_of: Any) -> None:
     np.testing.assert_allclose(alone.layers.affine, stack.affine, atol=0.05)
 
 
-def test_slices_whose_directions_differ_by_a_rounding(read_scan_of: Any) -> None:
+@pytest.mark.parametrize("tilt_degrees", [0.0, 14.0])
+def test_slices_whose_directions_differ_by_a_rounding(tilt_degrees: float, read_scan_of: Any) -> None:
     """At 400 mm from the first pixel the rounding is several times the tolerance of grids."""
-    series = build_series(spacing=(45.0, 55.0, 5.0), gradient=(0.1, 0.2, 0.3))
+    series = build_series(spacing=(45.0, 55.0, 5.0), gradient=(0.1, 0.2, 0.3), tilt_degrees=tilt_degrees)
     for k, dataset in enumerate(series.datasets):
         turned = OBLIQUE @ rotation(0, 0, 0.003 * (k % 3))
         dataset.ImageOrientationPatient = to_ds([*turned[:, 0], *turned[:, 1]])
@@ -1019,6 +1020,18 @@ def test_own_grid_of_uneven_frames_is_refused(read_scan_of: Any) -> None:
 
     with pytest.raises(GeometryError, match=r"uneven distances \(1.900 to 5.000 mm\).*Give the scan"):
         read_seg(content)
+
+
+def test_own_grid_of_frames_that_are_shifted_within_their_planes_is_refused() -> None:
+    dataset = make_with_highdicom(series := build_series(), make_frames(series))
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        position = group.PlanePositionSequence[0].ImagePositionPatient
+        if np.allclose(np.array(position, dtype=float), series.slices[5].plane[:3, 3]):
+            moved = np.array(position, dtype=float) + 3.0 * OBLIQUE[:, 0]
+            group.PlanePositionSequence[0].ImagePositionPatient = to_ds(moved)
+
+    with pytest.raises(GeometryError, match=r"3\.00 mm off a straight path"):
+        read_seg(dataset)
 
 
 def test_own_grid_of_two_orientations_is_refused() -> None:
