@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from medunet.cli.reading import (
     VolumeIndex,
     build_options,
     check_seg_type,
+    list_inputs,
 )
 from medunet.errors import InputError
 
@@ -48,7 +50,7 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Read an image or a mask in one format and write it in another; geometry is exact, nothing is interpolated."""
-    from medunet.io import check_output, list_outputs, write_structures
+    from medunet.io import list_outputs, write_structures
 
     check_seg_type(seg_type)
     options = build_options(series=series, volume_index=volume_index, allow_gaps=allow_gaps, affine=affine)
@@ -56,15 +58,19 @@ def convert(
         msg = "--map gives names to the labels of a task; name the task with --task."
         raise InputError(msg)
     if not _is_mask(source, output, mask_format, is_named=task is not None or split):
-        check_output(output, [source], overwrite=overwrite)
+        _check_image_name(output, mask_format)
+        _check_outputs([output], source, None, overwrite=overwrite)
         _convert_image(source, output, options)
         return
     chosen = _choose_format(output, mask_format)
+    outputs = list_outputs(output, chosen, [], split=False) if not split else []
+    _check_outputs(outputs, source, reference, overwrite=overwrite)
     scan = _read_reference(reference, options)
-    _check_outputs(list_outputs(output, chosen, [], split=False) if not split else [], source, overwrite=overwrite)
-    structures = _read_mask(source, scan, options, task, mapping or [])
+    # What chooses a volume of the reference must not choose one of the mask, which has only one.
+    mask_options = options if scan is None else replace(options, volume_index=None)
+    structures = _read_mask(source, scan, mask_options, task, mapping or [])
     names = [structure.name for structure in structures.structures]
-    _check_outputs(list_outputs(output, chosen, names, split=split), source, overwrite=overwrite)
+    _check_outputs(list_outputs(output, chosen, names, split=split), source, reference, overwrite=overwrite)
     written = write_structures(
         structures, output, mask_format=chosen, scan=scan, options=options, split=split,
         seg_kind="labelmap" if seg_type == "labelmap" else "binary", algorithm=_name_algorithm(),
@@ -86,14 +92,11 @@ def _convert_image(source: Path, output: Path, options: ReadOptions) -> None:
 
 def _is_mask(source: Path, output: Path, mask_format: str | None, *, is_named: bool) -> bool:
     """Whether structures are converted; otherwise an image."""
-    from medunet.io import is_dicom_label_object, is_nifti
-    from medunet.io.nifti_labels import read_nifti_label_names
+    from medunet.io.reading import has_structure_names
 
     if is_named or mask_format in ("dicom-seg", "rtstruct") or output.name.lower().endswith((".seg.nrrd", ".dcm")):
         return True
-    if source.name.lower().endswith(".seg.nrrd") or is_dicom_label_object(source):
-        return True
-    return is_nifti(source) and read_nifti_label_names(source) is not None
+    return has_structure_names(source)
 
 
 def _choose_format(output: Path, mask_format: str | None) -> MaskFormat:
@@ -102,11 +105,22 @@ def _choose_format(output: Path, mask_format: str | None) -> MaskFormat:
     return choose_mask_format(output, mask_format)
 
 
-def _check_outputs(outputs: list[Path], source: Path, *, overwrite: bool) -> None:
+def _check_image_name(output: Path, mask_format: str | None) -> None:
+    """Refuse a name that no image is written under, or that contradicts ``--format``, before anything is read."""
+    from medunet.io.writing import check_image_name
+
+    if mask_format is not None:
+        _choose_format(output, mask_format)
+    check_image_name(output)
+
+
+def _check_outputs(outputs: list[Path], source: Path, reference: str | None, *, overwrite: bool) -> None:
     from medunet.io import check_output
 
     for path in outputs:
-        check_output(path, [source] if source.is_file() else [], overwrite=overwrite)
+        inputs = list_inputs([source], path, with_labels=True)
+        inputs += [] if reference is None else list_inputs([Path(reference)], path)
+        check_output(path, inputs, overwrite=overwrite)
 
 
 def _read_reference(reference: str | None, options: ReadOptions) -> Scan | None:
@@ -118,18 +132,28 @@ def _read_reference(reference: str | None, options: ReadOptions) -> Scan | None:
 def _read_mask(
     source: Path, scan: Scan | None, options: ReadOptions, task_name: str | None, mapping: list[str]
 ) -> StructureSet:
-    """Structures of a file; with a task, under its label names and with its codes."""
-    from medunet.io import from_label_map, is_dicom_label_object, read_label_map, read_structures
+    """Structures of a file; with a task, under its label names and with its codes.
+
+    Names that a file carries count before its values: the same value may mean another structure in another task.
+    """
+    from medunet.io import from_label_map, is_dicom_source, read_structures
+    from medunet.io.reading import has_structure_names
     from medunet.tasks import check_label_values, load_task, parse_mapping, structures_to_labels
 
     if task_name is None:
         return read_structures(source, scan, options)
     task: Task = load_task(task_name)
-    if is_dicom_label_object(source):
-        found = read_structures(source, scan, options)
-        labels = structures_to_labels(found, task, mapping=parse_mapping(mapping), name=str(source))
+    names = parse_mapping(mapping)
+    found = read_structures(source, scan, options)
+    if is_dicom_source(source) or has_structure_names(source):
+        labels = structures_to_labels(found, task, mapping=names, name=str(source))
+    elif names:
+        msg = (
+            f"{source} holds values without names, so there is nothing to --map; expected those of task '{task.name}'."
+        )
+        raise InputError(msg)
     else:
-        labels = read_label_map(source, options)
+        labels = found.to_label_map()
         check_label_values(labels, task, str(source))
     return from_label_map(labels, task.labels, codes=task.codes)
 

@@ -21,6 +21,7 @@ from medunet.cli.reading import (
     VolumeIndex,
     build_options,
     check_seg_type,
+    list_inputs,
 )
 from medunet.errors import InputError, MedunetError
 
@@ -60,12 +61,11 @@ def infer(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that exist.")] = False,
 ) -> None:
     """Segment scans; each mask lies exactly on its scan's grid."""
-    from medunet.io import check_output, list_outputs
     from medunet.models import find_newest_model
 
     check_seg_type(seg_type)
 
-    for scan in scans:
+    for scan in (*scans, *([Path(reference)] if reference else [])):
         if not scan.exists():
             msg = f"{scan} does not exist. Check the path."
             raise InputError(msg)
@@ -83,25 +83,19 @@ def infer(
         affine=affine,
         modality=task.modality if task else None,
     )
-    for job in jobs:
-        inputs = [path for other in jobs for path in other.images]
-        for path in list_outputs(
-            job.mask, _choose_format(job.mask, mask_format), list(task.labels) if task else [], split=split
-        ):
-            check_output(path, inputs, overwrite=overwrite)
-        if preview is not None:
-            check_output(_choose_preview(preview, job, jobs, is_folder=is_folder), scans, overwrite=overwrite)
+    pictures = [None if preview is None else _choose_preview(preview, job, jobs, is_folder=is_folder) for job in jobs]
+    _check_outputs(jobs, pictures, list(task.labels) if task else [], writing)
 
     from medunet.inference import load
 
     segmenter = load(folder, device=device)
     print(f"Model: {folder} ({segmenter.task.name}) on {segmenter.device}")
     num_failed = 0
-    for job in jobs:
+    for job, picture in zip(jobs, pictures, strict=True):
         try:
             image, segmentation = _segment(segmenter, job, options, writing)
-            if preview is not None:
-                _draw(image, segmentation, segmenter, job, _choose_preview(preview, job, jobs, is_folder=is_folder))
+            if picture is not None:
+                _draw(image, segmentation, segmenter, job, picture)
         except (MedunetError, OSError, MemoryError, RuntimeError) as error:  # torch's "out of memory" is the last
             if len(jobs) == 1:
                 raise InputError(_describe_failure(error, job)) from error
@@ -167,7 +161,7 @@ def _list_folder_jobs(paths: list[Path], output: Path, mask_format: str | None, 
     )
     groups: dict[str, list[Path]] = {}
     for path in paths:
-        name = path.name if path.is_dir() else strip_suffix(path.name)
+        name = path.resolve().name if path.is_dir() else strip_suffix(path.name)  # "." is a name of a folder too
         case_id = re.sub(r"_\d{4}$", "", name) if num_channels > 1 else name
         groups.setdefault(case_id, []).append(path)
     for case_id, images in groups.items():
@@ -178,6 +172,35 @@ def _list_folder_jobs(paths: list[Path], output: Path, mask_format: str | None, 
             )
             raise InputError(msg)
     return [_Job(images=tuple(images), mask=output / f"{case_id}{suffix}") for case_id, images in groups.items()]
+
+
+def _check_outputs(jobs: list[_Job], pictures: list[Path | None], names: list[str], writing: _Writing) -> None:
+    """Refuse what would be lost or could not be written before anything is segmented."""
+    from medunet.io import check_output, list_outputs
+
+    sources = [path for job in jobs for path in job.images]
+    sources += [Path(writing.reference)] if writing.reference else []
+    for job, picture in zip(jobs, pictures, strict=True):
+        chosen = _choose_format(job.mask, writing.mask_format)
+        _check_reference(chosen, writing.reference, job)
+        outputs = list_outputs(job.mask, chosen, names, split=writing.split)
+        if picture in outputs:
+            msg = f"The mask and its preview would both be written to {picture}; give them different names."
+            raise InputError(msg)
+        for path in outputs if picture is None else [*outputs, picture]:
+            check_output(path, list_inputs(sources, path), overwrite=writing.overwrite)
+
+
+def _check_reference(chosen: MaskFormat, reference: str | None, job: _Job) -> None:
+    """Refuse a DICOM object for a scan that is none before the scan is segmented."""
+    from medunet.io import is_dicom_source
+
+    if chosen in ("dicom-seg", "rtstruct") and reference is None and not is_dicom_source(job.images[0]):
+        msg = (
+            f"A {chosen} refers to DICOM slices, and {job.images[0]} is no DICOM series; name the folder of the series "
+            "with --reference."
+        )
+        raise InputError(msg)
 
 
 def _suffix_of(mask_format: str) -> str:

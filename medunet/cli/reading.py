@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,6 +59,23 @@ def build_options(
         allow_gaps=allow_gaps,
         modality=modality,
     )
+
+
+def list_inputs(sources: Sequence[Path], output: Path, *, with_labels: bool = False) -> list[Path]:
+    """Files that an output must not replace, whatever ``--overwrite`` says.
+
+    Args:
+        sources: Files and DICOM folders that are read. Of a folder, every image counts.
+        output: What is to be written; a mask beside the slices that it was made from may be made again.
+        with_labels: Whether the SEG and RTSTRUCT objects of a folder count too.
+    """
+    from medunet.io import is_dicom_file, is_dicom_label_object
+
+    files = [source for source in sources if source.is_file()]
+    is_inside = any(source.is_dir() and output.resolve().is_relative_to(source.resolve()) for source in sources)
+    if is_inside and is_dicom_file(output) and (with_labels or not is_dicom_label_object(output)):
+        files.append(output)
+    return files
 
 
 def check_seg_type(seg_type: str) -> None:

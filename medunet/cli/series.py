@@ -36,8 +36,8 @@ def series(
 def _print_table(folder: DicomFolder) -> None:
     from rich import box
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in ("series", "kind", "slices", "size", "mm", "axes", "usable"):
@@ -52,15 +52,15 @@ def _print_table(folder: DicomFolder) -> None:
             "x".join(f"{mm:.3g}" for mm in info.spacing) if info.spacing else "-",
             info.orientation or "-",
             "yes" if info.is_usable else "no",
-            escape(info.description),
+            Text(info.description),  # as it is: no markup, no emoji codes
         )
     console = Console()
     console.print(table)
     for info in folder.series:
         for problem in info.problems:
-            console.print(f"{info.label}: {problem}", markup=False, soft_wrap=True, highlight=False)
+            console.print(Text(f"{info.label}: {problem}"), soft_wrap=True)
     for note in folder.notes:
-        console.print(note, markup=False, soft_wrap=True, highlight=False)
+        console.print(Text(note), soft_wrap=True)
 
 
 def _to_json(folder: DicomFolder) -> dict[str, object]:

@@ -48,9 +48,9 @@ def is_dicom_file(path: Path) -> bool:
 
 def is_dicom_label_object(path: Path) -> bool:
     """Whether a file is a DICOM SEG or RTSTRUCT, or a folder holds nothing but one of these."""
+    from medunet.io.dicom.content import LABEL_CLASSES
     from medunet.io.dicom.files import DicomFile
     from medunet.io.dicom.header import read_instance
-    from medunet.io.dicom.series import LABEL_CLASSES
 
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if is_dicom_file(file)]
@@ -73,8 +73,8 @@ def is_dicom_source(path: Path) -> bool:
 
 
 def is_dicom_folder(path: Path) -> bool:
-    """Whether a folder holds DICOM files and no volume files: one scan, not many."""
-    if not path.is_dir() or list_volumes(path):
+    """Whether a folder holds DICOM files and no volume files: one scan, not many. Pictures may lie beside slices."""
+    if not path.is_dir() or any(has_suffix(file, VOLUME_SUFFIXES) for file in list_volumes(path)):
         return False
     return any(is_dicom_file(file) for file in sorted(path.rglob("*")) if not file.name.startswith("."))
 

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +49,6 @@ _CHUNK_BYTES = 2**22
 # TIFF tags
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _DESCRIPTION = 254, 258, 259, 262, 266, 270
 _ORIENTATION, _NUM_SAMPLES, _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _FORMAT = 274, 277, 282, 283, 296, 339
-_STRIPS, _TILES = (273, 279), (324, 325)  # offsets and byte counts
 _RAW, _LZW, _PACKBITS, _DEFLATE = 1, 5, 32773, (8, 32946)
 _DTYPES = {  # by bits and sample format
     (1, 1): "u1", (8, 1): "u1", (8, 2): "i1", (16, 1): "u2", (16, 2): "i2", (32, 1): "u4", (32, 2): "i4", (32, 3): "f4",
@@ -172,7 +171,10 @@ def _read_png(path: Path) -> tuple[Array, Spacing]:
     check_claim(path, num_bytes, what=f"{width}x{height} pixels", is_compressed=True)
     check_memory(path, 3 * num_bytes)
     packed = b"".join(content for kind, content in chunks if kind == b"IDAT")
-    _check_length(path, num_bytes, _count_inflated(packed, num_bytes, path))
+    num_found = _count_inflated(packed, num_bytes, path)
+    if num_found != num_bytes:
+        msg = f"{path} promises {num_bytes} bytes of pixels in its header and has {num_found}. Copy it again."
+        raise VolumeError(msg)
     with Image.open(path, formats=("PNG",)) as image:
         pixels = np.asarray(image)  # (J, I) or (J, I, C)
     if pixels.dtype == np.int32:  # what Pillow made of 16 bits before version 11
@@ -218,6 +220,19 @@ def _count_png_bytes(width: int, height: int, num_bits: int, *, is_interlaced: b
     return total
 
 
+def _count_inflated(packed: bytes, limit: int, path: Path) -> int:
+    """How many bytes come out, counted to just beyond ``limit``; Pillow fills up with zeros when some are missing."""
+    decompressor = zlib.decompressobj()
+    done = 0
+    while packed and not decompressor.eof and done <= limit:
+        done += len(decompressor.decompress(packed, _CHUNK_BYTES))
+        packed = decompressor.unconsumed_tail
+    if not decompressor.eof and done <= limit:
+        msg = f"{path} is cut short: its compressed data end too early. Copy it from its source again."
+        raise VolumeError(msg)
+    return done
+
+
 def _drop_opaque_alpha(pixels: Array, path: Path) -> Array:
     _refuse(path, "has transparent pixels" if (pixels[..., -1] != 255).any() else "")
     logger.warning("%s has an alpha channel that is opaque everywhere; it is left out.", path)
@@ -251,27 +266,6 @@ def _to_spacing(
     return unit_mm / x, unit_mm / y, slice_mm
 
 
-def _count_inflated(packed: bytes, limit: int, path: Path) -> int:
-    """How many bytes come out, counted to just beyond ``limit``; Pillow and libtiff do not say when some are missing."""
-    decompressor = zlib.decompressobj()
-    done = 0
-    while packed and not decompressor.eof and done <= limit:
-        done += len(decompressor.decompress(packed, _CHUNK_BYTES))
-        packed = decompressor.unconsumed_tail
-    if not decompressor.eof and done <= limit:
-        msg = f"{path} is cut short: its compressed data end too early. Copy it from its source again."
-        raise VolumeError(msg)
-    return done
-
-
-def _check_length(path: Path, expected: int, found: int, *, is_padded: bool = False) -> None:
-    if found < expected or (found > expected and not is_padded):
-        msg = (
-            f"{path} promises {expected} bytes of pixels in its header and has {found}. Copy it from its source again."
-        )
-        raise VolumeError(msg)
-
-
 # ---- TIFF ------------------------------------------------------------------------------------------------------------
 
 
@@ -294,7 +288,7 @@ def _read_tiff(path: Path) -> tuple[Array, Spacing]:
     """``(C, I, J, K)`` and the spacing."""
     from PIL import Image
 
-    with Image.open(path, formats=("TIFF",)) as image, path.open("rb") as file:
+    with Image.open(path, formats=("TIFF",)) as image:
         num_pages = image.n_frames  # type: ignore[attr-defined]
         image.seek(0)
         tags = image.tag_v2  # type: ignore[attr-defined]
@@ -312,8 +306,8 @@ def _read_tiff(path: Path) -> tuple[Array, Spacing]:
             if (image.height, image.width, *_check_page(image.tag_v2, path)) != (*shape[1:3], dtype, num_samples):  # type: ignore[attr-defined]
                 msg = f"{path} has pages of different size or type; expected slices of one stack. Split it first."
                 raise VolumeError(msg)
-            _check_page_data(image, file, path)
-            pages[number] = _decode_page(image, dtype).reshape(shape[1:])
+            # Pillow gives int8 and uint32 as uint8 and int32: the cast only names the same bits rightly.
+            pages[number] = np.asarray(image).reshape(shape[1:]).astype(dtype, copy=False)
     num_times, num_slices, num_channels = layout.counts
     pages = pages.reshape(num_times, num_slices, num_channels, *shape[1:])  # (T, K, C, J, I, S)
     return pages.transpose(0, 2, 5, 4, 3, 1).reshape(-1, shape[2], shape[1], num_slices), spacing
@@ -341,38 +335,6 @@ def _find_tiff_problem(tags: Any, num_samples: int, code: str) -> str:
     if tags.get(_FILL_ORDER, 1) != 1 or tags.get(_ORIENTATION, 1) != 1:
         return "is stored turned, or with its bits reversed"
     return "has pages that are previews or masks of others" if int(tags.get(_SUBFILE, 0)) & 5 else ""
-
-
-def _check_page_data(image: Any, file: BinaryIO, path: Path) -> None:
-    """Whether the bytes of a page lie in the file, and are all there where that can be known before decoding."""
-    tags = image.tag_v2
-    offsets, counts = (
-        [int(number) for number in np.atleast_1d(tags.get(tag, ()))]
-        for tag in (_TILES if _TILES[0] in tags else _STRIPS)
-    )
-    parts = list(zip(offsets, counts, strict=True))
-    size = path.stat().st_size
-    if not parts or any(offset + count > size for offset, count in parts):
-        msg = f"{path} is cut short: a page ends beyond its {size} bytes. Copy it from its source again."
-        raise VolumeError(msg)
-    num_bits = image.width * int(tags.get(_NUM_SAMPLES, 1)) * int(np.atleast_1d(tags.get(_BITS, 1))[0])
-    num_bytes = image.height * math.ceil(num_bits / 8)
-    compression = tags.get(_COMPRESSION, _RAW)
-    if compression == _RAW:
-        _check_length(path, num_bytes, sum(counts), is_padded=True)
-    elif compression in _DEFLATE:
-        total = 0
-        for offset, count in parts:
-            file.seek(offset)
-            total += _count_inflated(file.read(count), 2 * num_bytes + _CHUNK_BYTES, path)
-        _check_length(path, num_bytes, total, is_padded=True)
-
-
-def _decode_page(image: Any, dtype: np.dtype[Any]) -> Array:
-    pixels = np.asarray(image)
-    # Pillow knows no int8 and no uint32: it gives their bits as uint8 and int32.
-    has_its_bits = pixels.dtype.itemsize == dtype.itemsize and {pixels.dtype.kind, dtype.kind} == {"i", "u"}
-    return pixels.view(dtype) if has_its_bits else pixels.astype(dtype, copy=False)
 
 
 def _read_layout(description: str, shape: tuple[int, ...], path: Path) -> _Layout:
@@ -462,7 +424,7 @@ def _encode_tiff(pages: Array, spacing: Spacing) -> bytes:
         strip = zlib.compress(page.astype(page.dtype.newbyteorder("<")).tobytes(), 6)
         entries = {
             256: width, 257: height, _BITS: 8 * page.itemsize, _COMPRESSION: _DEFLATE[0], _PHOTOMETRIC: 1,
-            _DESCRIPTION: 8, _STRIPS[0]: len(content), _NUM_SAMPLES: 1, 278: height, _STRIPS[1]: len(strip),
+            _DESCRIPTION: 8, 273: len(content), _NUM_SAMPLES: 1, 278: height, 279: len(strip),
             _X_RESOLUTION: resolution, _Y_RESOLUTION: resolution + 8, _UNIT: 3, _FORMAT: 1,
         }  # fmt: skip
         content += strip + bytes(len(strip) % 2)

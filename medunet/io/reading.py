@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,10 +18,11 @@ from medunet.io.formats import (
     PLANAR_SUFFIXES,
     has_suffix,
     is_dicom_file,
+    is_dicom_label_object,
     is_dicom_source,
 )
 from medunet.io.nifti_file import is_nifti
-from medunet.io.nifti_labels import read_nifti_structures
+from medunet.io.nifti_labels import read_nifti_label_names, read_nifti_structures
 from medunet.io.nifti_read import read_nifti
 from medunet.io.regular_file import check_regular_file
 from medunet.io.scan import ReadOptions, Scan
@@ -100,6 +102,8 @@ def read_reference(path: str | Path, options: ReadOptions | None = None) -> Scan
     from medunet.io.dicom.read import read_stack
 
     path = Path(path)
+    if not path.is_dir():
+        check_regular_file(path)
     stack = read_stack(path, options)
     grid = Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine)
     return Scan(volume=grid, path=path, notes=stack.notes, stack=stack)
@@ -142,6 +146,24 @@ def read_structures(path: str | Path, scan: Scan | None = None, options: ReadOpt
         return structures
     layers = align_to_grid(structures.layers, scan.volume, str(path), str(scan.path or "the scan"))
     return StructureSet(layers=layers, structures=structures.structures)
+
+
+def has_structure_names(path: Path) -> bool:
+    """Whether a mask names its structures: DICOM SEG or RTSTRUCT, NRRD with segments, NIfTI with label names.
+
+    Raises:
+        VolumeError: If the file is missing or damaged, for what its header alone shows.
+        LabelError: If the names are damaged.
+    """
+    if path.is_dir():
+        return is_dicom_label_object(path)
+    if is_nifti(path):
+        return read_nifti_label_names(path) is not None
+    if has_suffix(path, NRRD_SUFFIXES):
+        from medunet.io.nrrd import read_nrrd_header
+
+        return any(re.match(r"Segment\d+_", key) for key in read_nrrd_header(path).keys)
+    return is_dicom_label_object(path)
 
 
 # ---- one source ------------------------------------------------------------------------------------------------------
@@ -202,10 +224,10 @@ def _check_same_frame_of_reference(first: Scan, other: Scan) -> None:
 
 
 def _read_dicom_structures(path: Path, scan: Scan | None) -> StructureSet:
+    from medunet.io.dicom.content import LABEL_CLASSES, find_objects
     from medunet.io.dicom.files import DicomFile
     from medunet.io.dicom.header import read_instance
     from medunet.io.dicom.seg_read import read_seg
-    from medunet.io.dicom.series import LABEL_CLASSES, find_objects
 
     if path.is_dir():
         found = find_objects(path)

@@ -26,6 +26,7 @@ SegKind = Literal["binary", "labelmap"]
 _SUFFIXES: dict[MaskFormat, str] = {
     "nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm", "rtstruct": ".dcm", "planar": ".tif",
 }  # fmt: skip
+_IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 
 
 def choose_mask_format(path: Path, wanted: str | None = None) -> MaskFormat:
@@ -136,12 +137,24 @@ def write_structures(
     return list_outputs(path, mask_format, names, split=True)
 
 
+def check_image_name(path: Path) -> None:
+    """Refuse a name under which `write_image` writes nothing.
+
+    Raises:
+        OutputError: With the endings that there are.
+    """
+    if not has_suffix(path, _IMAGE_SUFFIXES):
+        msg = f"Cannot write {path}: expected a name for an image ending in {', '.join(_IMAGE_SUFFIXES)}."
+        raise OutputError(msg)
+
+
 def write_image(volume: Volume, path: Path, *, description: str = "") -> None:
     """Write an image as NIfTI or NRRD, by the end of its name.
 
     Raises:
         OutputError: If the name has another ending, or the file cannot be written.
     """
+    check_image_name(path)
     if has_suffix(path, NRRD_SUFFIXES):
         from medunet.io.nrrd_write import write_nrrd_image
 
@@ -206,7 +219,8 @@ def _write_dicom(
 ) -> None:
     grid = Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine)
     # A mask that passed through another tool may run along other axes; the voxels stay where they are.
-    layers = align_to_grid(structures.layers, grid, "The mask", "the DICOM series")
+    series = f"the DICOM series of {stack.frames[0].file}"
+    layers = align_to_grid(structures.layers, grid, f"The mask for {path}", series)
     aligned = StructureSet(layers=layers, structures=structures.structures)
     name, version = algorithm
     if mask_format == "dicom-seg":

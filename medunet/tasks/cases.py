@@ -8,7 +8,7 @@ import numpy as np
 
 from medunet.errors import DatasetError, LabelError
 from medunet.io import ReadOptions, Scan, is_dicom_file, is_dicom_source, read_label_map, read_scan, read_structures
-from medunet.io.dicom.series import find_objects
+from medunet.io.dicom.content import find_objects
 from medunet.tasks.case import Case
 from medunet.tasks.structure_names import check_mapping, structures_to_labels
 from medunet.tasks.task import Task
@@ -84,14 +84,17 @@ def check_channels(image: Volume, task: Task, name: str) -> None:
     Raises:
         DatasetError: With both numbers.
     """
-    if image.num_channels != len(task.channels):
-        choose = f"Choose one with --volume-index 0 to {image.num_channels - 1}, or" if len(task.channels) == 1 else "Give"
-        give = "choose another task" if len(task.channels) == 1 else "one file per channel, or choose another task"
-        msg = (
-            f"{name} has {image.num_channels} channel(s) or volumes; task '{task.name}' expects {len(task.channels)} "
-            f"({', '.join(task.channels)}). {choose} {give}."
-        )
-        raise DatasetError(msg)
+    expected = len(task.channels)
+    if image.num_channels == expected:
+        return
+    if expected == 1:
+        found = f"{image.num_channels} volumes or channels"
+        remedy = f"Choose one with --volume-index 0 to {image.num_channels - 1}, or choose another task."
+    else:
+        found = f"{image.num_channels} channel(s)"
+        remedy = "Give one file per channel, or choose another task."
+    msg = f"{name} has {found}; task '{task.name}' expects {expected} ({', '.join(task.channels)}). {remedy}"
+    raise DatasetError(msg)
 
 
 def check_label_values(labels: Volume, task: Task, name: str) -> None:

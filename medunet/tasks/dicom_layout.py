@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medunet.errors import DatasetError
 from medunet.io import is_dicom_file
-from medunet.io.dicom.series import find_objects
+from medunet.io.dicom.content import find_objects
 from medunet.tasks.case import Case
 
 _NUM_PROBED = 20

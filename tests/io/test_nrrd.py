@@ -587,17 +587,27 @@ def test_names_and_codes_reach_an_independent_reader(tmp_path: Path) -> None:
 def test_regions_and_shared_values_get_layers_of_their_own(tmp_path: Path) -> None:
     labels = np.random.default_rng(3).integers(0, 5, (1, 5, 6, 7)).astype(np.uint8)
     structures = from_label_map(
-        Volume(labels, OBLIQUE), {"tumour": [1, 2, 3], "core": [1, 3], "core again": [1, 3], "rest": [4], "none": [9]},
+        Volume(labels, OBLIQUE), {"tumour": [1, 2, 3], "core": [1, 3], "core again": [1, 3], "rest": [4], "none": [9], "rest again": [4]},
         codes={"core": PROSTATE}, colors={"rest": (1, 2, 3)},
     )  # fmt: skip
     write_nrrd_labels(structures, tmp_path / "mask.seg.nrrd")
     again = read_nrrd_structures(tmp_path / "mask.seg.nrrd")
     assert again is not None
-    assert [s.layer for s in again.structures] == [0, 1, 2, 0, 0]
+    assert [s.layer for s in again.structures] == [0, 1, 2, 0, 0, 1]
     for before, after in zip(structures.structures, again.structures, strict=True):
         np.testing.assert_array_equal(again.get_mask(after), structures.get_mask(before))
         assert (after.name, after.color, after.code) == (before.name, before.color, before.code)
         assert len(after.values) == 1
+
+
+def test_a_value_of_two_structures_gets_two_layers(tmp_path: Path) -> None:
+    labels = np.random.default_rng(3).integers(0, 2, (1, 5, 6, 7)).astype(np.uint8)
+    write_nrrd_labels(from_label_map(Volume(labels, OBLIQUE), {"a": [1], "b": [1]}), tmp_path / "mask.seg.nrrd")
+    again = read_nrrd_structures(tmp_path / "mask.seg.nrrd")
+    assert again is not None
+    assert [(s.name, s.layer, s.values) for s in again.structures] == [("a", 0, (1,)), ("b", 1, (2,))]
+    for structure in again.structures:
+        np.testing.assert_array_equal(again.get_mask(structure), labels[0] == 1)
 
 
 def test_characters_that_divide_a_term_do_not_divide_it(tmp_path: Path) -> None:

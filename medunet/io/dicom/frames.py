@@ -10,36 +10,13 @@ import numpy as np
 
 from medunet.errors import VolumeError
 from medunet.io.dicom.files import DicomFile
-from medunet.io.dicom.header import Instance, find_number, get_numbers, get_text, quiet_pydicom
+from medunet.io.dicom.header import Instance, find_number, get_items, get_numbers, get_text, quiet_pydicom
 from medunet.io.dicom.mosaic import is_mosaic, locate_tiles
 from medunet.volume import Affine, Array
 
 _UNIT_TOLERANCE = 1e-3  # decimal strings of three digits give cosines that are off by half of this
 _MAX_MM = 1e5
 FLOAT_TAGS = (0x7FE00008, 0x7FE00009)
-
-# What tells the volumes of one series apart, most telling first (DICOM PS3.3; the private ones hold the b-value of
-# Siemens and GE). Times come late: they differ from slice to slice in a series that is one volume.
-VOLUME_KEYS = (
-    "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "SiemensBValue", "GEBValue",
-    "DiffusionGradientOrientation", "EchoTime", "EffectiveEchoTime", "EchoNumbers", "InversionTime", "FlipAngle",
-    "NominalCardiacTriggerDelayTime", "NominalPercentageOfCardiacPhase", "TriggerTime", "ComplexImageComponent", "ImageType", "FrameType",
-    "SequenceName", "StackID", "AcquisitionNumber", "ConvolutionKernel", "AcquisitionDateTime", "AcquisitionTime",
-    "FrameAcquisitionDateTime", "ContentTime",
-)  # fmt: skip
-
-
-_PRIVATE_KEYS = {"SiemensBValue": (0x0019, 0x100C), "GEBValue": (0x0043, 0x1039)}
-_KEY_SEQUENCES = (
-    "FrameContentSequence", "MRDiffusionSequence", "MREchoSequence", "MRImageFrameTypeSequence",
-    "CTImageFrameTypeSequence", "PETFrameTypeSequence", "CardiacSynchronizationSequence", "MRModifierSequence",
-    "MRTimingAndRelatedParametersSequence", "TemporalPositionSequence", "CTReconstructionSequence",
-)  # fmt: skip
-PHYSICAL_KEYS = (
-    "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "SiemensBValue", "EchoTime",
-    "EffectiveEchoTime", "InversionTime", "ComplexImageComponent", "ConvolutionKernel", "FrameType", "ImageType",
-)  # fmt: skip
-"""Those that say what was measured: slices that differ in one of these are never of one volume."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +116,7 @@ def read_frames(instance: Instance) -> list[Frame]:
     header, file = instance.header, instance.file
     shape = _read_shape(instance)
     num_frames = get_num_frames(header)
-    per_frame = _get_sequence(header, "PerFrameFunctionalGroupsSequence", file)
+    per_frame = get_items(header, "PerFrameFunctionalGroupsSequence", file)
     pixels = _read_pixel_format(instance)
     _check_pixel_data(instance, shape, num_frames, pixels)
     if not per_frame:
@@ -157,7 +134,7 @@ def read_frames(instance: Instance) -> list[Frame]:
             "It is damaged; export it again."
         )
         raise VolumeError(msg)
-    shared = _get_sequence(header, "SharedFunctionalGroupsSequence", file)
+    shared = get_items(header, "SharedFunctionalGroupsSequence", file)
     return [
         _read_frame(instance, shape, index, (group, *shared[:1], header), pixels)
         for index, group in enumerate(per_frame)
@@ -288,20 +265,11 @@ def _split_mosaic(frame: Frame) -> list[Frame]:
 def _find(groups: tuple[Any, ...], sequence: str, keyword: str) -> Any:
     """The first dataset among per-frame group, shared group and top level that holds the attribute; else the last."""
     for group in groups:
-        items = _get_sequence(group, sequence, None)
+        items = get_items(group, sequence, None)
         for holder in (*items[:1], group):
             if keyword in holder:
                 return holder
     return groups[-1]
-
-
-def _get_sequence(header: Any, keyword: str, file: DicomFile | None) -> Any:
-    with quiet_pydicom():
-        try:
-            return header.get(keyword) or []
-        except Exception:  # a sequence is parsed when it is first looked at, by a parser that raises anything
-            msg = f"{file or 'A DICOM file'} has a damaged {keyword}. Copy it from its source again."
-            raise VolumeError(msg) from None
 
 
 def _build_plane(position: list[float], orientation: list[float], spacing: list[float], file: DicomFile) -> Affine:
@@ -347,47 +315,3 @@ def _read_rescale(holder: Any, file: DicomFile) -> tuple[float, float] | None:
         msg = f"{file} has no {missing} beside its partner; expected both or none. Export the series again."
         raise VolumeError(msg)
     return slope, intercept
-
-
-def read_volume_keys(frame: Frame) -> dict[str, str]:
-    """The attributes that may tell apart the volumes of a series, and their values."""
-    values = {key: _find_value(frame, key) for key in VOLUME_KEYS}
-    return {key: value for key, value in values.items() if value}
-
-
-def read_values(frames: list[Frame], key: str) -> list[str]:
-    """One attribute of many slices, as `read_volume_keys` finds it."""
-    return [_find_value(frame, key) for frame in frames]
-
-
-def _find_value(frame: Frame, key: str) -> str:
-    """An attribute from the frame's own group, the shared one, or the file; empty where none has it."""
-    for group in frame.groups:
-        for holder in (group, *_list_holders(group)):
-            text = _read_private(holder, key) if key in _PRIVATE_KEYS else get_text(holder, key)
-            if text:
-                return text
-    return ""
-
-
-def _list_holders(group: Any) -> list[Any]:
-    """The items of a functional group in which such attributes stand."""
-    holders = [item for name in _KEY_SEQUENCES if name in group for item in _get_sequence(group, name, None)[:1]]
-    deeper = [_get_sequence(holder, "DiffusionGradientDirectionSequence", None)[:1] for holder in holders]
-    return holders + [item for items in deeper for item in items]
-
-
-def _read_private(holder: Any, keyword: str) -> str:
-    tag = _PRIVATE_KEYS[keyword]
-    if tag not in holder:
-        return ""
-    try:
-        with quiet_pydicom():
-            value = holder[tag].value
-    except Exception:  # a private attribute only helps to tell volumes apart
-        return ""
-    if isinstance(value, bytes):
-        value = value.decode("ascii", "ignore").strip("\0 ")
-    elif hasattr(value, "__iter__") and not isinstance(value, str):
-        value = next(iter(value), "")
-    return str(value)

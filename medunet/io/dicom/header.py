@@ -294,6 +294,20 @@ def get_text(header: Any, keyword: str) -> str:
     return str(value)
 
 
+def get_items(header: Any, keyword: str, file: DicomFile | None) -> Any:
+    """The items of a sequence; an empty list where it is missing.
+
+    Raises:
+        VolumeError: If it is damaged: a sequence is parsed when it is first looked at.
+    """
+    with quiet_pydicom():
+        try:
+            return header.get(keyword) or []
+        except Exception:  # the parser raises anything
+            msg = f"{file or 'A DICOM file'} has a damaged {keyword}. Copy it from its source again."
+            raise VolumeError(msg) from None
+
+
 def to_line(text: str) -> str:
     """Text of a file, or its name, on one line, short, and without what a terminal would obey."""
     line = "".join(character if character.isprintable() else "?" for character in text)

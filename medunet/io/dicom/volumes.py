@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 
 from medunet.errors import VolumeError
-from medunet.io.dicom.frames import PHYSICAL_KEYS, VOLUME_KEYS, Frame, read_values, read_volume_keys
+from medunet.io.dicom.frames import Frame
 from medunet.io.dicom.header import get_text
 from medunet.io.dicom.pixels import read_stored
+from medunet.io.dicom.volume_keys import PHYSICAL_KEYS, VOLUME_KEYS, read_values, read_volume_keys
 
 _QUIET_KEYS = {"AcquisitionDateTime", "AcquisitionTime", "FrameAcquisitionDateTime", "ContentTime"}
 """Told by their order only: the time of a scan helps to find a patient."""
