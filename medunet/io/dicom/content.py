@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medunet.errors import VolumeError
+from medunet.io.dicom.directory import list_dicomdir
 from medunet.io.dicom.files import DicomFile, list_dicom_candidates
 from medunet.io.dicom.header import Instance, describe_file, find_number, get_text, read_instance
 
