@@ -16,6 +16,7 @@ from medunet.cli.reading import (
     SegType,
     Series,
     Split,
+    Untrusted,
     VolumeIndex,
     build_options,
     check_seg_type,
@@ -47,6 +48,7 @@ def convert(
     affine: AffineChoice = None,
     split: Split = False,
     seg_type: SegType = "binary",
+    untrusted: Untrusted = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Read an image or a mask in one format and write it in another; geometry is exact, nothing is interpolated."""
@@ -60,8 +62,11 @@ def convert(
     if not _is_mask(source, output, mask_format, is_named=task is not None or split):
         _check_image_name(output, mask_format)
         _check_outputs([output], source, None, overwrite=overwrite)
-        _convert_image(source, output, options)
+        _convert_image(source, output, options, untrusted=untrusted)
         return
+    if untrusted:
+        msg = f"--untrusted reads images apart, and {source} is read as a mask; leave it out."
+        raise InputError(msg)
     chosen = _choose_format(output, mask_format)
     outputs = list_outputs(output, chosen, [], split=False) if not split else []
     _check_outputs(outputs, source, reference, overwrite=overwrite)
@@ -81,11 +86,11 @@ def convert(
     print(f"{source} -> {', '.join(map(str, written[:3]))}{', ...' if len(written) > 3 else ''}")
 
 
-def _convert_image(source: Path, output: Path, options: ReadOptions) -> None:
-    from medunet.io import read_scan, write_image
+def _convert_image(source: Path, output: Path, options: ReadOptions, *, untrusted: bool) -> None:
+    from medunet.io import read_scan, read_scan_apart, write_image
     from medunet.volume import describe_grid
 
-    volume = read_scan(source, options).volume
+    volume = (read_scan_apart if untrusted else read_scan)(source, options).volume
     write_image(volume, output)
     print(f"{source} -> {output}  {describe_grid(volume)}")
 

@@ -18,6 +18,7 @@ from medunet.cli.reading import (
     SegType,
     Series,
     Split,
+    Untrusted,
     VolumeIndex,
     build_options,
     check_seg_type,
@@ -58,6 +59,7 @@ def infer(
     volume_index: VolumeIndex = None,
     allow_gaps: AllowGaps = False,
     affine: AffineChoice = None,
+    untrusted: Untrusted = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that exist.")] = False,
 ) -> None:
     """Segment scans; each mask lies exactly on its scan's grid."""
@@ -73,8 +75,13 @@ def infer(
     task = _read_task(folder)
     jobs = _list_jobs(scans, output, mask_format, num_channels=len(task.channels) if task else 1)
     is_folder = not (len(jobs) == 1 and jobs[0].mask == output)
-    writing = _Writing(
-        mask_format=mask_format, split=split, seg_type=seg_type, reference=reference, overwrite=overwrite
+    choices = _Choices(
+        mask_format=mask_format,
+        split=split,
+        seg_type=seg_type,
+        reference=reference,
+        untrusted=untrusted,
+        overwrite=overwrite,
     )
     options = build_options(
         series=series,
@@ -93,7 +100,7 @@ def infer(
     num_failed = 0
     for job, picture in zip(jobs, pictures, strict=True):
         try:
-            image, segmentation = _segment(segmenter, job, options, writing)
+            image, segmentation = _segment(segmenter, job, options, choices)
             if picture is not None:
                 _draw(image, segmentation, segmenter, job, picture)
         except (MedunetError, OSError, MemoryError, RuntimeError) as error:  # torch's "out of memory" is the last
@@ -115,13 +122,14 @@ class _Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Writing:
-    """How masks are written."""
+class _Choices:
+    """How scans are read and masks are written."""
 
     mask_format: str | None
     split: bool
     seg_type: str
     reference: str | None
+    untrusted: bool
     overwrite: bool
 
 
@@ -174,21 +182,21 @@ def _list_folder_jobs(paths: list[Path], output: Path, mask_format: str | None, 
     return [_Job(images=tuple(images), mask=output / f"{case_id}{suffix}") for case_id, images in groups.items()]
 
 
-def _check_outputs(jobs: list[_Job], pictures: list[Path | None], names: list[str], writing: _Writing) -> None:
+def _check_outputs(jobs: list[_Job], pictures: list[Path | None], names: list[str], choices: _Choices) -> None:
     """Refuse what would be lost or could not be written before anything is segmented."""
     from medunet.io import check_output, list_outputs
 
     sources = [path for job in jobs for path in job.images]
-    sources += [Path(writing.reference)] if writing.reference else []
+    sources += [Path(choices.reference)] if choices.reference else []
     for job, picture in zip(jobs, pictures, strict=True):
-        chosen = _choose_format(job.mask, writing.mask_format)
-        _check_reference(chosen, writing.reference, job)
-        outputs = list_outputs(job.mask, chosen, names, split=writing.split)
+        chosen = _choose_format(job.mask, choices.mask_format)
+        _check_reference(chosen, choices.reference, job)
+        outputs = list_outputs(job.mask, chosen, names, split=choices.split)
         if picture in outputs:
             msg = f"The mask and its preview would both be written to {picture}; give them different names."
             raise InputError(msg)
         for path in outputs if picture is None else [*outputs, picture]:
-            check_output(path, list_inputs(sources, path), overwrite=writing.overwrite)
+            check_output(path, list_inputs(sources, path), overwrite=choices.overwrite)
 
 
 def _check_reference(chosen: MaskFormat, reference: str | None, job: _Job) -> None:
@@ -234,18 +242,18 @@ def _read_task(folder: Path) -> Task | None:
     return load_task(folder / TASK) if (folder / TASK).is_file() else None
 
 
-def _segment(segmenter: Segmenter, job: _Job, options: ReadOptions, writing: _Writing) -> tuple[Scan, Segmentation]:
-    from medunet.io import read_scan
+def _segment(segmenter: Segmenter, job: _Job, options: ReadOptions, choices: _Choices) -> tuple[Scan, Segmentation]:
+    from medunet.io import read_scan, read_scan_apart
 
-    scan = read_scan(list(job.images), options)
+    scan = (read_scan_apart if choices.untrusted else read_scan)(list(job.images), options)
     segmentation = segmenter.segment(scan, options=options)
     segmentation.save(
         job.mask,
-        mask_format=writing.mask_format,
-        reference=writing.reference,
-        split=writing.split,
-        seg_kind="labelmap" if writing.seg_type == "labelmap" else "binary",
-        overwrite=writing.overwrite,
+        mask_format=choices.mask_format,
+        reference=choices.reference,
+        split=choices.split,
+        seg_kind="labelmap" if choices.seg_type == "labelmap" else "binary",
+        overwrite=choices.overwrite,
     )
     seconds = sum(segmentation.timings.values())
     found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in segmentation.volumes_ml.items() if ml > 0)

@@ -30,6 +30,9 @@ MaskFormatName = Annotated[
     str | None, typer.Option("--format", help="nifti, nrrd, dicom-seg, rtstruct, planar; default: by the name.")
 ]
 Split = Annotated[bool, typer.Option("--split", help="One file per label: mask_<label>.nii.gz.")]
+Untrusted = Annotated[
+    bool, typer.Option("--untrusted", help="Read scans in a process of its own, with limits on memory and time.")
+]
 SegType = Annotated[str, typer.Option("--seg-type", help="How a DICOM SEG stores voxels: binary or labelmap.")]
 
 

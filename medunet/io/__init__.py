@@ -42,6 +42,7 @@ from medunet.io.reading import (
 )
 from medunet.io.scan import ReadOptions, Scan
 from medunet.io.structures import Code, Structure, StructureSet, from_label_map, from_masks
+from medunet.io.untrusted import read_scan_apart
 from medunet.io.writing import (
     MASK_FORMATS,
     MaskFormat,
@@ -88,6 +89,7 @@ __all__ = [
     "read_label_map",
     "read_reference",
     "read_scan",
+    "read_scan_apart",
     "read_structures",
     "read_volume",
     "scan_from_memory",

@@ -76,7 +76,7 @@ def test_too_few_channels(case: Case) -> None:
 
 def test_four_dimensions_where_three_are_expected(case: Case) -> None:
     write_image(case.images[0], num_channels=3)
-    with pytest.raises(DatasetError, match=r"case 'p012' has 3 channel\(s\); task 'x-mr' expects 1"):
+    with pytest.raises(DatasetError, match=r"case 'p012' has 3 volumes or channels; task 'x-mr' expects 1"):
         read_case(case, build_task())
 
 
