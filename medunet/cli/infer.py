@@ -91,7 +91,7 @@ def infer(
         modality=task.modality if task else None,
     )
     pictures = [None if preview is None else _choose_preview(preview, job, jobs, is_folder=is_folder) for job in jobs]
-    _check_outputs(jobs, pictures, list(task.labels) if task else [], writing)
+    _check_outputs(jobs, pictures, list(task.labels) if task else [], choices)
 
     from medunet.inference import load
 
