@@ -39,7 +39,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Two options, both with a default."""
     parser = argparse.ArgumentParser(description="Segment a DICOM folder and write DICOM.")
-    parser.add_argument("--budget", default="60it", help="of training, such as 30s or 500it (default: 60it)")
+    parser.add_argument("--budget", default="30it", help="of training, such as 30s or 500it (default: 30it)")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/dicom-example"), help="new folder (default: runs/dicom-example)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from medunet.errors import VolumeError
@@ -53,7 +54,7 @@ def is_dicom_label_object(path: Path) -> bool:
     from medunet.io.dicom.header import read_instance
 
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if is_dicom_file(file)]
+        files = list(itertools.islice((file for file in sorted(path.rglob("*")) if is_dicom_file(file)), 2))
         return len(files) == 1 and is_dicom_label_object(files[0])
     if not is_dicom_file(path):
         return False

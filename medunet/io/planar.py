@@ -49,6 +49,14 @@ _CHUNK_BYTES = 2**22
 # TIFF tags
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _DESCRIPTION = 254, 258, 259, 262, 266, 270
 _ORIENTATION, _NUM_SAMPLES, _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _FORMAT = 274, 277, 282, 283, 296, 339
+_ROWS_PER_STRIP, _PLANES, _TILE_SIZE = 278, 284, (322, 323)
+_STRIPS, _TILES = (273, 279), (324, 325)  # offsets and byte counts
+_SINGLE = (
+    256, 257, _SUBFILE, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION, _NUM_SAMPLES, _ROWS_PER_STRIP, _PLANES,
+    *_TILE_SIZE,
+)  # fmt: skip
+_LISTS = (_BITS, _FORMAT, *_STRIPS, *_TILES)
+_WHOLE_TYPES = (3, 4, 16)  # of 16, 32 and 64 bits
 _RAW, _LZW, _PACKBITS, _DEFLATE = 1, 5, 32773, (8, 32946)
 _DTYPES = {  # by bits and sample format
     (1, 1): "u1", (8, 1): "u1", (8, 2): "i1", (16, 1): "u2", (16, 2): "i2", (32, 1): "u4", (32, 2): "i4", (32, 3): "f4",
@@ -306,6 +314,7 @@ def _read_tiff(path: Path) -> tuple[Array, Spacing]:
             if (image.height, image.width, *_check_page(image.tag_v2, path)) != (*shape[1:3], dtype, num_samples):  # type: ignore[attr-defined]
                 msg = f"{path} has pages of different size or type; expected slices of one stack. Split it first."
                 raise VolumeError(msg)
+            _check_directory(image, path)
             # Pillow gives int8 and uint32 as uint8 and int32: the cast only names the same bits rightly.
             pages[number] = np.asarray(image).reshape(shape[1:]).astype(dtype, copy=False)
     num_times, num_slices, num_channels = layout.counts
@@ -332,9 +341,38 @@ def _find_tiff_problem(tags: Any, num_samples: int, code: str) -> str:
         return f"has samples of {tags.get(_BITS, 1)} bits in the format {tags.get(_FORMAT, 1)}"
     if compression not in (_RAW, _LZW, _PACKBITS, *_DEFLATE):
         return f"is compressed by the method {compression}, not by LZW, deflate or PackBits"
-    if tags.get(_FILL_ORDER, 1) != 1 or tags.get(_ORIENTATION, 1) != 1:
-        return "is stored turned, or with its bits reversed"
+    if any(tags.get(tag, 1) != 1 for tag in (_FILL_ORDER, _ORIENTATION, _PLANES)):
+        return "is stored turned, with its bits reversed, or in planes of one colour"
     return "has pages that are previews or masks of others" if int(tags.get(_SUBFILE, 0)) & 5 else ""
+
+
+def _check_directory(image: Any, path: Path) -> None:
+    """Refuse directories that libtiff cannot use: Pillow would give zeros or the page before (13.0, tried)."""
+    tags = image.tag_v2
+    width, height = image.width, image.height
+    is_tiled = _TILES[0] in tags
+    offsets, counts = (np.atleast_1d(tags.get(tag, ())).tolist() for tag in (_TILES if is_tiled else _STRIPS))
+    singles = [tag for tag in _SINGLE if tag in tags]
+    is_usable = (
+        all(tag in tags for tag in (_BITS, _COMPRESSION))
+        and all(isinstance(tags[tag], int) for tag in singles)
+        and all(tags.tagtype[tag] in _WHOLE_TYPES for tag in (*singles, *_LISTS) if tag in tags)
+    )
+    if is_usable and is_tiled:
+        num_parts = math.ceil(width / tags[_TILE_SIZE[0]]) * math.ceil(height / tags[_TILE_SIZE[1]])
+    elif is_usable:
+        num_parts = math.ceil(height / min(tags.get(_ROWS_PER_STRIP, height), height))
+    if not is_usable or len(offsets) != num_parts or len(counts) != num_parts:
+        msg = f"{path} is damaged: a page has no usable list of where its pixels lie. Copy it from its source again."
+        raise VolumeError(msg)
+    size = path.stat().st_size
+    if any(offset + count > size for offset, count in zip(offsets, counts, strict=True)):
+        msg = f"{path} is cut short: a page ends beyond its {size} bytes. Copy it from its source again."
+        raise VolumeError(msg)
+    num_bytes = height * math.ceil(width * tags.get(_NUM_SAMPLES, 1) * np.atleast_1d(tags[_BITS])[0] / 8)
+    if tags[_COMPRESSION] == _RAW and not is_tiled and sum(counts) != num_bytes:
+        msg = f"{path} promises {num_bytes} bytes in a page and has {sum(counts)}. Copy it from its source again."
+        raise VolumeError(msg)
 
 
 def _read_layout(description: str, shape: tuple[int, ...], path: Path) -> _Layout:
@@ -424,7 +462,7 @@ def _encode_tiff(pages: Array, spacing: Spacing) -> bytes:
         strip = zlib.compress(page.astype(page.dtype.newbyteorder("<")).tobytes(), 6)
         entries = {
             256: width, 257: height, _BITS: 8 * page.itemsize, _COMPRESSION: _DEFLATE[0], _PHOTOMETRIC: 1,
-            _DESCRIPTION: 8, 273: len(content), _NUM_SAMPLES: 1, 278: height, 279: len(strip),
+            _DESCRIPTION: 8, _STRIPS[0]: len(content), _NUM_SAMPLES: 1, _ROWS_PER_STRIP: height, _STRIPS[1]: len(strip),
             _X_RESOLUTION: resolution, _Y_RESOLUTION: resolution + 8, _UNIT: 3, _FORMAT: 1,
         }  # fmt: skip
         content += strip + bytes(len(strip) % 2)

@@ -100,10 +100,14 @@ def draw_structures(draw: Callable[..., Any]) -> Callable[[Volume], StructureSet
     if draw(st.booleans()):
         masks = [(name, draw(draw_mask())) for name in NAMES[: draw(st.integers(1, 4))]]
         return lambda grid: from_masks(masks, grid, codes=codes, colors=colors)
-    labels = np.random.default_rng(draw(st.integers(0, 99))).choice([0, 1, 2, 3, 300], SHAPE, p=[0.6, 0.1, 0.1, 0.1, 0.1])
+    labels = np.random.default_rng(draw(st.integers(0, 99))).choice(
+        [0, 1, 2, 3, 300], SHAPE, p=[0.6, 0.1, 0.1, 0.1, 0.1]
+    )
     # Two regions share values, one value has no name of its own, one name has no voxel.
     regions = {NAMES[0]: (1, 2, 3), NAMES[1]: (2, 3), NAMES[2]: (300,), NAMES[5]: (9,)}
-    return lambda grid: from_label_map(grid.with_array(labels[None].astype(np.int32)), regions, codes=codes, colors=colors)
+    return lambda grid: from_label_map(
+        grid.with_array(labels[None].astype(np.int32)), regions, codes=codes, colors=colors
+    )
 
 
 def assert_same(found: StructureSet, meant: StructureSet, *, has_exact_colors: bool = True) -> None:
@@ -221,9 +225,10 @@ def test_a_chain_through_all_formats_ends_where_it_began(scans: dict[str, Scan],
 
 
 @pytest.fixture(scope="module")
-def oblique_series(tmp_path_factory: pytest.TempPathFactory) -> tuple[Series, Path]:
+def oblique(tmp_path_factory: pytest.TempPathFactory) -> tuple[Series, Scan]:
+    """A series, and what medunet reads of it."""
     series = build_series(shape=(5, 6, 4), directions=ORIENTATIONS["oblique"])
-    return series, series.write(tmp_path_factory.mktemp("series"))
+    return series, read_scan(series.write(tmp_path_factory.mktemp("series")))
 
 
 def find_points_of_nifti(path: Path) -> np.ndarray:
@@ -250,14 +255,11 @@ FIND_POINTS = {
 
 
 @pytest.mark.parametrize("orientation", CODES_48)
-def test_a_mask_lies_where_its_voxels_lie(
-    oblique_series: tuple[Series, Path], tmp_path: Path, orientation: str
-) -> None:
+def test_a_mask_lies_where_its_voxels_lie(oblique: tuple[Series, Scan], tmp_path: Path, orientation: str) -> None:
     assert len(set(CODES_48)) == 48
-    series, folder = oblique_series
-    reference = read_reference(folder)
+    series, reference = oblique
     # Another tool turned the scan into NIfTI, along axes that it likes; intensities say where they belong.
-    turned = to_orientation(read_scan(folder).volume, orientation)
+    turned = to_orientation(reference.volume, orientation)
     nib.save(nib.Nifti1Image(turned.array[0].astype(np.int16), turned.affine), tmp_path / "scan.nii.gz")
     scan = read_scan(tmp_path / "scan.nii.gz")
     assert scan.volume.orientation == orientation

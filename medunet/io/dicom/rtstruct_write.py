@@ -24,7 +24,8 @@ from medunet.io.dicom.contours import Mask, Points, trace_contours
 from medunet.io.dicom.files import DicomFile
 from medunet.io.dicom.frames import Frame
 from medunet.io.dicom.header import quiet_pydicom
-from medunet.io.dicom.rtstruct_read import RTSTRUCT_SOP_CLASS, build_slices, fill_roi, open_rtstruct, parse_rois
+from medunet.io.dicom.rtstruct_file import RTSTRUCT_SOP_CLASS, open_rtstruct, parse_rois
+from medunet.io.dicom.rtstruct_read import build_slices, fill_roi
 from medunet.io.dicom.stack import DicomStack
 from medunet.io.structures import Structure, StructureSet
 from medunet.volume import Volume, check_same_grid

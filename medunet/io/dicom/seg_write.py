@@ -110,7 +110,8 @@ def encode_seg(
     references = _read_references(stack)
     if kind == "labelmap":
         _log.warning("DICOM archives from before 2024 refuse labelmap segmentations; binary ones are known to all.")
-    layers = np.stack([stack.labels_to_frames(layer) for layer in structures.layers.array])  # (L, N, rows, columns)
+    # Each (slices, rows, columns), slice after slice in memory: what follows goes over them many times.
+    layers = [np.ascontiguousarray(stack.labels_to_frames(layer)) for layer in structures.layers.array]
     with _naming_failure(stack):
         segments = _describe_segments(structures, algorithm_name, algorithm_version, categories or {})
         build = _build_labelmap if kind == "labelmap" else _build_binary
@@ -245,10 +246,10 @@ def _shorten(text: str) -> str:
     return short or "unknown"
 
 
-def _build_binary(structures: StructureSet, layers: Array, stack: DicomStack, segments: list[Any]) -> Any:
+def _build_binary(structures: StructureSet, layers: list[Array], stack: DicomStack, segments: list[Any]) -> Any:
     """One mask per structure, bit by bit, one after the other in memory."""
     occupied = np.zeros((len(stack.frames), len(segments)), dtype=np.bool_)
-    seen = np.zeros(layers.shape[1:], dtype=np.bool_)
+    seen = np.zeros(layers[0].shape, dtype=np.bool_)
     is_overlapping = False
     for index, structure in enumerate(structures.structures):
         mask = _get_mask(layers, structure)
@@ -270,11 +271,11 @@ def _build_binary(structures: StructureSet, layers: Array, stack: DicomStack, se
     return dataset
 
 
-def _build_labelmap(structures: StructureSet, layers: Array, stack: DicomStack, segments: list[Any]) -> Any:
+def _build_labelmap(structures: StructureSet, layers: list[Array], stack: DicomStack, segments: list[Any]) -> Any:
     """One value per voxel: the number of the structure in the list."""
     nothing = np.zeros((len(stack.frames), len(segments)), dtype=np.bool_)
     dataset = _build_object("LABELMAP", nothing, stack, segments, omit_empty_frames=False)
-    labels = np.zeros(layers.shape[1:], dtype="<u2" if dataset.BitsAllocated == 16 else np.uint8)
+    labels = np.zeros(layers[0].shape, dtype="<u2" if dataset.BitsAllocated == 16 else np.uint8)
     for number, structure in enumerate(structures.structures, start=1):
         mask = _get_mask(layers, structure)
         taken = labels[mask]
@@ -292,7 +293,7 @@ def _build_labelmap(structures: StructureSet, layers: Array, stack: DicomStack, 
     return dataset
 
 
-def _get_mask(layers: Array, structure: Structure) -> NDArray[np.bool_]:
+def _get_mask(layers: list[Array], structure: Structure) -> NDArray[np.bool_]:
     """The voxels of one structure on the slices, ``(N, rows, columns)``."""
     layer: Array = layers[structure.layer]
     mask: NDArray[np.bool_] = layer == structure.values[0]
@@ -483,7 +484,7 @@ def _to_bytes(dataset: Any) -> bytes:
 # ---- checks after ----------------------------------------------------------------------------------------------------
 
 
-def _compare(content: bytes, structures: StructureSet, layers: Array, stack: DicomStack) -> None:
+def _compare(content: bytes, structures: StructureSet, layers: list[Array], stack: DicomStack) -> None:
     """Read the object as a stranger would and hold every voxel and the grid against what was given."""
     try:
         problem = _find_difference(content, structures, layers, stack)
@@ -494,7 +495,7 @@ def _compare(content: bytes, structures: StructureSet, layers: Array, stack: Dic
         raise OutputError(msg)
 
 
-def _find_difference(content: bytes, structures: StructureSet, layers: Array, stack: DicomStack) -> str:
+def _find_difference(content: bytes, structures: StructureSet, layers: list[Array], stack: DicomStack) -> str:
     seg = open_seg(content)
     names = [segment.name for segment in seg.segments]
     if names != [structure.name for structure in structures.structures]:

@@ -31,7 +31,8 @@ from medunet.io.dicom.contours import trace_contours
 from medunet.io.dicom.files import DicomFile
 from medunet.io.dicom.frames import Frame
 from medunet.io.dicom.read import read_stack
-from medunet.io.dicom.rtstruct_read import RoiInfo, find_referenced_series_uid, list_rois, read_rtstruct
+from medunet.io.dicom.rtstruct_file import RoiInfo, find_referenced_series_uid, list_rois
+from medunet.io.dicom.rtstruct_read import read_rtstruct
 from medunet.io.dicom.rtstruct_write import encode_rtstruct, write_rtstruct
 from medunet.io.dicom.stack import DicomStack, build_stack
 from medunet.io.structures import Code, Structure, StructureSet, from_masks
