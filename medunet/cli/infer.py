@@ -205,8 +205,8 @@ def _check_reference(chosen: MaskFormat, reference: str | None, job: _Job) -> No
 
     if chosen in ("dicom-seg", "rtstruct") and reference is None and not is_dicom_source(job.images[0]):
         msg = (
-            f"A {chosen} refers to DICOM slices, and {job.images[0]} is no DICOM series; name the folder of the series "
-            "with --reference."
+            f"The format {chosen} refers to DICOM slices, and {job.images[0]} is no DICOM series; name the folder of the "
+            "series with --reference."
         )
         raise InputError(msg)
 

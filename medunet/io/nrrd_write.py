@@ -23,6 +23,7 @@ _TYPES = {
     "i1": "signed char", "u1": "unsigned char", "i2": "short", "u2": "unsigned short", "i4": "int",
     "u4": "unsigned int", "i8": "long long int", "u8": "unsigned long long int", "f4": "float", "f8": "double",
 }  # fmt: skip
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TERMINOLOGY = "Segmentation category and type - DICOM master list"
 _CATEGORY = "SCT^123037004^Anatomical Structure"  # the category of organs in Slicer's lists
 _REGION = "Anatomic codes - DICOM master list~^^~^^"
@@ -41,7 +42,7 @@ def write_nrrd_labels(structure_set: StructureSet, path: Path) -> None:
 
     Raises:
         OutputError: If the name has another ending, or the file cannot be written.
-        LabelError: If a value is negative or int32 does not hold it, or a name is empty.
+        LabelError: If a value is negative or int32 does not hold it, or a name is empty or has line breaks.
     """
     structure_set = _give_each_its_value(structure_set)
     layers = structure_set.layers
@@ -89,8 +90,8 @@ def _give_each_its_value(structure_set: StructureSet) -> StructureSet:
 
 
 def _describe_segment(structure: Structure, number: int, extent: str) -> dict[str, str]:
-    if not structure.name.strip():
-        msg = f"Structure {number} has the name '{structure.name}'; expected words. Give it a name."
+    if not structure.name.strip() or _CONTROL.search(structure.name):
+        msg = f"Structure {number} has the name {structure.name!r}; expected words in one line. Rename it."
         raise LabelError(msg)
     return {
         "ID": f"Segment_{number + 1}",
@@ -107,7 +108,7 @@ def _describe_segment(structure: Structure, number: int, extent: str) -> dict[st
 
 def _describe_code(code: Code) -> str:
     """``context~category~type~modifier~region context~region~region modifier``."""
-    term = "^".join(re.sub(r"[\^~|]", " ", part) for part in (code.scheme, code.value, code.meaning))
+    term = "^".join(re.sub(r"[\^~|\x00-\x1f]", " ", part) for part in (code.scheme, code.value, code.meaning))
     return f"TerminologyEntry:{_TERMINOLOGY}~{_CATEGORY}~{term}~^^~{_REGION}|"
 
 
@@ -118,9 +119,7 @@ def _write(array: Array, affine: Affine, path: Path, keys: dict[str, str]) -> No
     array = array[0] if len(array) == 1 else array
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     lines = _build_header_lines(array, affine)
-    lines += [
-        f"{key}:={value.replace(chr(92), chr(92) * 2).replace(chr(10), chr(92) + 'n')}" for key, value in keys.items()
-    ]
+    lines += [f"{key}:=" + value.replace("\\", "\\\\") for key, value in keys.items()]
     # No time stamp in the gzip data: same mask, same bytes.
     content = gzip.compress(array.tobytes(order="F"), compresslevel=4, mtime=0)
     write_bytes_atomic(path, "\n".join([*lines, "", ""]).encode("utf-8", "backslashreplace") + content)

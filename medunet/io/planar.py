@@ -5,8 +5,9 @@ ITK gives it), with the first pixel at 0. Spacing comes from the file where it n
 dpi are what programs write that know no pixel size, and count as none.
 
 Pillow decodes. What it would do silently is refused before: 16-bit colours cut to 8 bits, 2- and 4-bit grey spread over
-0 to 255, white-is-zero inverted in 8 but not in 16 bits, missing rows of a PNG filled with zeros (13.0, each tried). The
-formats: https://www.w3.org/TR/png-3/, https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf.
+0 to 255, white-is-zero inverted in 8 but not in 16 bits, missing rows of a PNG filled with zeros, the page before given
+again where libtiff cannot use a page's directory (13.0, each tried). Flipped bits in TIFF data that are not deflated have
+no checksum and stay unseen. The formats: https://www.w3.org/TR/png-3/, https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ _SINGLE = (
     *_TILE_SIZE,
 )  # fmt: skip
 _LISTS = (_BITS, _FORMAT, *_STRIPS, *_TILES)
+_STRUCTURE = {*_SINGLE, *_LISTS} - {_SUBFILE}
 _WHOLE_TYPES = (3, 4, 16)  # of 16, 32 and 64 bits
 _RAW, _LZW, _PACKBITS, _DEFLATE = 1, 5, 32773, (8, 32946)
 _DTYPES = {  # by bits and sample format
@@ -301,6 +303,7 @@ def _read_tiff(path: Path) -> tuple[Array, Spacing]:
         image.seek(0)
         tags = image.tag_v2  # type: ignore[attr-defined]
         dtype, num_samples = _check_page(tags, path)
+        structure = _STRUCTURE & set(tags)
         shape = (num_pages, image.height, image.width, num_samples)
         num_bytes = math.prod(shape) * dtype.itemsize
         if num_bytes > _LARGE_BYTES:  # less does no harm, and LZW packs zeros tighter than the rule for deflate
@@ -311,7 +314,10 @@ def _read_tiff(path: Path) -> tuple[Array, Spacing]:
         pages = np.empty(shape, dtype)
         for number in range(num_pages):
             image.seek(number)
-            if (image.height, image.width, *_check_page(image.tag_v2, path)) != (*shape[1:3], dtype, num_samples):  # type: ignore[attr-defined]
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            # Pillow leaves out a tag that it cannot read, over which libtiff stumbles: all pages have the same tags.
+            is_like_first = (image.height, image.width) == shape[1:3] and _STRUCTURE & set(tags) == structure
+            if not is_like_first or _check_page(tags, path) != (dtype, num_samples):
                 msg = f"{path} has pages of different size or type; expected slices of one stack. Split it first."
                 raise VolumeError(msg)
             _check_directory(image, path)

@@ -88,10 +88,10 @@ class StructureSet:
     def get_mask(self, structure: Structure) -> NDArray[np.bool_]:
         """The voxels of one structure, ``(I, J, K)`` bool; all False where it has none."""
         layer: Array = self.layers.array[structure.layer]
-        if len(structure.values) == 1:
-            mask: NDArray[np.bool_] = layer == structure.values[0]
-            return mask
-        return np.isin(layer, structure.values)
+        mask: NDArray[np.bool_] = layer == structure.values[0]
+        for value in structure.values[1:]:  # many times faster than np.isin on small integers
+            mask |= layer == value
+        return mask
 
     def to_label_map(self) -> Volume:
         """One label map ``(1, I, J, K)`` with the values of the layers.

@@ -12,7 +12,7 @@ import numpy as np
 
 from medunet.errors import InputError, OutputError
 from medunet.io.dicom.stack import DicomStack
-from medunet.io.formats import DICOM_SUFFIXES, NRRD_SUFFIXES, PLANAR_SUFFIXES, has_suffix, strip_suffix
+from medunet.io.formats import DICOM_SUFFIXES, NRRD_SUFFIXES, has_suffix, strip_suffix
 from medunet.io.label_names import name_sidecar, write_label_names
 from medunet.io.nifti_file import is_nifti
 from medunet.io.nifti_write import write_nifti_image, write_nifti_labels
@@ -23,9 +23,14 @@ from medunet.volume import Volume, align_to_grid
 MaskFormat = Literal["nifti", "nrrd", "dicom-seg", "rtstruct", "planar"]
 MASK_FORMATS: tuple[MaskFormat, ...] = ("nifti", "nrrd", "dicom-seg", "rtstruct", "planar")
 SegKind = Literal["binary", "labelmap"]
-_SUFFIXES: dict[MaskFormat, str] = {
-    "nifti": ".nii.gz", "nrrd": ".seg.nrrd", "dicom-seg": ".dcm", "rtstruct": ".dcm", "planar": ".tif",
-}  # fmt: skip
+_SUFFIXES: dict[MaskFormat, tuple[str, ...]] = {
+    "nifti": (".nii.gz", ".nii"),
+    "nrrd": (".seg.nrrd", ".nrrd"),
+    "dicom-seg": DICOM_SUFFIXES,
+    "rtstruct": DICOM_SUFFIXES,
+    "planar": (".tif", ".tiff", ".png"),
+}
+"""The endings under which masks are written, the usual one first."""
 _IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 
 
@@ -33,27 +38,19 @@ def choose_mask_format(path: Path, wanted: str | None = None) -> MaskFormat:
     """The format of an output: the one asked for, else what the name says.
 
     Raises:
+        InputError: If there is no such format.
         OutputError: If the name says nothing, leaves it open (``.dcm``), or contradicts what was asked for.
     """
     if wanted is not None and wanted not in MASK_FORMATS:
         msg = f"There is no format '{wanted}' for masks; expected {', '.join(MASK_FORMATS)}."
         raise InputError(msg)
-    if is_nifti(path):
-        found: set[str] = {"nifti"}
-    elif has_suffix(path, NRRD_SUFFIXES):
-        found = {"nrrd"}
-    elif has_suffix(path, PLANAR_SUFFIXES):
-        found = {"planar"}
-    elif has_suffix(path, DICOM_SUFFIXES):
-        found = {"dicom-seg", "rtstruct"}
-    else:
-        found = set()
-    if wanted is not None and (wanted in found):
-        return next(one for one in MASK_FORMATS if one == wanted)
-    if wanted is None and len(found) == 1:
-        return next(one for one in MASK_FORMATS if one in found)
+    found = [one for one in MASK_FORMATS if has_suffix(path, _SUFFIXES[one])]
+    chosen = [one for one in found if wanted in (None, one)]
+    if len(chosen) == 1:
+        return chosen[0]
     if wanted is not None:
-        msg = f"The output {path} does not fit the format {wanted}; expected a name ending in {_SUFFIXES[_check(wanted)]}."
+        usual = next(suffixes[0] for one, suffixes in _SUFFIXES.items() if one == wanted)
+        msg = f"The output {path} does not fit the format {wanted}; expected a name ending in {usual}."
     elif found:
         msg = f"The output {path} may be a SEG or an RTSTRUCT; say which with --format dicom-seg or --format rtstruct."
     else:
@@ -64,13 +61,9 @@ def choose_mask_format(path: Path, wanted: str | None = None) -> MaskFormat:
     raise OutputError(msg)
 
 
-def _check(wanted: str) -> MaskFormat:
-    return next(one for one in MASK_FORMATS if one == wanted)
-
-
 def get_mask_suffix(mask_format: MaskFormat) -> str:
     """The usual ending of a format, such as ``".nii.gz"``."""
-    return _SUFFIXES[mask_format]
+    return _SUFFIXES[mask_format][0]
 
 
 def list_outputs(path: Path, mask_format: MaskFormat, names: list[str], *, split: bool) -> list[Path]:
@@ -188,7 +181,10 @@ def _choose_writer(
         return lambda structures, path: write_planar_labels(structures.to_label_map(), path)
     stack = None if scan is None else scan.stack
     if stack is None:
-        msg = f"A {mask_format} refers to DICOM slices, and the scan is no DICOM series; name its folder with --reference."
+        msg = (
+            f"The format {mask_format} refers to DICOM slices, and the scan is no DICOM series; name the folder of the "
+            "series with --reference."
+        )
         raise InputError(msg)
     return lambda structures, path: _write_dicom(structures, path, stack, mask_format, seg_kind, algorithm, description)
 

@@ -356,6 +356,28 @@ def test_row_27_deflated_tiff_with_a_flipped_bit(tmp_path: Path) -> None:
             read_planar(write(tmp_path / "image.tif", flipped))
 
 
+@pytest.mark.parametrize("compressor", ["LZW", "Deflate"])
+def test_row_27_a_damaged_directory_never_gives_the_page_before(tmp_path: Path, compressor: str) -> None:
+    pages = make_pixels(np.uint16, (2, 16, 16))
+    image = sitk.GetImageFromArray(pages)
+    sitk.WriteImage(image, str(tmp_path / "stack.tif"), useCompression=True, compressor=compressor)
+    content = (tmp_path / "stack.tif").read_bytes()
+    start = struct.unpack("<I", content[4:8])[0]
+    for _ in pages:
+        (num_entries,) = struct.unpack("<H", content[start : start + 2])
+        end = start + 2 + 12 * num_entries
+        for position in range(start, end):
+            for bit in (1, 64):
+                flipped = content[:position] + bytes([content[position] ^ bit]) + content[position + 1 :]
+                try:
+                    volume = read_planar(write(tmp_path / "flipped.tif", flipped))
+                except VolumeError:
+                    continue
+                np.testing.assert_array_equal(volume.array[0], pages.transpose(2, 1, 0))
+        (start,) = struct.unpack("<I", content[end : end + 4])
+    assert start == 0
+
+
 def test_row_27_other_files(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="is no PNG or TIFF picture: it is a JPEG picture"):
         read_planar(write(tmp_path / "image.png", b"\xff\xd8\xff\xe0"))

@@ -20,7 +20,8 @@ from medunet.errors import LabelError, MedunetError, OutputError, VolumeError
 from medunet.io.atomic import write_bytes_atomic
 from medunet.io.dicom.frames import get_num_frames
 from medunet.io.dicom.header import get_text, quiet_pydicom
-from medunet.io.dicom.seg_read import TISSUE, iterate_masks, open_seg, place_on_stack
+from medunet.io.dicom.seg_file import TISSUE, open_seg
+from medunet.io.dicom.seg_place import iterate_masks, place_on_stack
 from medunet.io.dicom.stack import JITTER_MM, DicomStack
 from medunet.io.structures import Code, Structure, StructureSet
 from medunet.volume import Array, Volume, check_same_grid

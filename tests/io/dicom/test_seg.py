@@ -51,7 +51,8 @@ from medunet.errors import GeometryError, LabelError, MedunetError, OutputError,
 from medunet.io.dicom import seg_write
 from medunet.io.dicom.files import DicomFile
 from medunet.io.dicom.read import read_stack
-from medunet.io.dicom.seg_read import SegmentInfo, list_segments, read_seg
+from medunet.io.dicom.seg_file import SegmentInfo, list_segments
+from medunet.io.dicom.seg_read import read_seg
 from medunet.io.dicom.seg_write import encode_seg, write_seg
 from medunet.io.dicom.stack import DicomStack
 from medunet.io.scan import ReadOptions
