@@ -28,7 +28,7 @@ def series(
         check_regular_file(path)
     folder = list_series(path, ReadOptions(allow_gaps=allow_gaps))
     if as_json:
-        print(json.dumps(_to_json(folder), indent=2, ensure_ascii=False))
+        print(json.dumps(_to_json(folder), indent=2))
         return
     _print_table(folder)
 

@@ -145,7 +145,7 @@ def write_cut_scan(path: Path) -> None:
         (None, ["does not exist"]),
         (write_text_scan, []),
         (write_nan_scan, ["1 NaN"]),
-        (write_channels_scan, ["3 channel(s)", "expects 1 (ct)"]),
+        (write_channels_scan, ["3 volumes or channels", "expects 1 (ct)", "--volume-index"]),
         (write_cut_scan, []),
     ],
 )

@@ -167,4 +167,5 @@ def test_the_snippets_of_the_python_api_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "missing.nii.gz does not exist" in done.stdout
-    assert len(list((tmp_path / "masks").iterdir())) == 6
+    masks = sorted(path.name for path in (tmp_path / "masks").glob("*.nii.gz"))
+    assert masks == [f"hippocampus_{number:03d}.nii.gz" for number in range(6)]

@@ -120,7 +120,7 @@ def test_one_file_per_channel(build_oracle: Callable[..., Model], make_densities
 
 
 def test_a_wrong_number_of_channels_is_refused(segmenter: Segmenter, make_volume: Any) -> None:
-    with pytest.raises(DatasetError, match=r"2 channel.*expects 1 \(ct\)"):
+    with pytest.raises(DatasetError, match=r"2 volumes or channels.*expects 1 \(ct\)"):
         segmenter.segment(make_volume(num_channels=2))
 
 

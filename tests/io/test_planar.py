@@ -64,6 +64,16 @@ def build_tiff(pages: list[Any], *, tags: dict[int, Any] | None = None, **option
     return buffer.getvalue()
 
 
+def build_raw_tiff(pixels: Any, tags: dict[int, int], order: str = "<") -> bytes:
+    """A TIFF file by hand: one page, one strip, no compression, in the byte order ``order``."""
+    height, width = pixels.shape
+    fields = {256: width, 257: height, 258: 8 * pixels.itemsize, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
+    fields = dict(sorted({**fields, 279: pixels.nbytes, **tags}.items()))
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in fields.items())
+    start = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + pixels.nbytes)
+    return start + pixels.tobytes() + struct.pack(f"{order}H", len(fields)) + entries + bytes(4)
+
+
 def make_pixels(dtype: Any, shape: tuple[int, ...]) -> Any:
     rng = np.random.default_rng(0)
     if np.dtype(dtype).kind == "f":
@@ -181,24 +191,8 @@ def test_stacks_that_simpleitk_writes(tmp_path: Path, dtype: str, compressor: st
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(("dtype", "form"), [("u1", 1), ("u2", 1), ("i2", 2), ("i4", 2), ("f4", 3)])
 def test_both_byte_orders(tmp_path: Path, dtype: str, form: int, order: str) -> None:
-    """A file by hand: one page, one strip, no compression."""
     pixels = make_pixels(dtype, (5, 7)).astype(order + dtype)
-    fields = {
-        256: 7,
-        257: 5,
-        258: 8 * pixels.itemsize,
-        259: 1,
-        262: 1,
-        273: 8,
-        277: 1,
-        278: 5,
-        279: pixels.nbytes,
-        339: form,
-    }
-    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in fields.items())
-    start = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + pixels.nbytes)
-    directory = struct.pack(f"{order}H", len(fields)) + entries + bytes(4)
-    volume = read_planar(write(tmp_path / "image.tif", start + pixels.tobytes() + directory))
+    volume = read_planar(write(tmp_path / "image.tif", build_raw_tiff(pixels, {339: form}, order)))
     np.testing.assert_array_equal(volume.array[0, :, :, 0].T, pixels)
     assert volume.array.dtype == np.dtype(dtype)
 
@@ -376,6 +370,23 @@ def test_row_27_a_damaged_directory_never_gives_the_page_before(tmp_path: Path, 
                 np.testing.assert_array_equal(volume.array[0], pages.transpose(2, 1, 0))
         (start,) = struct.unpack("<I", content[end : end + 4])
     assert start == 0
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({279: 28}, "promises 35 bytes in a page and has 28"),
+        ({279: 42}, "promises 35 bytes in a page and has 42"),
+        ({273: 5000}, "a page ends beyond its"),
+        ({279: 5000, 257: 714, 278: 714}, "a page ends beyond its"),
+        ({278: 2}, "no usable list of where its pixels lie"),
+        ({259: 5}, "is cut short, damaged"),
+    ],
+)
+def test_row_27_a_directory_that_contradicts_the_file(tmp_path: Path, tags: dict[int, int], message: str) -> None:
+    path = write(tmp_path / "image.tif", build_raw_tiff(make_pixels(np.uint8, (5, 7)), tags))
+    with pytest.raises(VolumeError, match=message):
+        read_planar(path)
 
 
 def test_row_27_other_files(tmp_path: Path) -> None:

@@ -297,6 +297,11 @@ def _read_frame_table(
 
 
 def find_item(groups: tuple[Any, ...], sequence: str, file: DicomFile) -> Any:
+    """The first item of a sequence, from the first group that has it.
+
+    Raises:
+        VolumeError: If none has.
+    """
     for group in groups:
         items = group.get(sequence)
         if items:
