@@ -19,7 +19,8 @@ import numpy as np
 from medunet.errors import VolumeError
 from medunet.io.affine import LPS_FROM_RAS, check_affine
 from medunet.io.content_kind import describe_content
-from medunet.io.nrrd import (
+from medunet.io.regular_file import check_regular_file
+from medunet.io.stored_voxels import (
     HEADER_LIMIT_BYTES,
     MM_PER_UNIT,
     build_volume,
@@ -30,7 +31,6 @@ from medunet.io.nrrd import (
     parse_numbers,
     parse_whole,
 )
-from medunet.io.regular_file import check_regular_file
 from medunet.volume import Affine, Array, Volume
 
 logger = logging.getLogger(__name__)

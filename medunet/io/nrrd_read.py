@@ -16,16 +16,8 @@ from numpy.typing import NDArray
 
 from medunet.errors import LabelError, VolumeError
 from medunet.io.affine import check_affine
-from medunet.io.nrrd import (
-    MM_PER_UNIT,
-    NrrdHeader,
-    build_volume,
-    explain_failures,
-    parse_numbers,
-    parse_whole,
-    read_nrrd_header,
-    read_nrrd_voxels,
-)
+from medunet.io.nrrd import NrrdHeader, read_nrrd_header, read_nrrd_voxels
+from medunet.io.stored_voxels import MM_PER_UNIT, build_volume, explain_failures, parse_numbers, parse_whole
 from medunet.io.structures import PALETTE, Code, Color, Structure, StructureSet
 from medunet.volume import Affine, Volume
 

@@ -87,7 +87,9 @@ def main(folder: str) -> None:
     except MedunetError as error:
         answer = {"error": str(error)}
     except MemoryError:
-        answer = {"error": f"{order['paths'][0]} needs more than {order['memory_gib']:g} GiB to be read; it was given up."}
+        answer = {
+            "error": f"{order['paths'][0]} needs more than {order['memory_gib']:g} GiB to be read; it was given up."
+        }
     Path(folder, "answer.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
@@ -105,7 +107,10 @@ def _set_limits(memory_gib: float, seconds: float) -> None:
 def _run_child(folder: str, name: str, memory_gib: float, seconds: float) -> None:
     try:
         child = subprocess.run(
-            [sys.executable, "-c", _CHILD, folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=seconds
+            [sys.executable, "-c", _CHILD, folder],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired as error:
         msg = f"{name} was not read within {seconds:g} s; it was given up. It is damaged, hostile, or very large."

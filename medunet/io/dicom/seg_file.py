@@ -400,5 +400,7 @@ def _find_threshold(dataset: Any, file: DicomFile) -> int:
         msg = f"{file} has MaximumFractionalValue = {maximum:g}; expected 1 to 255. Export it again."
         raise VolumeError(msg)
     threshold = math.ceil(maximum / 2)
-    logger.warning("%s is a fractional segmentation; values from %d of %g are taken as inside.", file, threshold, maximum)
+    logger.warning(
+        "%s is a fractional segmentation; values from %d of %g are taken as inside.", file, threshold, maximum
+    )
     return threshold
