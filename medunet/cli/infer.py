@@ -37,7 +37,7 @@ def infer(
         list[Path],
         typer.Argument(
             help="Scans: files, folders of files, or DICOM folders. For a task of N channels, N files make one scan.",
-            metavar="SCAN...",
+            metavar="SCAN",
         ),
     ],
     output: Annotated[

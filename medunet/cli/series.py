@@ -34,12 +34,11 @@ def series(
 
 
 def _print_table(folder: DicomFolder) -> None:
-    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("series", "kind", "slices", "size", "mm", "axes", "usable"):
         table.add_column(name, no_wrap=True)
     table.add_column("description", overflow="fold")

@@ -28,7 +28,15 @@ from medunet.io.nifti_header import (
     parse_header,
 )
 from medunet.io.regular_file import check_regular_file
-from medunet.io.voxels import check_finite, check_real, count_channels, get_working_dtype, move_channels_first
+from medunet.io.voxels import (
+    check_finite,
+    check_real,
+    copy_to_row_order,
+    count_channels,
+    get_working_dtype,
+    move_channels_first,
+    to_working_dtype,
+)
 from medunet.volume import Affine, Array, Volume
 
 _NO_SCALING = (1.0, 0.0)
@@ -154,10 +162,11 @@ def _get_affine_of_image(image: Any, name: str) -> Affine:
 def _build_volume(voxels: Array, scaling: tuple[float, float], affine: Affine, name: str) -> Volume:
     stored = move_channels_first(voxels, name)  # (C, I, J, K)
     if scaling == _NO_SCALING:
-        array = np.ascontiguousarray(stored, dtype=get_working_dtype(stored.dtype))
+        in_order = stored.flags.c_contiguous
+        array = to_working_dtype(stored) if in_order else copy_to_row_order(stored)
     else:
         # By hand, because nibabel would scale in float64 and double the memory.
-        array = np.array(stored, dtype=np.float32, order="C")
+        array = copy_to_row_order(stored, np.float32)
         array *= np.float32(scaling[0])
         array += np.float32(scaling[1])
     check_finite(array, name)

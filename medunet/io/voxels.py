@@ -41,6 +41,19 @@ def to_working_dtype(voxels: Array) -> Array:
         return np.asarray(voxels, dtype=get_working_dtype(voxels.dtype))
 
 
+def copy_to_row_order(voxels: Array, dtype: Any = None) -> Array:
+    """Voxels ``(C, I, J, K)`` in C order, in ``dtype`` or else in `get_working_dtype`.
+
+    Files hold I fastest. Copied in blocks that stay in the cache, which is many times faster than at once.
+    """
+    array = np.empty(voxels.shape, get_working_dtype(voxels.dtype) if dtype is None else dtype)
+    with np.errstate(over="ignore"):  # becomes infinite, which `check_finite` reports
+        for k in range(0, array.shape[3], 8):
+            for i in range(0, array.shape[1], 64):
+                array[:, i : i + 64, :, k : k + 8] = voxels[:, i : i + 64, :, k : k + 8]
+    return array
+
+
 def check_finite(array: Array, name: str) -> None:
     """Refuse NaN and infinity.
 
