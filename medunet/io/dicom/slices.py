@@ -6,7 +6,6 @@ or units are errors that name two files.
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import replace
 from typing import Any
@@ -45,7 +44,7 @@ def build_series_stack(instances: list[Instance], options: ReadOptions) -> Dicom
     found += more
     stack = build_stack(groups, allow_gaps=options.allow_gaps)
     found += _find_signs_of_loss(instances, len(stack.frames))
-    return replace(stack, notes=(*found, *stack.notes))
+    return replace(stack, notes=(*found, *stack.notes, *_compare_stated_spacing(stack)))
 
 
 def is_localizer_image(header: Any) -> bool:
@@ -152,10 +151,21 @@ def _find_signs_of_loss(instances: list[Instance], num_slices: int) -> list[str]
     numbers_found = sorted({int(text) for text in texts if re.fullmatch(r"\s*\d{1,9}\s*", text)})
     if len(numbers_found) == len(instances) > 1:
         missing = numbers_found[-1] - numbers_found[0] + 1 - len(numbers_found)
-        steps = {b - a for a, b in itertools.pairwise(numbers_found)}
-        if missing and len(steps) > 1:
+        if missing:
             notes.append(
                 f"The series may be incomplete: InstanceNumber runs from {numbers_found[0]} to {numbers_found[-1]} with "
                 f"{missing} missing."
             )
     return notes
+
+
+def _compare_stated_spacing(stack: DicomStack) -> list[str]:
+    """A stated distance of slices that is not the one found: every second slice of a series has even distances too."""
+    if len(stack.frames) < 2 or stack.regrid is not None:
+        return []
+    stated = {find_number(frame.header, "SpacingBetweenSlices", frame.file) for frame in stack.frames}
+    found_mm = float(np.linalg.norm(stack.affine[:3, 2]))
+    stated_mm = abs(stated.pop() or 0.0) if len(stated) == 1 else 0.0
+    if stated_mm == 0 or abs(stated_mm - found_mm) <= 0.05 * found_mm:
+        return []
+    return [f"SpacingBetweenSlices says {stated_mm:g} mm, the slices lie {found_mm:.4g} mm apart; the positions count."]
