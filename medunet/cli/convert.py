@@ -20,13 +20,17 @@ from medunet.cli.reading import (
     VolumeIndex,
     build_options,
     check_seg_type,
+    print_remarks,
     list_inputs,
 )
 from medunet.errors import InputError
 
 if TYPE_CHECKING:
-    from medunet.io import MaskFormat, ReadOptions, Scan, StructureSet
+    from medunet.io import Algorithm, MaskFormat, ReadOptions, Scan, StructureSet
     from medunet.tasks import Task
+
+
+_MASK_SUFFIXES = (".seg.nrrd", ".dcm", ".png", ".tif", ".tiff")
 
 
 def convert(
@@ -51,7 +55,7 @@ def convert(
     untrusted: Untrusted = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
-    """Read an image or a mask in one format and write it in another; geometry is exact, nothing is interpolated."""
+    """Read an image or a mask in one format and write it in another; every voxel keeps its place."""
     from medunet.io import list_outputs, write_structures
 
     check_seg_type(seg_type)
@@ -90,16 +94,19 @@ def _convert_image(source: Path, output: Path, options: ReadOptions, *, untruste
     from medunet.io import read_scan, read_scan_apart, write_image
     from medunet.volume import describe_grid
 
-    volume = (read_scan_apart if untrusted else read_scan)(source, options).volume
+    scan = (read_scan_apart if untrusted else read_scan)(source, options)
+    print_remarks(scan)
+    volume = scan.volume
     write_image(volume, output)
     print(f"{source} -> {output}  {describe_grid(volume)}")
 
 
 def _is_mask(source: Path, output: Path, mask_format: str | None, *, is_named: bool) -> bool:
     """Whether structures are converted; otherwise an image."""
+    from medunet.io.formats import has_suffix
     from medunet.io.reading import has_structure_names
 
-    if is_named or mask_format in ("dicom-seg", "rtstruct") or output.name.lower().endswith((".seg.nrrd", ".dcm")):
+    if is_named or mask_format in ("dicom-seg", "rtstruct", "planar") or has_suffix(output, _MASK_SUFFIXES):
         return True
     return has_structure_names(source)
 
@@ -163,7 +170,8 @@ def _read_mask(
     return from_label_map(labels, task.labels, codes=task.codes)
 
 
-def _name_algorithm() -> tuple[str, str]:
+def _name_algorithm() -> Algorithm:
     import medunet
+    from medunet.io import Algorithm
 
-    return "medunet convert", medunet.__version__
+    return Algorithm(name="medunet convert", version=medunet.__version__, is_automatic=False)

@@ -22,6 +22,7 @@ from medunet.cli.reading import (
     VolumeIndex,
     build_options,
     check_seg_type,
+    print_remarks,
     list_inputs,
 )
 from medunet.errors import InputError, MedunetError
@@ -109,7 +110,8 @@ def infer(
             num_failed += 1
             print(f"error: {_describe_failure(error, job)}", file=sys.stderr)
     if num_failed:
-        msg = f"{num_failed} of {len(jobs)} scans failed (see above); the masks of the others are in {output}."
+        others = f"; the masks of the others are in {output}" if num_failed < len(jobs) else ""
+        msg = f"{num_failed} of {len(jobs)} scans failed (see above){others}."
         raise InputError(msg)
 
 
@@ -146,6 +148,12 @@ def _list_jobs(scans: list[Path], output: Path, mask_format: str | None, *, num_
 
     is_file = has_suffix(output, (*IMAGE_SUFFIXES, *DICOM_SUFFIXES))
     is_one = len(scans) == 1 and (not scans[0].is_dir() or is_dicom_folder(scans[0]))
+    if is_one and scans[0].is_dir() and not is_file:
+        msg = (
+            f"The folder {scans[0]} is read as one DICOM scan, so the output is a file, such as {output / 'mask.nii.gz'}. For "
+            "several scans, name the folder of each."
+        )
+        raise InputError(msg)
     if is_one:
         _choose_format(output, mask_format)  # refuses a name that is none of a mask
         return [_Job(images=(scans[0],), mask=output)]
@@ -243,9 +251,10 @@ def _read_task(folder: Path) -> Task | None:
 
 
 def _segment(segmenter: Segmenter, job: _Job, options: ReadOptions, choices: _Choices) -> tuple[Scan, Segmentation]:
-    from medunet.io import read_scan, read_scan_apart
+    from medunet.io import read_scan, read_scan_apart, strip_suffix
 
     scan = (read_scan_apart if choices.untrusted else read_scan)(list(job.images), options)
+    print_remarks(scan)
     segmentation = segmenter.segment(scan, options=options)
     segmentation.save(
         job.mask,
@@ -257,7 +266,8 @@ def _segment(segmenter: Segmenter, job: _Job, options: ReadOptions, choices: _Ch
     )
     seconds = sum(segmentation.timings.values())
     found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in segmentation.volumes_ml.items() if ml > 0)
-    print(f"{job.images[0].name} -> {job.mask}  {seconds:.1f} s  {found or 'no structure found'}")
+    where = job.mask.with_name(f"{strip_suffix(job.mask.name)}_<label>") if choices.split else job.mask
+    print(f"{job.images[0].name} -> {where}  {seconds:.1f} s  {found or 'no structure found'}")
     return scan, segmentation
 
 

@@ -11,7 +11,7 @@ import typer
 from medunet.errors import InputError
 
 if TYPE_CHECKING:
-    from medunet.io import ReadOptions
+    from medunet.io import ReadOptions, Scan
 
 Series = Annotated[
     str | None, typer.Option("--series", help="DICOM series to take: UID, number or part of its description.")
@@ -79,6 +79,12 @@ def list_inputs(sources: Sequence[Path], output: Path, *, with_labels: bool = Fa
     if is_inside and is_dicom_file(output) and (with_labels or not is_dicom_label_object(output)):
         files.append(output)
     return files
+
+
+def print_remarks(scan: Scan) -> None:
+    """Say what lay beside the DICOM slices and was left out."""
+    for remark in scan.stack.remarks if scan.stack is not None else ():
+        print(f"{scan.path}: {remark}")
 
 
 def check_seg_type(seg_type: str) -> None:

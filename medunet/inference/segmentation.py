@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medunet.io import (
+    Algorithm,
     Code,
     ReadOptions,
     Scan,
@@ -119,7 +120,7 @@ class Segmentation:
             options=self.options,
             split=split,
             seg_kind=seg_kind,
-            algorithm=self.model,
+            algorithm=Algorithm(name=self.model[0], version=self.model[1]),
             description=" ".join(self.model).strip(),
         )
         return path

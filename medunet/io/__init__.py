@@ -41,7 +41,7 @@ from medunet.io.reading import (
     read_volume,
 )
 from medunet.io.scan import ReadOptions, Scan
-from medunet.io.structures import Code, Structure, StructureSet, from_label_map, from_masks
+from medunet.io.structures import Algorithm, Code, Structure, StructureSet, from_label_map, from_masks
 from medunet.io.untrusted import read_scan_apart
 from medunet.io.writing import (
     MASK_FORMATS,
@@ -58,6 +58,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MASK_FORMATS",
     "VOLUME_SUFFIXES",
+    "Algorithm",
     "Code",
     "MaskFormat",
     "ReadOptions",

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from medunet.errors import GeometryError, InputError, VolumeError
+from medunet.errors import GeometryError, InputError, LabelError, VolumeError
 from medunet.io.formats import (
     IMAGE_SUFFIXES,
     METAIMAGE_SUFFIXES,
@@ -32,6 +32,7 @@ from medunet.volume import Volume, align_to_grid
 
 logger = logging.getLogger(__name__)
 
+_MOST_VALUES = 1000  # atlases of the brain have some hundreds
 PathOrPaths: TypeAlias = str | Path | Sequence[str | Path]
 
 
@@ -248,8 +249,8 @@ def _read_dicom_structures(path: Path, scan: Scan | None) -> StructureSet:
 
         if stack is None:
             msg = (
-                f"{path} is an RTSTRUCT: contours without a grid; expected the DICOM series that it was drawn on. Name its "
-                "folder with --reference."
+                f"{path} is an RTSTRUCT: contours without a grid; expected the DICOM series that it was drawn on. Make a "
+                "mask of it with medunet convert, and name the folder of the series with --reference."
             )
             raise VolumeError(msg)
         return read_rtstruct(path, stack)
@@ -271,4 +272,7 @@ def _read_named_labels(path: Path, options: ReadOptions) -> StructureSet | None:
 def _name_by_value(path: Path, options: ReadOptions) -> StructureSet:
     labels = read_label_map(path, options)
     values = [int(value) for value in np.unique(labels.array) if value]
+    if len(values) > _MOST_VALUES:
+        msg = f"{path} holds {len(values)} different values; expected a label map ({_MOST_VALUES} at most). Is it an image?"
+        raise LabelError(msg)
     return from_label_map(labels, {f"label {value}": (value,) for value in values})

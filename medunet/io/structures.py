@@ -38,6 +38,21 @@ class Code(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """What made masks, for DICOM objects.
+
+    Attributes:
+        name: Of the program or model.
+        version: Of it.
+        is_automatic: Whether it drew the masks, or only converted masks whose origin is unknown.
+    """
+
+    name: str = "medunet"
+    version: str = ""
+    is_automatic: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Structure:
     """One named structure.
 

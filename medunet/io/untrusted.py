@@ -7,6 +7,7 @@ an error that names the file. Files from a hospital's own archive do not need th
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -14,12 +15,15 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medunet.errors import VolumeError
 from medunet.io.scan import ReadOptions, Scan
 from medunet.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 MEMORY_GIB = 8.0
 SECONDS = 300.0
@@ -61,6 +65,8 @@ def read_scan_apart(
         Path(folder, "order.json").write_text(json.dumps(order), encoding="utf-8")
         _run_child(folder, name, memory_gib, seconds)
         answer = json.loads(Path(folder, "answer.json").read_text(encoding="utf-8"))
+        for level, text in answer["log"]:
+            logger.log(level, "%s", text)
         if "error" in answer:
             raise VolumeError(answer["error"])
         array = np.load(Path(folder, "array.npy"), allow_pickle=False)
@@ -76,6 +82,9 @@ def main(folder: str) -> None:
 
     order = json.loads(Path(folder, "order.json").read_text(encoding="utf-8"))
     _set_limits(order["memory_gib"], order["seconds"])
+    log = _Log()
+    logging.getLogger("medunet").addHandler(log)
+    answer: dict[str, Any]
     try:
         scan = read_scan(order["paths"], ReadOptions(**order["options"]))
         np.save(Path(folder, "array.npy"), np.ascontiguousarray(scan.volume.array), allow_pickle=False)
@@ -90,7 +99,20 @@ def main(folder: str) -> None:
         answer = {
             "error": f"{order['paths'][0]} needs more than {order['memory_gib']:g} GiB to be read; it was given up."
         }
+    answer["log"] = log.lines
     Path(folder, "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+
+
+class _Log(logging.Handler):
+    """Keeps what is logged in the child, to be said in the parent."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[tuple[int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep level and text."""
+        self.lines.append((record.levelno, record.getMessage()))
 
 
 def _set_limits(memory_gib: float, seconds: float) -> None:

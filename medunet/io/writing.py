@@ -17,7 +17,7 @@ from medunet.io.label_names import name_sidecar, write_label_names
 from medunet.io.nifti_file import is_nifti
 from medunet.io.nifti_write import write_nifti_image, write_nifti_labels
 from medunet.io.scan import ReadOptions, Scan
-from medunet.io.structures import Structure, StructureSet
+from medunet.io.structures import Algorithm, Structure, StructureSet
 from medunet.volume import Volume, align_to_grid
 
 MaskFormat = Literal["nifti", "nrrd", "dicom-seg", "rtstruct", "planar"]
@@ -88,7 +88,7 @@ def write_structures(
     options: ReadOptions | None = None,
     split: bool = False,
     seg_kind: SegKind = "binary",
-    algorithm: tuple[str, str] = ("medunet", ""),
+    algorithm: Algorithm | None = None,
     description: str = "",
 ) -> list[Path]:
     """Write named structures.
@@ -102,7 +102,7 @@ def write_structures(
         options: How ``scan`` was read.
         split: Whether every structure gets a file of its own, ``mask_<name>.nii.gz``, with the value 1.
         seg_kind: How a DICOM SEG stores its voxels.
-        algorithm: Name and version, for DICOM objects.
+        algorithm: What made the masks, for DICOM objects; None for masks of unknown origin.
         description: For ``descrip`` of NIfTI and SeriesDescription of DICOM.
 
     Returns:
@@ -116,6 +116,7 @@ def write_structures(
         GeometryError: If the structures do not lie on the grid of ``scan``.
     """
     mask_format = choose_mask_format(path, mask_format)
+    algorithm = algorithm or Algorithm(is_automatic=False)
     write = _choose_writer(mask_format, scan, options, seg_kind, algorithm, description)
     if not split:
         write(structures, path)
@@ -166,7 +167,7 @@ def _choose_writer(
     scan: Scan | None,
     options: ReadOptions | None,
     seg_kind: SegKind,
-    algorithm: tuple[str, str],
+    algorithm: Algorithm,
     description: str,
 ) -> _Write:
     if mask_format == "nifti":
@@ -210,7 +211,7 @@ def _write_dicom(
     stack: DicomStack,
     mask_format: MaskFormat,
     seg_kind: SegKind,
-    algorithm: tuple[str, str],
+    algorithm: Algorithm,
     description: str,
 ) -> None:
     grid = Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine)
@@ -218,19 +219,20 @@ def _write_dicom(
     series = f"the DICOM series of {stack.frames[0].file}"
     layers = align_to_grid(structures.layers, grid, f"The mask for {path}", series)
     aligned = StructureSet(layers=layers, structures=structures.structures)
-    name, version = algorithm
     if mask_format == "dicom-seg":
         from medunet.io.dicom.seg_write import write_seg
 
         write_seg(
-            aligned, path, stack, kind=seg_kind, algorithm_name=name, algorithm_version=version,
+            aligned, path, stack, kind=seg_kind, algorithm_name=algorithm.name, algorithm_version=algorithm.version,
+        is_automatic=algorithm.is_automatic,
             series_description=description or "Segmentation",
         )  # fmt: skip
         return
     from medunet.io.dicom.rtstruct_write import write_rtstruct
 
     write_rtstruct(
-        aligned, path, stack, algorithm_name=name, algorithm_version=version,
+        aligned, path, stack, algorithm_name=algorithm.name, algorithm_version=algorithm.version,
+        is_automatic=algorithm.is_automatic,
         series_description=description or "Segmentation",
     )  # fmt: skip
 

@@ -162,7 +162,7 @@ def test_row_10_pictures_beside_the_slices_change_nothing(
     outcome = infer(folder, "-o", tmp_path / "mask.nii.gz")
     assert outcome.exit_code == 0, outcome.err
     check_exact(read_volume(tmp_path / "mask.nii.gz"), to_truth(series.slices))
-    assert "2 file(s) that are no DICOM files were ignored" in outcome.err
+    assert "2 file(s) that are no DICOM files were ignored" in outcome.out
 
 
 def test_a_tilted_scan_is_segmented_on_its_straightened_grid(infer: Infer, tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def clinic(tmp_path: Path) -> Path:
 
 def parse_rows(out: str) -> list[list[str]]:
     """The cells of the table, without its head."""
-    lines = [line for line in out.splitlines() if re.match(r" (\d+|-) ", line)]
-    return [re.split(r" {2,}", line.strip()) for line in lines]
+    rows = [re.split(r" {2,}", line.strip()) for line in out.splitlines()]
+    return [row for row in rows if len(row) == 8 and row[0] != "series"]
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------------

@@ -298,6 +298,14 @@ def test_values_without_names_are_named_by_themselves(folder: Path, tmp_path: Pa
     }
 
 
+def test_row_32_an_image_is_not_taken_for_a_thousand_labels(folder: Path, tmp_path: Path) -> None:
+    grid = Volume(np.zeros((1, 11, 10, 10), dtype=np.int16), np.eye(4))
+    write_image(grid.with_array(np.arange(1100, dtype=np.int16).reshape(grid.shape)), tmp_path / "image.nii")
+    refuse(lambda: read_structures(tmp_path / "image.nii"), "image.nii", "1099 different values", kind=LabelError)
+    write_image(grid.with_array((np.arange(1100, dtype=np.int16) // 2).reshape(grid.shape)), tmp_path / "atlas.nii")
+    assert len(read_structures(tmp_path / "atlas.nii").structures) == 549
+
+
 def test_contours_need_the_series_they_were_drawn_on(structures: StructureSet, folder: Path, tmp_path: Path) -> None:
     scan = read_reference(folder)
     write_structures(structures, tmp_path / "rt.dcm", mask_format="rtstruct", scan=scan)

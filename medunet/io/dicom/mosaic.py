@@ -58,10 +58,10 @@ def locate_tiles(
 
 def _read_csa(header: Any, file: DicomFile) -> tuple[int, Any]:
     """Number of slices and the direction in which they follow each other, LPS."""
-    from nibabel.nicom import csareader
-
     try:
-        with quiet_pydicom():
+        with quiet_pydicom():  # nibabel calls its DICOM readers experimental at every import
+            from nibabel.nicom import csareader
+
             csa = csareader.get_csa_header(header)
             num_slices = csareader.get_n_mosaic(csa)
             normal = np.asarray(csareader.get_slice_normal(csa), dtype=np.float64)

@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 def read_dicom(path: Path, options: ReadOptions | None = None, *, files: list[DicomFile] | None = None) -> Scan:
     """Read one volume from a folder (nested, mixed, without extensions), a zip, a DICOMDIR or a file.
 
-    Notes on what was left out, corrected or found odd are logged as warnings and kept in the scan.
+    Notes on what was corrected or found odd are logged as warnings, what lay beside the slices as information; all are kept
+    in the scan.
 
     Raises:
         VolumeError: If there is no series or more than one that fits, or its slices do not make one volume.
@@ -33,10 +34,12 @@ def read_dicom(path: Path, options: ReadOptions | None = None, *, files: list[Di
         stack = find_stack(path, options or ReadOptions(), files=files)
         voxels, notes = read_voxels(stack)
     check_finite(voxels, str(path))
+    for remark in stack.remarks:  # a folder of a study holds much that is no slice
+        logger.info("%s: %s", path, remark)
     notes = [*stack.notes, *notes]
     for note in notes:
         logger.warning("%s: %s", path, note)
-    return Scan(volume=Volume(voxels, stack.affine), path=path, notes=tuple(notes), stack=stack)
+    return Scan(volume=Volume(voxels, stack.affine), path=path, notes=(*stack.remarks, *notes), stack=stack)
 
 
 def read_stack(path: Path, options: ReadOptions | None = None) -> DicomStack:

@@ -55,6 +55,7 @@ def write_rtstruct(
     *,
     algorithm_name: str,
     algorithm_version: str,
+    is_automatic: bool = True,
     series_description: str = SERIES_DESCRIPTION,
 ) -> None:
     """Write an RT structure set, whole or not at all, after its contours were read back to the same voxels.
@@ -65,6 +66,7 @@ def write_rtstruct(
         stack: The slices that were segmented; patient, study and frame of reference are taken from them.
         algorithm_name: What drew the contours; name and version have at most 63 characters together.
         algorithm_version: Its version.
+        is_automatic: Whether that drew the contours, or only converted masks whose origin is unknown.
         series_description: For lists of series, at most 64 characters.
 
     Raises:
@@ -78,6 +80,7 @@ def write_rtstruct(
         stack,
         algorithm_name=algorithm_name,
         algorithm_version=algorithm_version,
+        is_automatic=is_automatic,
         series_description=series_description,
     )
     check_encoded_rtstruct(content, structures, stack, path)
@@ -90,6 +93,7 @@ def encode_rtstruct(
     *,
     algorithm_name: str,
     algorithm_version: str,
+    is_automatic: bool = True,
     series_description: str = SERIES_DESCRIPTION,
 ) -> bytes:
     """A complete DICOM file in memory; arguments and errors are those of `write_rtstruct`, which also checks it."""
@@ -104,10 +108,12 @@ def encode_rtstruct(
         _check_text(structure.name, "name of a structure")
     with quiet_pydicom():
         dataset = _build_common(stack, series_description)
+        dataset.StructureSetLabel = "AUTOMATIC" if is_automatic else "CONVERTED"
         dataset.ReferencedFrameOfReferenceSequence = [_build_frame_of_reference(stack)]
         numbered = list(enumerate(structures.structures, start=1))
         dataset.StructureSetROISequence = [
-            _build_roi(structure, number, stack, algorithm_name, algorithm_version) for number, structure in numbered
+            _build_roi(structure, number, stack, algorithm_name, algorithm_version, is_automatic=is_automatic)
+            for number, structure in numbered
         ]
         dataset.ROIContourSequence = [
             _build_contours(structure, number, mask, stack)
@@ -172,7 +178,6 @@ def _build_common(stack: DicomStack, series_description: str) -> Any:
     dataset.Manufacturer = dataset.ManufacturerModelName = "medunet"
     dataset.SoftwareVersions = __version__
     dataset.InstanceNumber = 1
-    dataset.StructureSetLabel = "AUTOMATIC"
     dataset.StructureSetName = series_description
     dataset.ApprovalStatus = "UNAPPROVED"
     return dataset
@@ -194,23 +199,32 @@ def _build_frame_of_reference(stack: DicomStack) -> Any:
     return frame_of_reference
 
 
-def _build_roi(structure: Structure, number: int, stack: DicomStack, algorithm_name: str, version: str) -> Any:
+def _build_roi(
+    structure: Structure, number: int, stack: DicomStack, algorithm_name: str, version: str, *, is_automatic: bool
+) -> Any:
+    from pydicom import Dataset
+
+    roi = Dataset()
+    roi.ROINumber = number
+    roi.ReferencedFrameOfReferenceUID = _get_uid(stack.frames[0], "FrameOfReferenceUID")
+    roi.ROIName = structure.name
+    roi.ROIGenerationAlgorithm = "AUTOMATIC" if is_automatic else ""  # empty: unknown
+    roi.ROIGenerationDescription = f"{algorithm_name} {version}"
+    if is_automatic:
+        roi.ROIDerivationAlgorithmIdentificationSequence = [_identify_algorithm(algorithm_name, version)]
+    return roi
+
+
+def _identify_algorithm(name: str, version: str) -> Any:
     from pydicom import Dataset
     from pydicom.sr.codedict import codes
 
     algorithm = Dataset()
     family = codes.DCM.ArtificialIntelligence
     algorithm.AlgorithmFamilyCodeSequence = [_build_code(family.value, family.meaning, family.scheme_designator)]
-    algorithm.AlgorithmName = algorithm_name
+    algorithm.AlgorithmName = name
     algorithm.AlgorithmVersion = version
-    roi = Dataset()
-    roi.ROINumber = number
-    roi.ReferencedFrameOfReferenceUID = _get_uid(stack.frames[0], "FrameOfReferenceUID")
-    roi.ROIName = structure.name
-    roi.ROIGenerationAlgorithm = "AUTOMATIC"
-    roi.ROIGenerationDescription = f"{algorithm_name} {version}"
-    roi.ROIDerivationAlgorithmIdentificationSequence = [algorithm]
-    return roi
+    return algorithm
 
 
 def _iterate_masks(structures: StructureSet, stack: DicomStack) -> Iterator[Mask]:

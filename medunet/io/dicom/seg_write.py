@@ -54,6 +54,7 @@ def write_seg(
     kind: Literal["binary", "labelmap"] = "binary",
     algorithm_name: str,
     algorithm_version: str,
+    is_automatic: bool = True,
     series_description: str = "Segmentation",
     categories: Mapping[str, Code] | None = None,
 ) -> None:
@@ -64,6 +65,7 @@ def write_seg(
         kind=kind,
         algorithm_name=algorithm_name,
         algorithm_version=algorithm_version,
+        is_automatic=is_automatic,
         series_description=series_description,
         categories=categories,
     )
@@ -77,6 +79,7 @@ def encode_seg(
     kind: Literal["binary", "labelmap"] = "binary",
     algorithm_name: str,
     algorithm_version: str,
+    is_automatic: bool = True,
     series_description: str = "Segmentation",
     categories: Mapping[str, Code] | None = None,
 ) -> bytes:
@@ -93,6 +96,7 @@ def encode_seg(
             has one value per voxel, which is smaller, and which older archives refuse.
         algorithm_name: What made the masks, such as the name of a model.
         algorithm_version: Of it.
+        is_automatic: Whether that drew the masks, or only converted masks whose origin is unknown.
         series_description: For people.
         categories: Name of a structure -> coded category; `ANATOMICAL_STRUCTURE` for coded structures that are not
             listed. Structures without a code have `TISSUE` for category and type, as 3D Slicer writes them.
@@ -114,7 +118,8 @@ def encode_seg(
     # Each (slices, rows, columns), slice after slice in memory: what follows goes over them many times.
     layers = [np.ascontiguousarray(stack.labels_to_frames(layer)) for layer in structures.layers.array]
     with _naming_failure(stack):
-        segments = _describe_segments(structures, algorithm_name, algorithm_version, categories or {})
+        algorithm = _identify_algorithm(algorithm_name, algorithm_version, is_automatic=is_automatic)
+        segments = _describe_segments(structures, algorithm, categories or {}, is_automatic=is_automatic)
         build = _build_labelmap if kind == "labelmap" else _build_binary
         dataset = build(structures, layers, stack, segments)
         _add_series(dataset, algorithm_name, algorithm_version, series_description)
@@ -196,17 +201,26 @@ def _read_references(stack: DicomStack) -> list[tuple[str, str, int | None]]:
 # ---- building --------------------------------------------------------------------------------------------------------
 
 
-def _describe_segments(
-    structures: StructureSet, algorithm_name: str, algorithm_version: str, categories: Mapping[str, Code]
-) -> list[Any]:
-    from highdicom import UID, AlgorithmIdentificationSequence
-    from highdicom.color import CIELabColor
-    from highdicom.seg import SegmentDescription
+def _identify_algorithm(name: str, version: str, *, is_automatic: bool) -> Any:
+    from highdicom import AlgorithmIdentificationSequence
     from pydicom.sr.codedict import codes
 
-    algorithm = AlgorithmIdentificationSequence(
-        name=_shorten(algorithm_name), version=_shorten(algorithm_version), family=codes.DCM.ArtificialIntelligence
+    if is_automatic:
+        return AlgorithmIdentificationSequence(
+            name=_shorten(name), version=_shorten(version), family=codes.DCM.ArtificialIntelligence
+        )
+    return AlgorithmIdentificationSequence(
+        name=_shorten(f"unknown origin ({name})"), version=_shorten(version), family=codes.DCM.ManualProcessing
     )
+
+
+def _describe_segments(
+    structures: StructureSet, algorithm: Any, categories: Mapping[str, Code], *, is_automatic: bool
+) -> list[Any]:
+    from highdicom import UID
+    from highdicom.color import CIELabColor
+    from highdicom.seg import SegmentDescription
+
     segments = []
     for number, structure in enumerate(structures.structures, start=1):
         default = TISSUE if structure.code is None else ANATOMICAL_STRUCTURE
@@ -216,7 +230,8 @@ def _describe_segments(
                 segment_label=structure.name,
                 segmented_property_category=_to_concept(categories.get(structure.name, default)),
                 segmented_property_type=_to_concept(structure.code or TISSUE),
-                algorithm_type="AUTOMATIC",
+                # The standard knows no "unknown"; a person may have had a part in a mask that was only converted.
+                algorithm_type="AUTOMATIC" if is_automatic else "SEMIAUTOMATIC",
                 algorithm_identification=algorithm,
                 tracking_uid=UID(),
                 tracking_id=structure.name,

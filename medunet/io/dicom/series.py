@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from medunet.errors import InputError, VolumeError
 from medunet.io.dicom.content import IMAGE_CLASSES, DicomContent, SeriesFiles, read_content
 from medunet.io.dicom.files import DicomFile
 from medunet.io.dicom.frames import get_num_frames
-from medunet.io.dicom.header import get_text, to_line
+from medunet.io.dicom.header import get_text, quiet_pydicom, to_line
 from medunet.io.dicom.slices import build_series_stack, is_localizer_image
 from medunet.io.dicom.stack import DicomStack
 from medunet.io.scan import ReadOptions
@@ -77,10 +76,11 @@ def list_series(path: str | Path, options: ReadOptions | None = None) -> DicomFo
     Raises:
         VolumeError: If the path cannot be listed, or holds no DICOM file.
     """
-    content = read_content(Path(path))
-    if not content.series and not content.faults:
-        raise _describe_nothing(Path(path), content)
-    infos = [_examine(series, options or ReadOptions())[0] for series in content.series.values()]
+    with quiet_pydicom():
+        content = read_content(Path(path))
+        if not content.series and not content.faults:
+            raise _describe_nothing(Path(path), content)
+        infos = [_examine(series, options or ReadOptions())[0] for series in content.series.values()]
     infos.sort(key=lambda info: (info.number is None, info.number or 0, info.uid))
     return DicomFolder(series=tuple(infos), num_files=content.num_files, notes=(*content.notes, *content.faults))
 
@@ -104,7 +104,7 @@ def find_stack(path: Path, options: ReadOptions, *, files: list[DicomFile] | Non
         raise _describe_nothing(path, content)
     candidates = _filter(list(content.series.values()), options, path)
     if len(candidates) == 1:
-        return _with_notes(build_series_stack(candidates[0].instances, options), content.notes)
+        return replace(build_series_stack(candidates[0].instances, options), remarks=tuple(content.notes))
     # Without the volume index: it belongs to a series that was chosen, and must not choose one.
     examined = [(series, *_examine(series, replace(options, volume_index=None))) for series in candidates]
     usable = [(info, stack) for _, info, stack in examined if stack is not None]
@@ -116,7 +116,7 @@ def find_stack(path: Path, options: ReadOptions, *, files: list[DicomFile] | Non
             for _, other, _ in examined
             if other is not info
         ]
-        return _with_notes(stack, (*content.notes, *others))
+        return replace(stack, notes=(*others, *stack.notes), remarks=tuple(content.notes))
     found = "; ".join(str(info) for _, info, _ in sorted(examined, key=lambda item: (item[1].number or 0, item[1].uid)))
     what = f" that match '{options.series}'" if options.series is not None else ""
     msg = f"{path} holds {len(candidates)} series{what}: {found}. Choose one with --series UID, number or description."
@@ -203,7 +203,3 @@ def _examine(series: SeriesFiles, options: ReadOptions) -> tuple[SeriesInfo, Dic
         problems=stack.notes,
         is_usable=True,
     ), stack
-
-
-def _with_notes(stack: DicomStack, notes: Iterable[str]) -> DicomStack:
-    return replace(stack, notes=(*notes, *stack.notes))

@@ -36,6 +36,7 @@ class DicomStack:
         regrid: How slices that are tilted or unevenly spaced become the rectangular grid; None where voxel
             ``(i, j, k)`` is column ``i``, row ``j`` of ``frames[k]``.
         notes: What was found odd or changed, one sentence each.
+        remarks: What lay beside the slices and was left out, one sentence each.
     """
 
     frames: tuple[Frame, ...]
@@ -43,6 +44,7 @@ class DicomStack:
     affine: Affine
     regrid: Regrid | None = None
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def labels_to_frames(self, labels: Array) -> Array:
         """Labels of the volume on the original slices.
