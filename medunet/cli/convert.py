@@ -20,17 +20,14 @@ from medunet.cli.reading import (
     VolumeIndex,
     build_options,
     check_seg_type,
-    print_remarks,
     list_inputs,
+    print_remarks,
 )
 from medunet.errors import InputError
 
 if TYPE_CHECKING:
     from medunet.io import Algorithm, MaskFormat, ReadOptions, Scan, StructureSet
     from medunet.tasks import Task
-
-
-_MASK_SUFFIXES = (".seg.nrrd", ".dcm", ".png", ".tif", ".tiff")
 
 
 def convert(
@@ -103,10 +100,13 @@ def _convert_image(source: Path, output: Path, options: ReadOptions, *, untruste
 
 def _is_mask(source: Path, output: Path, mask_format: str | None, *, is_named: bool) -> bool:
     """Whether structures are converted; otherwise an image."""
-    from medunet.io.formats import has_suffix
+    from medunet.io.formats import PLANAR_SUFFIXES, has_suffix, is_dicom_source
     from medunet.io.reading import has_structure_names
 
-    if is_named or mask_format in ("dicom-seg", "rtstruct", "planar") or has_suffix(output, _MASK_SUFFIXES):
+    if is_named or mask_format in ("dicom-seg", "rtstruct") or has_suffix(output, (".seg.nrrd", ".dcm")):
+        return True
+    # Pictures are written of masks only; of a scan the name is refused as that of an image.
+    if has_suffix(output, PLANAR_SUFFIXES) and not is_dicom_source(source):
         return True
     return has_structure_names(source)
 

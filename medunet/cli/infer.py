@@ -22,8 +22,8 @@ from medunet.cli.reading import (
     VolumeIndex,
     build_options,
     check_seg_type,
-    print_remarks,
     list_inputs,
+    print_remarks,
 )
 from medunet.errors import InputError, MedunetError
 

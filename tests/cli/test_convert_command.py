@@ -418,7 +418,7 @@ def test_images_beside_contours(
     write_structures(structures, folder / "rt.dcm", mask_format="rtstruct", scan=grid)
     outcome = convert(folder, "-o", tmp_path / "scan.nii.gz")
     assert outcome.exit_code == 0
-    assert "RTSTRUCT" in outcome.err  # was left out
+    assert "RTSTRUCT" in outcome.out  # was left out
     check_exact(read_volume(tmp_path / "scan.nii.gz"), series.slices)
     convert(folder, "-o", tmp_path / "m.seg.nrrd").check_refused("rt.dcm", "--reference")
     for target, options in (("m.seg.nrrd", []), ("m.nii.gz", ["--split"]), ("t.nii.gz", ["--task", task])):
@@ -452,7 +452,7 @@ def test_images_alone_are_no_mask(convert: Convert, folder: Path, task: Path, tm
         ("out.dcm", [], ["--format dicom-seg"]),
         ("out.txt", [], [".nii.gz", ".nrrd"]),
         ("out", [], [".nii.gz", ".nrrd"]),
-        ("out.png", [], [".nii.gz", ".nrrd"]),
+        ("out.png", [], ["0 SEG or RTSTRUCT"]),  # pictures are masks
         ("out.dcm", ["--format", "dicom-seg", "--seg-type", "fractional"], ["fractional", "binary or labelmap"]),
         ("out.nii.gz", ["--affine", "both"], ["both", "sform or qform"]),
     ],
