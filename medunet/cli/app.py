@@ -5,6 +5,7 @@ Nothing heavy is imported here or at the top of a command's file, so that ``medu
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from typing import Annotated
@@ -61,6 +62,9 @@ def _global_options(
 def main() -> None:
     """Run the command line; any `MedunetError` becomes one line on stderr and exit code 2."""
     arguments, is_debug = _take_debug(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no umlauts must not end a command
+            stream.reconfigure(errors="backslashreplace")
     _set_up_logging(is_debug=is_debug)
     try:
         app(arguments)

@@ -108,7 +108,7 @@ class Segmentation:
         """
         path = Path(path)
         chosen = choose_mask_format(path, mask_format)
-        inputs = [self.source] if self.source is not None else []
+        inputs = _list_inputs(self.scan)
         for output in list_outputs(path, chosen, list(self.label_values), split=split):
             check_output(output, inputs, overwrite=overwrite)
         scan = self.scan if reference is None else read_reference(reference, self.options)
@@ -149,3 +149,11 @@ class Segmentation:
         if isinstance(scan, tuple) and len(scan) == 2 and hasattr(scan[0], "ndim"):
             return self.labels.array[0], self.labels.affine
         return self.labels
+
+
+def _list_inputs(scan: Scan | None) -> list[Path]:
+    """Every file that the scan was read from, the slices of a DICOM folder included: none may be replaced."""
+    if scan is None or scan.path is None:
+        return []
+    slices = {frame.file.path for frame in scan.stack.frames} if scan.stack is not None else set()
+    return [scan.path, *sorted(slices)]

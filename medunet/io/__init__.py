@@ -32,6 +32,7 @@ from medunet.io.memory import (
 from medunet.io.nifti_file import is_nifti
 from medunet.io.nifti_write import to_nibabel, write_nifti_image, write_nifti_labels
 from medunet.io.reading import (
+    has_structure_names,
     merge_options,
     read_channels,
     read_label_map,
@@ -74,6 +75,7 @@ __all__ = [
     "from_masks",
     "from_memory",
     "get_mask_suffix",
+    "has_structure_names",
     "is_dicom_file",
     "is_dicom_folder",
     "is_dicom_label_object",

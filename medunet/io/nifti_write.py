@@ -91,10 +91,12 @@ def _write_image(header: Any, array: Array, path: Path, description: str, extens
 
 
 def _build_header(array: Array, affine: Affine) -> Any:
-    """A fresh header with the affine as both sform and qform: some readers know only one of them."""
+    """A fresh header with the affine as sform, and as qform where that can hold it: some readers know only one of them."""
     header = _start_header(array, nib.Nifti1Header if max(array.shape) < 2**15 else nib.Nifti2Header)
     header.set_qform(affine, code="aligned")
     header.set_sform(affine, code="aligned")
+    if np.abs(header.get_qform()[:3, :3] - affine[:3, :3]).max() > 1e-5 * np.abs(affine[:3, :3]).max():
+        header["qform_code"] = 0  # a sheared affine is no rotation
     header.set_xyzt_units(xyz="mm")
     return header
 

@@ -93,7 +93,7 @@ class StructureSet:
                 msg = f"There are two structures named '{name}'; expected unique names. Rename one."
                 raise LabelError(msg)
         for structure in self.structures:
-            if not 0 <= structure.layer < self.layers.num_channels or not structure.values or 0 in structure.values:
+            if not 0 <= structure.layer < self.layers.num_channels or not structure.values or min(structure.values) < 1:
                 msg = (
                     f"Structure '{structure.name}' has layer {structure.layer} and values {list(structure.values)}; "
                     f"expected a layer below {self.layers.num_channels} and positive values."

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from medunet.io import write_bytes_atomic
+from medunet.io import has_structure_names, write_bytes_atomic
 from medunet.planning import Plan
 from medunet.preprocessing.pipeline import preprocess_image, preprocess_labels
 from medunet.tasks import (
@@ -27,7 +27,6 @@ from medunet.tasks import (
     Case,
     Task,
     encode_labels,
-    has_named_structures,
     list_case_files,
     read_case,
 )
@@ -114,7 +113,7 @@ def compute_store_key(case: Case, task: Task, plan: Plan) -> str:
     """Changes whenever the preprocessed case would: its files, the rules applied to them, or this format."""
     files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in list_case_files(case)]
     # Structures become labels by their names; label maps are told by their values, and may be renamed.
-    names = [list(task.labels), sorted(task.synonyms.items())] if has_named_structures(case.labels) else []
+    names = [list(task.labels), sorted(task.synonyms.items())] if has_structure_names(case.labels) else []
     rules = {
         "version": STORE_VERSION,
         "files": files,

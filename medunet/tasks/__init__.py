@@ -5,7 +5,6 @@ from medunet.tasks.case import Case
 from medunet.tasks.cases import (
     check_channels,
     check_label_values,
-    has_named_structures,
     list_case_files,
     read_case,
     read_case_scan,
@@ -29,7 +28,6 @@ __all__ = [
     "compute_membership",
     "describe_first_fault",
     "encode_labels",
-    "has_named_structures",
     "list_case_files",
     "list_class_values",
     "list_tasks",

@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from medunet.errors import DatasetError, LabelError
-from medunet.io import ReadOptions, Scan, is_dicom_file, is_dicom_source, read_label_map, read_scan, read_structures
+from medunet.io import (
+    ReadOptions,
+    Scan,
+    has_structure_names,
+    is_dicom_file,
+    is_dicom_source,
+    read_label_map,
+    read_scan,
+    read_structures,
+)
 from medunet.io.dicom.content import find_objects
 from medunet.tasks.case import Case
 from medunet.tasks.structure_names import check_mapping, structures_to_labels
@@ -32,7 +41,7 @@ def read_case(case: Case, task: Task) -> tuple[Volume, Volume]:
     check_mapping(case.mapping, task)
     scan = read_case_scan(case, task)
     check_channels(scan.volume, task, f"case '{case.case_id}'")
-    if has_named_structures(case.labels):
+    if has_structure_names(case.labels):
         structures = read_structures(case.labels, scan)
         return scan.volume, structures_to_labels(structures, task, mapping=case.mapping, name=str(case.labels))
     labels = align_to_grid(read_label_map(case.labels), scan.volume, str(case.labels), str(case.images[0]))
@@ -71,11 +80,6 @@ def list_case_files(case: Case) -> list[Path]:
     """Every file that a case is read from, the slices of a DICOM folder included, sorted."""
     inside = (file for path in (*case.images, case.labels) for file in ([path] if path.is_file() else path.rglob("*")))
     return sorted({file for file in inside if file.is_file()})
-
-
-def has_named_structures(path: Path) -> bool:
-    """Whether a label file tells its structures apart by name, so that its values mean nothing to a task."""
-    return path.name.lower().endswith(".seg.nrrd") or is_dicom_file(path)
 
 
 def check_channels(image: Volume, task: Task, name: str) -> None:
