@@ -279,3 +279,15 @@ def test_a_head_in_all_orientations(untrained: Segmenter, real_data: Path, tmp_p
     assert len(paths) == 48
     for path in paths:
         check_same_grid_as_file(untrained, path, tmp_path)
+
+
+def test_a_slice_of_the_scanned_folder_is_never_replaced(segmenter: Segmenter, tmp_path: Path) -> None:
+    from synthetic_series import build_series
+
+    folder = build_series().write(tmp_path / "in")
+    segmentation = segmenter.segment(folder)
+    target = sorted(folder.iterdir())[0]
+    content = target.read_bytes()
+    with pytest.raises(OutputError, match="is the input"):
+        segmentation.save(target, mask_format="dicom-seg", overwrite=True)
+    assert target.read_bytes() == content

@@ -212,3 +212,18 @@ def test_the_scan_is_not_touched(tmp_path: Path) -> None:
     before, mode = scan.read_bytes(), stat.S_IMODE(scan.stat().st_mode)
     write_nifti_labels(make_labels(read_volume(scan).affine), tmp_path / "mask.nii", like=scan)
     assert (scan.read_bytes(), stat.S_IMODE(scan.stat().st_mode)) == (before, mode)
+
+
+def test_a_slightly_sheared_grid_has_no_qform(tmp_path: Path, make_volume: Any) -> None:
+    """A rotation cannot hold it; written all the same, it would lie elsewhere than the sform."""
+    volume = make_volume()
+    affine = volume.affine.copy()
+    affine[:3, 2] += (
+        0.007 * np.linalg.norm(affine[:3, 2]) * affine[:3, 0] / np.linalg.norm(affine[:3, 0])
+    )  # 0.4 degrees
+    write_nifti_image(Volume(volume.array, affine), tmp_path / "sheared.nii.gz")
+    header = nib.load(tmp_path / "sheared.nii.gz").header
+    assert int(header["qform_code"]) == 0
+    np.testing.assert_allclose(read_volume(tmp_path / "sheared.nii.gz").affine, affine, atol=1e-4)
+    write_nifti_image(volume, tmp_path / "square.nii.gz")
+    assert int(nib.load(tmp_path / "square.nii.gz").header["qform_code"]) == 2

@@ -11,8 +11,8 @@ import pytest
 from tiny_datasets import write_image, write_labels
 
 from medunet.errors import DatasetError, GeometryError, LabelError, TaskError, VolumeError
-from medunet.io import write_nifti_labels
-from medunet.tasks import Case, Task, read_case
+from medunet.io import write_nifti_image, write_nifti_labels
+from medunet.tasks import Case, Task, load_task, read_case
 from medunet.volume import Volume, to_orientation
 
 Write = Callable[..., Path]
@@ -137,3 +137,20 @@ def test_a_file_that_vanished(case: Case, which: str) -> None:
     gone.unlink()
     with pytest.raises(VolumeError, match=gone.name):
         read_case(case, build_task())
+
+
+def test_names_in_a_label_map_count_before_its_values(tmp_path: Path, make_volume: Any) -> None:
+    """A mask of another task has other values for the same structures."""
+    from medunet.io import from_label_map, write_structures
+
+    image = make_volume()
+    labels = np.zeros(image.shape, np.uint8)
+    labels[0, 3:6, 4:9, 5:11], labels[0, 8:12, 4:9, 5:11] = 1, 2
+    write_nifti_image(image, tmp_path / "image.nii.gz")
+    found = from_label_map(image.with_array(labels), {"rectum": (1,), "prostate": (2,)})
+    write_structures(found, tmp_path / "mask.nii.gz")
+    task = load_task("prostate-ct")
+    case = Case(case_id="p1", images=(tmp_path / "image.nii.gz",), labels=tmp_path / "mask.nii.gz")
+    _, read = read_case(case, task)
+    np.testing.assert_array_equal(read.array == task.labels["rectum"][0], labels == 1)
+    np.testing.assert_array_equal(read.array == task.labels["prostate"][0], labels == 2)

@@ -17,7 +17,9 @@ def test_row_02_every_second_slice_is_missed_by_its_number(tmp_path: Path) -> No
     assert any("InstanceNumber" in note and "4 missing" in note for note in scan.notes), scan.notes
 
 
-@pytest.mark.parametrize(("stated", "is_said"), [(2.5, False), (2.52, False), (1.25, True), (-2.5, False), (None, False)])
+@pytest.mark.parametrize(
+    ("stated", "is_said"), [(2.5, False), (2.52, False), (1.25, True), (-2.5, False), (None, False)]
+)
 def test_row_02_a_stated_distance_is_held_against_the_positions(
     tmp_path: Path, stated: float | None, is_said: bool
 ) -> None:
