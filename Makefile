@@ -69,6 +69,7 @@ imports: $(INSTALLED) ## Rooms import only from rooms above them
 .PHONY: bench
 bench: $(INSTALLED) ## medunet beside its peers, as ratios
 	$(BIN)/python benchmarks/bench_augmentation.py
+	$(BIN)/python benchmarks/bench_dicom_reading.py
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo

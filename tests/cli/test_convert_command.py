@@ -452,7 +452,7 @@ def test_images_alone_are_no_mask(convert: Convert, folder: Path, task: Path, tm
         ("out.dcm", [], ["--format dicom-seg"]),
         ("out.txt", [], [".nii.gz", ".nrrd"]),
         ("out", [], [".nii.gz", ".nrrd"]),
-        ("out.png", [], ["0 SEG or RTSTRUCT"]),  # pictures are masks
+        ("out.png", [], ["name for an image", ".nii.gz"]),  # only masks become pictures
         ("out.dcm", ["--format", "dicom-seg", "--seg-type", "fractional"], ["fractional", "binary or labelmap"]),
         ("out.nii.gz", ["--affine", "both"], ["both", "sform or qform"]),
     ],

@@ -71,8 +71,9 @@ def _check_same_patient(instances: list[Instance]) -> None:
         ("FrameOfReferenceUID", "frame of reference"),
         ("StudyInstanceUID", "study"),
     ):
+        expected = get_text(first.header, keyword)
         for other in instances[1:]:
-            if get_text(first.header, keyword) != get_text(other.header, keyword):
+            if get_text(other.header, keyword) != expected:
                 msg = (
                     f"{first.file} and {other.file} have the same SeriesInstanceUID but another {keyword}: they are not "
                     f"of one {what}. Separate them first."

@@ -33,23 +33,20 @@ PHYSICAL_KEYS = (
 
 def read_volume_keys(frame: Frame) -> dict[str, str]:
     """The attributes that may tell apart the volumes of a series, and their values."""
-    values = {key: _find_value(frame, key) for key in VOLUME_KEYS}
-    return {key: value for key, value in values.items() if value}
+    return read_keys(frame, VOLUME_KEYS)
 
 
-def read_values(frames: list[Frame], key: str) -> list[str]:
-    """One attribute of many slices, as `read_volume_keys` finds it."""
-    return [_find_value(frame, key) for frame in frames]
-
-
-def _find_value(frame: Frame, key: str) -> str:
-    """An attribute from the frame's own group, the shared one, or the file; empty where none has it."""
-    for group in frame.groups:
-        for holder in (group, *_list_holders(group)):
+def read_keys(frame: Frame, keys: tuple[str, ...]) -> dict[str, str]:
+    """Some attributes of a slice, from its own group, the shared one, or the file; those that none has are missing."""
+    holders = [holder for group in frame.groups for holder in (group, *_list_holders(group))]
+    values = {}
+    for key in keys:
+        for holder in holders:
             text = _read_private(holder, key) if key in _PRIVATE_KEYS else get_text(holder, key)
             if text:
-                return text
-    return ""
+                values[key] = text
+                break
+    return values
 
 
 def _list_holders(group: Any) -> list[Any]:

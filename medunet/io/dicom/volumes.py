@@ -10,7 +10,7 @@ from medunet.errors import VolumeError
 from medunet.io.dicom.frames import Frame
 from medunet.io.dicom.header import get_text
 from medunet.io.dicom.pixels import read_stored
-from medunet.io.dicom.volume_keys import PHYSICAL_KEYS, VOLUME_KEYS, read_values, read_volume_keys
+from medunet.io.dicom.volume_keys import PHYSICAL_KEYS, VOLUME_KEYS, read_keys, read_volume_keys
 
 _QUIET_KEYS = {"AcquisitionDateTime", "AcquisitionTime", "FrameAcquisitionDateTime", "ContentTime"}
 """Told by their order only: the time of a scan helps to find a patient."""
@@ -125,8 +125,9 @@ def _split_by_physics(groups: list[list[Frame]]) -> list[tuple[str, list[Frame]]
     None where it does not differ, or differs from slice to slice: then it is a property of slices, not of volumes.
     """
     frames = [group[0] for group in groups]
+    keys = [read_keys(frame, PHYSICAL_KEYS) for frame in frames]
     for key in PHYSICAL_KEYS:
-        values = [_simplify(value) for value in read_values(frames, key)]
+        values = [_simplify(found.get(key, "")) for found in keys]
         found = sorted(set(values), key=_sort_key)
         if 1 < len(found) <= max(2, len(frames) // 2):
             return [
