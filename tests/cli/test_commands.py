@@ -142,7 +142,7 @@ def test_an_unknown_task_is_refused_with_the_nearest(medunet_command: Command) -
     medunet_command("train", "--task", "hipocampus-mr").check_refused("did you mean 'hippocampus-mr'?")
 
 
-def test_a_recipe_with_a_python_tag_is_refused(medunet_command: Command, tmp_path: Path) -> None:
+def test_row_44_a_recipe_with_a_python_tag_is_refused(medunet_command: Command, tmp_path: Path) -> None:
     (tmp_path / "task.yaml").write_text(f"name: !!python/object/apply:os.mkdir ['{tmp_path / 'owned'}']\n")
     medunet_command("tasks", "show", tmp_path / "task.yaml").check_refused("no plain YAML")
     assert not (tmp_path / "owned").exists()

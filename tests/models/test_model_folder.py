@@ -114,7 +114,7 @@ def test_a_kill_between_weights_and_record_leaves_a_model(folder: Path, monkeypa
 
 
 @pytest.mark.parametrize("position", [-1, -1000, -5000])
-def test_a_flipped_bit_is_noticed(folder: Path, position: int) -> None:
+def test_row_38_a_flipped_bit_is_noticed(folder: Path, position: int) -> None:
     path = folder / "weights.safetensors"
     content = bytearray(path.read_bytes())
     content[position] ^= 1
@@ -124,7 +124,7 @@ def test_a_flipped_bit_is_noticed(folder: Path, position: int) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
-def test_truncated_weights_are_refused(folder: Path, share: float) -> None:
+def test_row_38_truncated_weights_are_refused(folder: Path, share: float) -> None:
     path = folder / "weights.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
@@ -132,7 +132,7 @@ def test_truncated_weights_are_refused(folder: Path, share: float) -> None:
         read_model(folder)
 
 
-def test_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
+def test_row_37_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(tmp_path / "owned"),)
@@ -146,7 +146,7 @@ def test_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-def test_weights_without_a_checksum_are_refused(folder: Path) -> None:
+def test_row_38_weights_without_a_checksum_are_refused(folder: Path) -> None:
     save_file(read_model(folder).network.state_dict(), folder / "weights.safetensors")
     with pytest.raises(ModelError, match="none when it was written"):
         read_model(folder)
@@ -183,7 +183,7 @@ def test_json_of_another_kind_is_named(folder: Path, name: str, content: str) ->
         read_model(folder)
 
 
-def test_the_weights_of_another_plan_are_refused(folder: Path) -> None:
+def test_row_38_the_weights_of_another_plan_are_refused(folder: Path) -> None:
     network = json.loads((folder / "plan.json").read_text())["network"]
     edit_json(folder / "plan.json", network=network | {"features": [4, 12]})
     with pytest.raises(ModelError, match=r"does not fit plan\.json: \d+ tensors differ, the first is"):

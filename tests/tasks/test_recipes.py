@@ -109,7 +109,7 @@ def test_what_is_no_mapping_is_no_recipe(content: Any) -> None:
         parse_task(content, "recipe.yaml")
 
 
-def test_a_python_tag_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_row_44_a_python_tag_is_refused_and_not_run(tmp_path: Path) -> None:
     victim = tmp_path / "made-by-yaml"
     path = tmp_path / "evil.yaml"
     path.write_text(f"name: !!python/object/apply:pathlib.Path.mkdir [!!python/object/apply:pathlib.Path [{victim}]]\n")
