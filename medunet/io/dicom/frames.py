@@ -17,6 +17,14 @@ from medunet.volume import Affine, Array
 _UNIT_TOLERANCE = 1e-3  # decimal strings of three digits give cosines that are off by half of this
 _MAX_MM = 1e5
 FLOAT_TAGS = (0x7FE00008, 0x7FE00009)
+NATIVE_SYNTAXES = {
+    "1.2.840.10008.1.2": "<",
+    "1.2.840.10008.1.2.1": "<",
+    "1.2.840.10008.1.2.1.99": "<",  # deflated: inflated before it is read
+    "1.2.840.10008.1.2.2": ">",
+}
+"""Uncompressed transfer syntaxes and their byte order."""
+_BOMB_BYTES, _BOMB_RATIO = 2**25, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +38,7 @@ class PixelFormat:
         high_bit: The highest of them.
         is_signed: Whether they are in two's complement.
         photometry: PhotometricInterpretation.
-        padding: Lowest and highest stored value of padding; None without.
+        padding: Lowest and highest value of padding, with all allocated bits; None without.
     """
 
     samples: int = 1
@@ -180,18 +188,20 @@ def _read_pixel_format(instance: Instance) -> PixelFormat:
         high_bit=high_bit,
         is_signed=is_signed,
         photometry=get_text(header, "PhotometricInterpretation"),
-        padding=_read_padding(instance, stored, is_signed=is_signed),
+        padding=_read_padding(instance, bits, is_signed=is_signed),
     )
 
 
-def _read_padding(instance: Instance, bits_stored: int, *, is_signed: bool) -> tuple[int, int] | None:
-    """The padding values with the sign of the pixels: some writers store -2000 as 63536."""
+def _read_padding(instance: Instance, bits_allocated: int, *, is_signed: bool) -> tuple[int, int] | None:
+    """Lowest and highest padding value as bit patterns of the file: some writers store -2000 as 63536, or the reverse."""
     values = []
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         number = find_number(instance.header, keyword, instance.file)
         if number is not None:
-            value = int(number)
-            values.append(value - 2**bits_stored if is_signed and value >= 2 ** (bits_stored - 1) else value)
+            pattern = int(number) % 2**bits_allocated
+            values.append(
+                pattern - 2**bits_allocated if is_signed and pattern >= 2 ** (bits_allocated - 1) else pattern
+            )
     return (min(values), max(values)) if values else None
 
 
@@ -204,14 +214,14 @@ def _check_pixel_data(instance: Instance, shape: tuple[int, int], num_frames: in
     if num_frames is not None and num_frames < 1:
         msg = f"{file} has {num_frames} frames; expected 1 or more. It is damaged."
         raise VolumeError(msg)
-    if instance.pixel_length < 0:  # encapsulated: the decoder finds out
-        if instance.available < 8 * (num_frames or 1):
-            msg = f"{file} promises {num_frames or 1} frames in {instance.available} bytes; it is cut short or damaged."
-            raise VolumeError(msg)
-        return
     expected = shape[0] * shape[1] * pixels.samples * (pixels.bits_allocated // 8) * (num_frames or 1)
+    if instance.pixel_length < 0:
+        _check_encapsulated(instance, expected, num_frames or 1)
+        return
     found = min(instance.pixel_length, instance.available)
-    if found >= expected + shape[1] * (pixels.bits_allocated // 8) and instance.pixel_length > 1 + expected:
+    surplus = found - expected
+    # Less than a row or a column is padding; more is another number of rows or columns.
+    if surplus > 1 and surplus >= min(shape) * (pixels.bits_allocated // 8):
         msg = (
             f"{file} holds {found} bytes of pixel data, {num_frames or 1} frame(s) of {shape[0]}x{shape[1]} need {expected}; "
             "its Rows or Columns are wrong. Export it again."
@@ -221,6 +231,26 @@ def _check_pixel_data(instance: Instance, shape: tuple[int, int], num_frames: in
         msg = (
             f"{file} is cut short: {num_frames or 1} frame(s) of {shape[0]}x{shape[1]} need {expected} bytes of pixel "
             f"data, it has {found}. Copy it from its source again."
+        )
+        raise VolumeError(msg)
+
+
+def _check_encapsulated(instance: Instance, num_bytes: int, num_frames: int) -> None:
+    """What can be known of compressed data before they are decoded."""
+    file = instance.file
+    if instance.transfer_syntax in NATIVE_SYNTAXES:
+        msg = (
+            f"{file} holds compressed pixel data and a transfer syntax that says uncompressed, or none; expected the one that "
+            "it was compressed with. Export it again."
+        )
+        raise VolumeError(msg)
+    if instance.available < 8 * num_frames:
+        msg = f"{file} promises {num_frames} frames in {instance.available} bytes; it is cut short or damaged."
+        raise VolumeError(msg)
+    if num_bytes > _BOMB_BYTES and num_bytes > _BOMB_RATIO * instance.available:
+        msg = (
+            f"{file} would decode from {instance.available} to {num_bytes} bytes; expected less than {_BOMB_RATIO} times as "
+            "many. Decode it by other means if it is genuine."
         )
         raise VolumeError(msg)
 
@@ -238,7 +268,7 @@ def _read_frame(
         get_numbers(measures, "PixelSpacing", 2, file),
         file,
     )
-    rescale = _read_rescale(_find(groups, "PixelValueTransformationSequence", "RescaleSlope"), file)
+    rescale = _read_rescale(_find(groups, "PixelValueTransformationSequence", "RescaleSlope", "RescaleIntercept"), file)
     slope, intercept = rescale or (1.0, 0.0)
     return Frame(
         file=file,
@@ -262,14 +292,21 @@ def _split_mosaic(frame: Frame) -> list[Frame]:
     return [replace(frame, plane=plane, shape=shape, tile=corner) for plane, corner in tiles]
 
 
-def _find(groups: tuple[Any, ...], sequence: str, keyword: str) -> Any:
-    """The first dataset among per-frame group, shared group and top level that holds the attribute; else the last."""
+def _find(groups: tuple[Any, ...], sequence: str, *keywords: str) -> Any:
+    """The first dataset among per-frame group, shared group and top level that has a value for an attribute; else the last."""
     for group in groups:
         items = get_items(group, sequence, None)
         for holder in (*items[:1], group):
-            if keyword in holder:
+            if any(_has_value(holder, keyword) for keyword in keywords):
                 return holder
     return groups[-1]
+
+
+def _has_value(holder: Any, keyword: str) -> bool:
+    if keyword not in holder:
+        return False
+    element = holder.get_item(keyword)
+    return element is not None and element.value not in (None, "", b"") and str(element.value) != "[]"
 
 
 def _build_plane(position: list[float], orientation: list[float], spacing: list[float], file: DicomFile) -> Affine:

@@ -53,8 +53,12 @@ class Instance:
 
     @property
     def transfer_syntax(self) -> str:
-        """The UID of the encoding; implicit little endian where the file does not say."""
-        return str(self.header.file_meta.get("TransferSyntaxUID", "") or "1.2.840.10008.1.2")
+        """The UID of the encoding; that in which the attributes were found where the file does not say."""
+        stated = str(self.header.file_meta.get("TransferSyntaxUID", ""))
+        if stated:
+            return stated
+        is_implicit, is_little = self.header.original_encoding
+        return "1.2.840.10008.1.2.2" if is_little is False else "1.2.840.10008.1.2" + ("" if is_implicit else ".1")
 
     @property
     def sop_class(self) -> str:
@@ -134,7 +138,8 @@ def looks_like_dicom(head: bytes) -> bool:
     # Without preamble a file starts with group 0002 or 0008, in explicit or implicit VR.
     group, element = struct.unpack("<HH", head[:4])
     if group not in (0x0002, 0x0008) or element > 0x0102:
-        return False
+        is_big_endian = head[:2] == b"\0\x08" and head[2] <= 1
+        return is_big_endian and head[4:6] in (b"UL", b"UI", b"CS", b"DA", b"SH")
     return head[4:6] in (b"UL", b"OB", b"UI", b"CS", b"DA", b"SH") or int.from_bytes(head[4:8], "little") <= 256
 
 
@@ -199,6 +204,8 @@ def _locate_pixels(file: DicomFile, header: Any, stream: BinaryIO) -> Instance:
         return Instance(file=file, header=header, is_whole=_is_whole(header, size))
     group, element = struct.unpack(f"{order}HH", head[:4])
     tag = group << 16 | element
+    # Some writers state implicit and write explicit; pydicom reads that, and tells what was stated.
+    is_implicit = is_implicit and head[4:6] not in (b"OB", b"OW", b"OF", b"OD", b"UN")
     if tag not in PIXEL_TAGS or (not is_implicit and len(head) < 12):
         return Instance(file=file, header=header, is_whole=_is_whole(header, size))
     offset = start + (8 if is_implicit else 12)

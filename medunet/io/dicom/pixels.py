@@ -13,18 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medunet.errors import VolumeError
-from medunet.io.dicom.frames import Frame
-from medunet.io.dicom.header import Instance, get_numbers, open_dataset, quiet_pydicom
+from medunet.io.dicom.frames import NATIVE_SYNTAXES, Frame
+from medunet.io.dicom.header import Instance, get_numbers, open_dataset, quiet_pydicom, to_line
 from medunet.io.dicom.stack import DicomStack
 from medunet.io.dicom.stream_size import check_stream_sizes
 from medunet.volume import Array
 
-_NATIVE = {
-    "1.2.840.10008.1.2": "<",
-    "1.2.840.10008.1.2.1": "<",
-    "1.2.840.10008.1.2.1.99": "<",  # deflated: inflated before it is read
-    "1.2.840.10008.1.2.2": ">",
-}
 _CODEC_PACKAGES = {
     "1.2.840.10008.1.2.5": "pylibjpeg-rle",
     "1.2.840.10008.1.2.4.80": "pyjpegls",
@@ -35,6 +29,7 @@ _CODEC_PACKAGES = {
     "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
 }
+_RLE = "1.2.840.10008.1.2.5"
 _COLOUR_KINDS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 _FLOAT_TYPES = {0x7FE00008: "f4", 0x7FE00009: "f8"}
 
@@ -61,15 +56,15 @@ def read_voxels(stack: DicomStack) -> tuple[Array, list[str]]:
         )
         raise VolumeError(msg)
     with _FrameReader(stack.frames) as reader:
-        if stack.regrid is not None:
-            return _read_regridded(stack, reader)
-        return _read_even(stack, reader, dtype)
+        slices, notes = _read_slices(stack, reader, dtype)
+    voxels = slices.transpose(2, 1, 0) if stack.regrid is None else _regrid(stack, slices)
+    return voxels[None], notes
 
 
 def read_stored(frame: Frame) -> Array:
     """The stored values of one slice ``(rows, columns)``, stray bits removed, not rescaled."""
     with _FrameReader((frame,)) as reader:
-        return reader.read(0)
+        return reader.read(0)[0]
 
 
 def check_photometry(frames: list[Frame]) -> None:
@@ -100,12 +95,22 @@ def describe_photometry(stack: DicomStack) -> list[str]:
     return [f"{which} MONOCHROME1 (shown inverted); the values were taken as they are, not inverted."]
 
 
-def find_padding(stored: Array, frame: Frame) -> NDArray[np.bool_] | None:
-    """Where a slice holds its padding value or range; None where it has none."""
+def find_padding(raw: Array, stored: Array, frame: Frame) -> NDArray[np.bool_] | None:
+    """Where a slice holds its padding value or range; None where it has none.
+
+    Args:
+        raw: Values with all allocated bits.
+        stored: The same with stray bits removed: writers fill the bits above a negative padding value, or do not.
+        frame: Gives the padding.
+    """
     if stored.dtype.kind == "f" or frame.pixels.padding is None:
         return None
     low, high = frame.pixels.padding
-    is_padding: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    is_padding: NDArray[np.bool_] = (raw >= low) & (raw <= high)
+    half = 2 ** (frame.pixels.bits_stored - 1)
+    lowest, highest = (-half, half - 1) if frame.pixels.is_signed else (0, 2 * half - 1)
+    if lowest <= low and high <= highest:
+        is_padding |= (stored >= low) & (stored <= high)
     return is_padding
 
 
@@ -147,48 +152,29 @@ def _describe_range(frame: Frame) -> tuple[int, bool, float, float, bool]:
     return frame.pixels.bits_stored, frame.pixels.is_signed, float(frame.slope), float(frame.intercept), is_float
 
 
-def _read_even(stack: DicomStack, reader: _FrameReader, dtype: np.dtype[Any]) -> tuple[Array, list[str]]:
+def _read_slices(stack: DicomStack, reader: _FrameReader, dtype: np.dtype[Any]) -> tuple[Array, list[str]]:
+    """Intensities ``(slices, rows, columns)``, padding filled with the lowest of the series."""
     num_slices, (rows, columns) = len(stack.frames), stack.frames[0].shape
     voxels = np.empty((num_slices, rows, columns), dtype=dtype)  # as stored, so that slices are copied in one piece
     padding = _Padding() if any(frame.pixels.padding is not None for frame in stack.frames) else None
     for index, frame in enumerate(stack.frames):
-        stored = reader.read(index)
+        stored, is_padding = reader.read(index)
         voxels[index] = rescale(stored, frame, dtype)
         if padding is not None:
-            padding.add(index, voxels[index], find_padding(stored, frame))
+            padding.add(index, voxels[index], is_padding)
     notes = describe_photometry(stack)
     if padding is not None:
         padding.fill(voxels)
         notes = padding.notes + notes
-    return voxels.transpose(2, 1, 0)[None], notes
+    return voxels, notes
 
 
-def _read_regridded(stack: DicomStack, reader: _FrameReader) -> tuple[Array, list[str]]:
-    """Tilted or uneven slices; padding is filled slice by slice before anything is interpolated."""
+def _regrid(stack: DicomStack, slices: Array) -> Array:
+    """Tilted or uneven slices on the rectangular grid; the lowest intensity where they do not reach."""
     assert stack.regrid is not None
-    lowest = np.inf
-    num_padded = 0
-
-    def read(index: int) -> Array:
-        nonlocal lowest, num_padded
-        frame = stack.frames[index]
-        stored = reader.read(index)
-        is_padding = find_padding(stored, frame)
-        values = rescale(stored, frame, np.float32)
-        if is_padding is not None and is_padding.any() and not is_padding.all():
-            values = np.where(is_padding, values[~is_padding].min(), values)
-            num_padded += int(is_padding.sum())
-        lowest = min(lowest, float(values.min()))
-        return values
-
-    voxels, outside = stack.regrid.resample(read)
-    voxels[outside] = lowest
-    notes = describe_photometry(stack)
-    if num_padded:
-        notes.append(
-            f"{num_padded} voxels hold the padding value; they were set to the lowest intensity of their slice."
-        )
-    return voxels[None], notes
+    voxels, outside = stack.regrid.resample(lambda index: slices[index])
+    voxels[outside] = slices.min()
+    return voxels
 
 
 @dataclass
@@ -248,8 +234,8 @@ class _FrameReader:
             self._stream.close()
             self._stream = None
 
-    def read(self, index: int) -> Array:
-        """Stored values ``(rows, columns)``."""
+    def read(self, index: int) -> tuple[Array, NDArray[np.bool_] | None]:
+        """Stored values ``(rows, columns)``, and where they are padding."""
         frame = self._frames[index]
         instance = frame.instance
         if instance is None:
@@ -258,14 +244,17 @@ class _FrameReader:
         if frame.tile is not None:
             row, column = frame.tile
             picture = replace(frame, tile=None, shape=_read_picture_shape(frame))
-            return self._read_picture(picture, instance)[row : row + frame.shape[0], column : column + frame.shape[1]]
-        return self._read_picture(frame, instance)
+            raw = self._read_raw(picture, instance)[row : row + frame.shape[0], column : column + frame.shape[1]]
+        else:
+            raw = self._read_raw(frame, instance)
+        stored = _keep_stored_bits(raw, frame)
+        return stored, find_padding(raw, stored, frame)
 
-    def _read_picture(self, frame: Frame, instance: Instance) -> Array:
-        order = _NATIVE.get(instance.transfer_syntax)
+    def _read_raw(self, frame: Frame, instance: Instance) -> Array:
+        order = NATIVE_SYNTAXES.get(instance.transfer_syntax)
         if order is None or (order == ">" and frame.pixels.bits_allocated == 8):
-            return _keep_stored_bits(self._decode(frame, instance), frame)
-        return _keep_stored_bits(self._read_native(frame, instance, order), frame)
+            return self._decode(frame, instance)
+        return self._read_native(frame, instance, order)
 
     def _read_native(self, frame: Frame, instance: Instance, order: str) -> Array:
         kind = _FLOAT_TYPES.get(instance.pixel_tag)
@@ -310,7 +299,7 @@ def decode_frames(instance: Instance, indices: list[int]) -> dict[int, Array]:
     try:
         decoder = get_decoder(uid)
     except NotImplementedError as error:
-        msg = f"{instance.file} is encoded in the transfer syntax {uid[:64]}, which pydicom does not know. Convert it first."
+        msg = f"{instance.file} is encoded in the transfer syntax {to_line(uid[:64])}, which pydicom does not know. Convert it first."
         raise VolumeError(msg) from error
     if not decoder.is_available:
         package = _CODEC_PACKAGES.get(uid, "python-gdcm")
@@ -318,7 +307,8 @@ def decode_frames(instance: Instance, indices: list[int]) -> dict[int, Array]:
         raise VolumeError(msg)
     try:
         with quiet_pydicom(), open_dataset(instance.file) as stream:
-            check_stream_sizes(instance, indices, stream)
+            if instance.pixel_length < 0:
+                check_stream_sizes(instance, indices, stream)
             arrays = iter_pixels(stream, indices=indices, raw=True)
             return {index: np.array(array) for index, array in zip(indices, arrays, strict=True)}
     except VolumeError:
@@ -345,10 +335,14 @@ def _keep_stored_bits(array: Array, frame: Frame) -> Array:
     if array.dtype.kind == "f":
         return array
     bits, stored = array.dtype.itemsize * 8, frame.pixels.bits_stored
-    is_native = frame.instance is not None and frame.instance.transfer_syntax in _NATIVE
-    shift = frame.pixels.high_bit - stored + 1 if is_native else 0  # decoders give the value itself
+    syntax = "" if frame.instance is None else frame.instance.transfer_syntax
+    is_packed = syntax in NATIVE_SYNTAXES or syntax == _RLE  # other decoders give the value itself
+    shift = frame.pixels.high_bit - stored + 1 if is_packed else 0
     if stored >= bits:
         return array
+    if not is_packed and not -(2 ** (stored - 1)) <= int(array.min()) <= int(array.max()) < 2**stored:
+        msg = f"{frame} decodes to values of more bits than its BitsStored = {stored}; expected them to fit. Export it again."
+        raise VolumeError(msg)
     unsigned = array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{array.dtype.itemsize}")
     if not frame.pixels.is_signed:
         value: Array = (unsigned >> shift if shift else unsigned) & unsigned.dtype.type(2**stored - 1)

@@ -109,7 +109,7 @@ def find_stack(path: Path, options: ReadOptions, *, files: list[DicomFile] | Non
     examined = [(series, *_examine(series, replace(options, volume_index=None))) for series in candidates]
     usable = [(info, stack) for _, info, stack in examined if stack is not None]
     volumes = [(info, stack) for info, stack in usable if len(stack.frames) > 1] or usable
-    if len(volumes) == 1 and options.series is None:
+    if len(volumes) == 1 and options.series is None and options.volume_index is None:
         info, stack = volumes[0]
         others = [
             f"{other} was passed over: {other.problems[0] if other.problems else 'it has one slice'}"
@@ -120,7 +120,7 @@ def find_stack(path: Path, options: ReadOptions, *, files: list[DicomFile] | Non
     found = "; ".join(str(info) for _, info, _ in sorted(examined, key=lambda item: (item[1].number or 0, item[1].uid)))
     what = f" that match '{options.series}'" if options.series is not None else ""
     msg = f"{path} holds {len(candidates)} series{what}: {found}. Choose one with --series UID, number or description."
-    if not volumes:
+    if not volumes and options.volume_index is None:
         problem = examined[0][1].problems[0]
         msg = f"{path} holds {len(candidates)} series{what}, none of which can be read: {found}. The first: {problem}"
     raise VolumeError(msg)

@@ -8,7 +8,7 @@ import numpy as np
 
 from medunet.errors import VolumeError
 from medunet.io.dicom.frames import Frame
-from medunet.io.dicom.header import get_text
+from medunet.io.dicom.header import get_text, to_line
 from medunet.io.dicom.pixels import read_stored
 from medunet.io.dicom.volume_keys import PHYSICAL_KEYS, VOLUME_KEYS, read_keys, read_volume_keys
 
@@ -50,7 +50,10 @@ def choose_volume(groups: list[list[Frame]], volume_index: int | None) -> tuple[
         msg = f"There is no --volume-index {volume_index}; the series holds {len(volumes)} volumes ({listed})."
         raise VolumeError(msg)
     name, frames = volumes[volume_index]
-    return frames, [*notes, f"Volume {volume_index} of {len(volumes)} was taken: {name}."]
+    notes.append(f"Volume {volume_index} of {len(volumes)} was taken: {name}.")
+    if len(frames) < max(len(found) for _, found in volumes):
+        notes.append(f"It may be incomplete: it has {len(frames)} slices, others of the series have more.")
+    return frames, notes
 
 
 def _take_only(groups: list[list[Frame]], volume_index: int | None) -> list[Frame]:
@@ -189,7 +192,7 @@ def _sort_key(value: str) -> tuple[int, float, str]:
 
 def _describe(keys: tuple[str, ...], values: tuple[str, ...], index: int) -> str:
     shown = [
-        f"{key} no. {index + 1}" if key in _QUIET_KEYS else f"{key} {value or 'absent'}"
+        f"{key} no. {index + 1}" if key in _QUIET_KEYS else f"{key} {to_line(value)[:64] or 'absent'}"
         for key, value in zip(keys, values, strict=True)
     ]
     return ", ".join(shown)
