@@ -13,7 +13,7 @@ from typing import Any
 from medunet.errors import VolumeError
 from medunet.io.dicom.directory import list_dicomdir
 from medunet.io.dicom.files import DicomFile, list_dicom_candidates
-from medunet.io.dicom.header import Instance, describe_file, find_number, get_text, read_instance
+from medunet.io.dicom.header import Instance, describe_file, find_number, get_items, get_text, read_instance, to_line
 
 IMAGE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -100,6 +100,7 @@ def read_content(path: Path, files: list[DicomFile] | None = None) -> DicomConte
             left_out[kind] = left_out.get(kind, 0) + 1
     content.notes += [f"{count} file(s) were left out: {kind}." for kind, count in sorted(left_out.items())]
     content.faults += _find_nameless(list(content.series.values()))
+    content.faults += _find_divided(list(content.series.values()))
     num_lost = _add_lost(content, foreign, names)
     num_ignored = len(foreign) - num_lost + num_hidden
     if num_ignored:
@@ -131,6 +132,24 @@ def _find_nameless(series: list[SeriesFiles]) -> list[str]:
         if not one.uid
         for instance in one.instances
     ]
+
+
+def _find_divided(series: list[SeriesFiles]) -> list[str]:
+    """One SeriesInstanceUID in two studies: somebody changed files one by one."""
+    first_of: dict[str, SeriesFiles] = {}
+    faults = []
+    for one in series:
+        first = first_of.setdefault(one.uid, one)
+        if one.uid and first is not one:
+            names = [
+                f"{files.instances[0].file} ('{to_line(get_text(files.instances[0].header, 'SeriesDescription'))}')"
+                for files in (first, one)
+            ]
+            faults.append(
+                f"{names[0]} and {names[1]} have the same SeriesInstanceUID but another StudyInstanceUID; expected one series "
+                "in one study. Separate them first."
+            )
+    return faults
 
 
 def _looks_lost(file: DicomFile, names: set[tuple[str, str]]) -> bool:
@@ -166,7 +185,8 @@ def _classify(instance: Instance) -> str | None:
     if sop_class and sop_class not in IMAGE_CLASSES:
         from pydicom.uid import UID
 
-        return UID(sop_class).name if sop_class.startswith("1.2.840.10008.") else "an object of a private class"
+        name = UID(sop_class).name
+        return name if name != sop_class else "an object of an unknown or private class"
     if not sop_class and get_text(header, "Modality") not in ("CT", "MR", "PT"):
         return "an object without a class"
     samples = find_number(header, "SamplesPerPixel", instance.file) or 1
@@ -195,9 +215,17 @@ def find_objects(folder: Path) -> list[tuple[Path, str, str]]:
 
 def find_referenced_series(header: Any) -> str:
     """The image series that a SEG or RTSTRUCT refers to; empty where it does not say, or names several."""
-    uids = [str(item.get("SeriesInstanceUID", "")) for item in header.get("ReferencedSeriesSequence") or []]
-    for frame in header.get("ReferencedFrameOfReferenceSequence") or []:
-        for study in frame.get("RTReferencedStudySequence") or []:
-            uids += [str(item.get("SeriesInstanceUID", "")) for item in study.get("RTReferencedSeriesSequence") or []]
+    uids = [str(item.get("SeriesInstanceUID", "")) for item in _list_items(header, "ReferencedSeriesSequence")]
+    for frame in _list_items(header, "ReferencedFrameOfReferenceSequence"):
+        for study in _list_items(frame, "RTReferencedStudySequence"):
+            uids += [
+                str(item.get("SeriesInstanceUID", "")) for item in _list_items(study, "RTReferencedSeriesSequence")
+            ]
     unique = {uid for uid in uids if uid}
     return unique.pop() if len(unique) == 1 else ""
+
+
+def _list_items(header: Any, keyword: str) -> list[Any]:
+    """The items of a sequence; none where the attribute is no sequence."""
+    items = get_items(header, keyword, None)
+    return [item for item in items if hasattr(item, "file_meta") or hasattr(item, "get_item")]

@@ -103,7 +103,7 @@ def _list_folder(folder: Path) -> tuple[list[DicomFile], list[str], int]:
     files, notes = [], []
     num_hidden = 0
     for path in sorted(_walk(folder)):
-        if path.name.startswith("."):  # .DS_Store, and the "._IM0001.dcm" that macOS writes beside each file
+        if _is_of_system(path.name):
             num_hidden += 1
             continue
         try:
@@ -116,6 +116,11 @@ def _list_folder(folder: Path) -> tuple[list[DicomFile], list[str], int]:
         elif not stat.S_ISDIR(mode):
             notes.append(f"{path} is a pipe or a device and was passed over.")
     return files, notes, num_hidden
+
+
+def _is_of_system(name: str) -> bool:
+    """``.DS_Store``, and the ``._IM0001.dcm`` that macOS writes beside each file; other hidden files may be slices."""
+    return name.startswith("._") or name == ".DS_Store"
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -139,7 +144,7 @@ def _list_zip(path: Path) -> list[DicomFile]:
     return [
         DicomFile(path, member=info.filename, archive=archive)
         for info in sorted(members, key=lambda info: info.filename)
-        if not PurePosixPath(info.filename).name.startswith(".") and not info.filename.startswith("__MACOSX/")
+        if not _is_of_system(PurePosixPath(info.filename).name) and not info.filename.startswith("__MACOSX/")
     ]
 
 

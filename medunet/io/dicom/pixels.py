@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medunet.errors import VolumeError
 from medunet.io.dicom.frames import NATIVE_SYNTAXES, Frame
-from medunet.io.dicom.header import Instance, get_numbers, open_dataset, quiet_pydicom, to_line
+from medunet.io.dicom.header import Instance, get_numbers, open_dataset, quiet_pydicom
 from medunet.io.dicom.stack import DicomStack
 from medunet.io.dicom.stream_size import check_stream_sizes
 from medunet.volume import Array
@@ -29,7 +29,6 @@ _CODEC_PACKAGES = {
     "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
 }
-_RLE = "1.2.840.10008.1.2.5"
 _COLOUR_KINDS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 _FLOAT_TYPES = {0x7FE00008: "f4", 0x7FE00009: "f8"}
 
@@ -299,7 +298,7 @@ def decode_frames(instance: Instance, indices: list[int]) -> dict[int, Array]:
     try:
         decoder = get_decoder(uid)
     except NotImplementedError as error:
-        msg = f"{instance.file} is encoded in the transfer syntax {to_line(uid[:64])}, which pydicom does not know. Convert it first."
+        msg = f"{instance.file} is encoded in a transfer syntax that pydicom does not know. Convert it first."
         raise VolumeError(msg) from error
     if not decoder.is_available:
         package = _CODEC_PACKAGES.get(uid, "python-gdcm")
@@ -335,12 +334,15 @@ def _keep_stored_bits(array: Array, frame: Frame) -> Array:
     if array.dtype.kind == "f":
         return array
     bits, stored = array.dtype.itemsize * 8, frame.pixels.bits_stored
-    syntax = "" if frame.instance is None else frame.instance.transfer_syntax
-    is_packed = syntax in NATIVE_SYNTAXES or syntax == _RLE  # other decoders give the value itself
-    shift = frame.pixels.high_bit - stored + 1 if is_packed else 0
+    is_native = frame.instance is not None and frame.instance.transfer_syntax in NATIVE_SYNTAXES
+    shift = frame.pixels.high_bit - stored + 1
     if stored >= bits:
         return array
-    if not is_packed and not -(2 ** (stored - 1)) <= int(array.min()) <= int(array.max()) < 2**stored:
+    if shift and not is_native:
+        msg = f"{frame} is compressed, and its values do not begin at the lowest bit; expected HighBit = {stored - 1}."
+        raise VolumeError(msg)
+    # Decoders give the value itself.
+    if not is_native and not -(2 ** (stored - 1)) <= int(array.min()) <= int(array.max()) < 2**stored:
         msg = f"{frame} decodes to values of more bits than its BitsStored = {stored}; expected them to fit. Export it again."
         raise VolumeError(msg)
     unsigned = array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{array.dtype.itemsize}")

@@ -49,7 +49,7 @@ class SeriesInfo:
     @property
     def label(self) -> str:
         """How messages call it: by its number, else by its UID."""
-        return f"series {self.number if self.number is not None else self.uid or 'without a number'}"
+        return f"series {self.number if self.number is not None else to_line(self.uid) or 'without a number'}"
 
     def __str__(self) -> str:
         return f"{self.label} ({self.modality}, '{self.description}', {self.num_slices} slices)"
@@ -143,7 +143,7 @@ def _filter(series: list[SeriesFiles], options: ReadOptions, path: Path) -> list
             found = "; ".join(str(_describe(one)) for one in series)
             msg = f"{path} holds no series that matches '{options.series}'; it holds {found}."
             raise VolumeError(msg)
-        exact = [one for one in chosen if options.series in (one.uid, str(_get_number(one)))]
+        exact = [one for one in chosen if options.series in (one.uid, _show_number(one))]
         return exact or chosen
     if not candidates:
         found = "; ".join(str(_describe(one)) for one in series)
@@ -154,7 +154,7 @@ def _filter(series: list[SeriesFiles], options: ReadOptions, path: Path) -> list
 
 
 def _matches(series: SeriesFiles, wanted: str) -> bool:
-    if wanted == series.uid or wanted == str(_get_number(series)):
+    if wanted == series.uid or wanted == _show_number(series):
         return True
     return bool(wanted) and wanted.lower() in get_text(series.instances[0].header, "SeriesDescription").lower()
 
@@ -167,6 +167,11 @@ def _get_modality(series: SeriesFiles) -> str:
 def _get_number(series: SeriesFiles) -> int | None:
     text = get_text(series.instances[0].header, "SeriesNumber")
     return int(text) if re.fullmatch(r"\s*-?\d{1,12}\s*", text) else None
+
+
+def _show_number(series: SeriesFiles) -> str:
+    number = _get_number(series)
+    return "" if number is None else str(number)
 
 
 def _is_localizer(series: SeriesFiles) -> bool:

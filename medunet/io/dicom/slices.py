@@ -14,13 +14,21 @@ import numpy as np
 
 from medunet.errors import VolumeError
 from medunet.io.dicom.frames import Frame, read_frames
-from medunet.io.dicom.header import Instance, find_number, get_text
-from medunet.io.dicom.stack import DicomStack, build_stack, group_by_position
+from medunet.io.dicom.header import Instance, find_number, get_items, get_text
+from medunet.io.dicom.stack import (
+    DicomStack,
+    build_stack,
+    compute_depths_mm,
+    find_spacing_between_slices,
+    group_by_position,
+)
 from medunet.io.dicom.volumes import choose_volume
 from medunet.io.scan import ReadOptions
 
 _ORIENTATION_TOLERANCE = 1e-4
 _SPACING_TOLERANCE = 1e-4
+_CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+_PARALLEL = 0.99  # cosine; slices that are turned or mirrored within their planes are no scouts
 
 
 def build_series_stack(instances: list[Instance], options: ReadOptions) -> DicomStack:
@@ -43,7 +51,9 @@ def build_series_stack(instances: list[Instance], options: ReadOptions) -> Dicom
     groups, more = choose_volume(group_by_position(frames), options.volume_index)
     found += more
     stack = build_stack(groups, allow_gaps=options.allow_gaps)
-    found += _find_signs_of_loss(instances, len(stack.frames))
+    found += _note_missing_rescale(frames, instances)
+    _check_concatenation(instances)
+    found += _find_signs_of_loss(instances, len(stack.frames)) + _find_holes(stack)
     return replace(stack, notes=(*found, *stack.notes, *_compare_stated_spacing(stack)))
 
 
@@ -71,9 +81,9 @@ def _check_same_patient(instances: list[Instance]) -> None:
         ("FrameOfReferenceUID", "frame of reference"),
         ("StudyInstanceUID", "study"),
     ):
-        expected = get_text(first.header, keyword)
+        expected = get_text(first.header, keyword).rstrip("^ \0")  # empty parts of a name may be written or not
         for other in instances[1:]:
-            if get_text(other.header, keyword) != expected:
+            if get_text(other.header, keyword).rstrip("^ \0") != expected:
                 msg = (
                     f"{first.file} and {other.file} have the same SeriesInstanceUID but another {keyword}: they are not "
                     f"of one {what}. Separate them first."
@@ -95,7 +105,7 @@ def _choose_orientation(frames: list[Frame]) -> tuple[list[Frame], list[str]]:
         return frames, []
     groups.sort(key=len, reverse=True)
     main, others = groups[0], groups[1:]
-    turned = [group for group in others if not _has_same_orientation(group[0], main[0])]
+    turned = [group for group in others if abs(float(group[0].normal @ main[0].normal)) < _PARALLEL]
     if len(main) >= 3 and len(turned) == len(others) and all(len(group) <= 2 for group in others):
         names = [str(frame) for group in others for frame in group]
         return main, [f"{len(names)} slice(s) of another orientation were left out: {', '.join(names[:4])}."]
@@ -103,7 +113,8 @@ def _choose_orientation(frames: list[Frame]) -> tuple[list[Frame], list[str]]:
         f"{len(group)} slices of {group[0].shape[0]}x{group[0].shape[1]} along {_describe_normal(group[0])}, such as {group[0]}"
         for group in groups[:4]
     )
-    kind = "orientations" if turned else "sizes"
+    has_one_size = all(group[0].shape == main[0].shape for group in others)
+    kind = "orientations" if turned or has_one_size else "sizes"
     msg = f"The series mixes {len(groups)} {kind}: {described}. They do not make one volume; separate them first."
     raise VolumeError(msg)
 
@@ -139,6 +150,18 @@ def _check_same_rescale(frames: list[Frame]) -> None:
             "Export the series again."
         )
         raise VolumeError(msg)
+    for keyword in ("Units", "RescaleType"):
+        first = frames[0]
+        for frame in frames[1:]:
+            if get_text(frame.header, keyword) != get_text(first.header, keyword):
+                msg = f"{first} and {frame} have different {keyword}; expected all slices in the same units. Export them again."
+                raise VolumeError(msg)
+
+
+def _note_missing_rescale(frames: list[Frame], instances: list[Instance]) -> list[str]:
+    if instances[0].sop_class not in _CT_CLASSES or frames[0].has_rescale:
+        return []
+    return ["The CT has no RescaleSlope and RescaleIntercept; its values were taken as they are, and may be no HU."]
 
 
 def _find_signs_of_loss(instances: list[Instance], num_slices: int) -> list[str]:
@@ -160,12 +183,41 @@ def _find_signs_of_loss(instances: list[Instance], num_slices: int) -> list[str]
     return notes
 
 
+def _check_concatenation(instances: list[Instance]) -> None:
+    """A multi-frame object may be split into files, each of which says how many there are."""
+    for instance in instances:
+        total = find_number(instance.header, "InConcatenationTotalNumber", instance.file)
+        uid = get_text(instance.header, "ConcatenationUID")
+        parts = [other for other in instances if uid and get_text(other.header, "ConcatenationUID") == uid]
+        if total is not None and parts and len(parts) < total:
+            msg = (
+                f"{instance.file} is one of {int(total)} parts of a multi-frame image, and {len(parts)} of them are there; "
+                "expected all. Copy the others too."
+            )
+            raise VolumeError(msg)
+
+
+def _find_holes(stack: DicomStack) -> list[str]:
+    """Numbers of frames within their stack that are left out (enhanced multi-frame)."""
+    numbers = []
+    for frame in stack.frames:
+        contents = [item for group in frame.groups for item in get_items(group, "FrameContentSequence", frame.file)[:1]]
+        number = find_number(contents[0], "InStackPositionNumber", frame.file) if contents else None
+        if number is None:
+            return []
+        numbers.append(int(number))
+    missing = max(numbers) - min(numbers) + 1 - len(set(numbers))
+    if len(set(numbers)) < len(numbers) or missing <= 0:
+        return []
+    return [f"The series may be incomplete: InStackPositionNumber leaves out {missing} of its numbers."]
+
+
 def _compare_stated_spacing(stack: DicomStack) -> list[str]:
     """A stated distance of slices that is not the one found: every second slice of a series has even distances too."""
-    if len(stack.frames) < 2 or stack.regrid is not None:
+    if len(stack.frames) < 2:
         return []
-    stated = {find_number(frame.header, "SpacingBetweenSlices", frame.file) for frame in stack.frames}
-    found_mm = float(np.linalg.norm(stack.affine[:3, 2]))
+    stated = {find_spacing_between_slices(frame) for frame in stack.frames}
+    found_mm = float(np.diff(compute_depths_mm(list(stack.frames))).min())
     stated_mm = abs(stated.pop() or 0.0) if len(stated) == 1 else 0.0
     if stated_mm == 0 or abs(stated_mm - found_mm) <= 0.05 * found_mm:
         return []

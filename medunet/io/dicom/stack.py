@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medunet.errors import VolumeError
 from medunet.io.dicom.frames import Frame
-from medunet.io.dicom.header import find_number
+from medunet.io.dicom.header import find_number, get_items
 from medunet.io.dicom.regrid import Regrid, build_regrid
 from medunet.volume import Affine, Array, Shape3
 
@@ -22,6 +22,7 @@ JITTER_MM = 0.05
 """Positions may be off an even spacing by this much: scanners round, and no structure is smaller."""
 TILT_DEGREES = 0.5
 """Slices that drift by more than this from their normal are resampled; below, the affine holds the exact shear."""
+_MAX_TILT_DEGREES = 45.0  # gantries tilt by up to 30
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -87,7 +88,7 @@ def group_by_position(frames: list[Frame]) -> list[list[Frame]]:
     depths = compute_depths_mm(frames)
     order = np.argsort(depths, kind="stable")
     steps = np.diff(depths[order])
-    real_steps = steps[steps > 0.01]
+    real_steps = steps[steps > 1e-3]
     same = min(0.1 * float(_median(real_steps)), 2 * JITTER_MM) if len(real_steps) else 0.01
     groups: list[list[Frame]] = []
     last = -math.inf
@@ -126,6 +127,12 @@ def build_stack(frames: list[Frame], *, allow_gaps: bool = False) -> DicomStack:
             "straight or evenly tilted stack. The slices do not make one volume."
         )
         raise VolumeError(msg)
+    if tilt_degrees > _MAX_TILT_DEGREES:
+        msg = (
+            f"From {frames[0]} to {frames[-1]} the slices move by {tilt_degrees:.0f} degrees off their normal; expected a gantry "
+            f"tilt of {_MAX_TILT_DEGREES:g} at most. They do not make one volume."
+        )
+        raise VolumeError(msg)
     if is_even and tilt_degrees <= TILT_DEGREES:
         return _build_even(frames, depths, drift, notes)
     if tilt_degrees > TILT_DEGREES:
@@ -149,12 +156,7 @@ def build_stack(frames: list[Frame], *, allow_gaps: bool = False) -> DicomStack:
 def _build_single(frame: Frame) -> DicomStack:
     """One slice, as thick as the file says."""
     notes = ["The series has one slice."]
-    thickness = None
-    for group in frame.groups:
-        holders = (*(group.get("PixelMeasuresSequence") or [])[:1], group)
-        for holder in holders:
-            for keyword in ("SpacingBetweenSlices", "SliceThickness"):
-                thickness = thickness or find_number(holder, keyword, frame.file)
+    thickness = find_spacing_between_slices(frame) or _find_measure(frame, "SliceThickness")
     if thickness is None or thickness <= 0:
         thickness = 1.0
         notes.append("It does not say how thick it is; 1 mm is assumed.")
@@ -166,6 +168,20 @@ def _build_single(frame: Frame) -> DicomStack:
         affine=_LPS_TO_RAS @ affine,
         notes=tuple(notes),
     )
+
+
+def find_spacing_between_slices(frame: Frame) -> float | None:
+    """SpacingBetweenSlices in mm, from the frame's own group, the shared one, or the file; None where none has it."""
+    return _find_measure(frame, "SpacingBetweenSlices")
+
+
+def _find_measure(frame: Frame, keyword: str) -> float | None:
+    for group in frame.groups:
+        for holder in (*get_items(group, "PixelMeasuresSequence", frame.file)[:1], group):
+            number = find_number(holder, keyword, frame.file)
+            if number:
+                return number
+    return None
 
 
 def _check_steps(frames: list[Frame], depths: NDArray[np.float64], step: float, *, allow_gaps: bool) -> bool:

@@ -11,7 +11,7 @@ from medunet.io.dicom.header import get_items, get_text, quiet_pydicom
 # Siemens and GE). Times come late: they differ from slice to slice in a series that is one volume.
 VOLUME_KEYS = (
     "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "SiemensBValue", "GEBValue",
-    "DiffusionGradientOrientation", "EchoTime", "EffectiveEchoTime", "EchoNumbers", "InversionTime", "FlipAngle",
+    "DiffusionGradientOrientation", "EchoTime", "EffectiveEchoTime", "EchoNumbers", "InversionTime", "FlipAngle", "RepetitionTime", "KVP",
     "NominalCardiacTriggerDelayTime", "NominalPercentageOfCardiacPhase", "TriggerTime", "ComplexImageComponent", "ImageType", "FrameType",
     "SequenceName", "StackID", "AcquisitionNumber", "ConvolutionKernel", "AcquisitionDateTime", "AcquisitionTime",
     "FrameAcquisitionDateTime", "ContentTime",
@@ -26,7 +26,8 @@ _KEY_SEQUENCES = (
 )  # fmt: skip
 PHYSICAL_KEYS = (
     "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "SiemensBValue", "EchoTime",
-    "EffectiveEchoTime", "InversionTime", "ComplexImageComponent", "ConvolutionKernel", "FrameType", "ImageType",
+    "EffectiveEchoTime", "InversionTime", "RepetitionTime", "FlipAngle", "GEBValue", "KVP", "ComplexImageComponent",
+    "ConvolutionKernel", "FrameType", "ImageType",
 )  # fmt: skip
 """Those that say what was measured: slices that differ in one of these are never of one volume."""
 

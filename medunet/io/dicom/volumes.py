@@ -15,6 +15,7 @@ from medunet.io.dicom.volume_keys import PHYSICAL_KEYS, VOLUME_KEYS, read_keys, 
 _QUIET_KEYS = {"AcquisitionDateTime", "AcquisitionTime", "FrameAcquisitionDateTime", "ContentTime"}
 """Told by their order only: the time of a scan helps to find a patient."""
 _MEASURED = {
+    "ORIGINAL", "DERIVED",
     "M", "P", "R", "I", "M_FFE", "M_SE", "M_IR", "PHASE MAP", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY",
     "WATER", "FAT", "W", "F", "IN_PHASE", "OUT_PHASE", "IP", "OP", "OPP_PHASE", "ADC", "FA", "TRACEW", "T1", "T2",
     "T1 MAP", "T2 MAP", "DIFFUSION", "PERFUSION",
@@ -130,7 +131,7 @@ def _split_by_physics(groups: list[list[Frame]]) -> list[tuple[str, list[Frame]]
     frames = [group[0] for group in groups]
     keys = [read_keys(frame, PHYSICAL_KEYS) for frame in frames]
     for key in PHYSICAL_KEYS:
-        values = [_simplify(found.get(key, "")) for found in keys]
+        values = [_simplify(key, found.get(key, "")) for found in keys]
         found = sorted(set(values), key=_sort_key)
         if 1 < len(found) <= max(2, len(frames) // 2):
             return [
@@ -143,18 +144,22 @@ def _split_by_physics(groups: list[list[Frame]]) -> list[tuple[str, list[Frame]]
     return None
 
 
-def _simplify(value: str) -> str:
-    """What counts of a value.
-
-    Of numbers three digits: an echo time of 98.01 ms in one slice is that of 98 ms in the next. Of ImageType the words
-    that say what was measured: a CT series may hold ``AXIAL`` and ``AXIAL\\ADD`` slices of one volume.
-    """
-    if "\\" in value:
-        return "\\".join(word for word in value.upper().split("\\") if word in _MEASURED)
+def _simplify(key: str, value: str) -> str:
+    """Of numbers three digits: an echo time of 98.01 ms in one slice is that of 98 ms in the next."""
     try:
         return f"{float(value):.3g}"
     except ValueError:
+        return _keep_measured(key, value)
+
+
+def _keep_measured(key: str, value: str) -> str:
+    """Of ImageType the words that say what was measured.
+
+    A CT series may hold ``AXIAL`` and ``AXIAL\\ADD`` slices of one volume.
+    """
+    if key not in ("ImageType", "FrameType"):
         return value
+    return "\\".join(word for word in value.upper().split("\\") if word in _MEASURED)
 
 
 def _split(groups: list[list[Frame]]) -> list[tuple[str, list[Frame]]] | None:
@@ -169,10 +174,14 @@ def _split(groups: list[list[Frame]]) -> list[tuple[str, list[Frame]]] | None:
         volumes: dict[tuple[str, ...], list[Frame]] = {}
         for group in groups:
             for frame in group:
-                volumes.setdefault(tuple(keys[id(frame)].get(key, "") for key in combination), []).append(frame)
+                values = tuple(_keep_measured(key, keys[id(frame)].get(key, "")) for key in combination)
+                volumes.setdefault(values, []).append(frame)
         is_complete = all(len(frames) == len(groups) for frames in volumes.values())
         is_plausible = is_complete if needs_all else len(volumes) == max(map(len, groups))
-        if len(volumes) > 1 and is_plausible and _holds_no_place_twice(volumes, groups):
+        if len(volumes) < 2 or not is_plausible or not _holds_no_place_twice(volumes, groups):
+            continue
+        # An attribute that crosses the volumes would mix them: what was measured must be one within each.
+        if all(_split_by_physics([[frame] for frame in frames]) is None for frames in volumes.values()):
             ordered = sorted(volumes, key=lambda values: [_sort_key(value) for value in values])
             return [(_describe(combination, values, n), volumes[values]) for n, values in enumerate(ordered)]
     return None
