@@ -10,7 +10,7 @@ import numpy as np
 
 from medunet.errors import VolumeError
 from medunet.io.dicom.files import DicomFile
-from medunet.io.dicom.header import Instance, find_number, get_items, get_numbers, get_text, quiet_pydicom
+from medunet.io.dicom.header import Instance, find_number, find_numbers, get_items, get_numbers, get_text, quiet_pydicom
 from medunet.io.dicom.mosaic import is_mosaic, locate_tiles
 from medunet.volume import Affine, Array
 
@@ -339,9 +339,17 @@ def _build_plane(position: list[float], orientation: list[float], spacing: list[
     return plane
 
 
+def _find_one(holder: Any, keyword: str, file: DicomFile) -> float | None:
+    numbers = find_numbers(holder, keyword, file)
+    if numbers is not None and len(numbers) > 1:
+        msg = f"{file} has {len(numbers)} values in {keyword}; expected one. Export the series again."
+        raise VolumeError(msg)
+    return None if numbers is None else numbers[0]
+
+
 def _read_rescale(holder: Any, file: DicomFile) -> tuple[float, float] | None:
-    slope = find_number(holder, "RescaleSlope", file)
-    intercept = find_number(holder, "RescaleIntercept", file)
+    slope = _find_one(holder, "RescaleSlope", file)
+    intercept = _find_one(holder, "RescaleIntercept", file)
     if slope == 0:
         msg = f"{file} has RescaleSlope = 0, which makes every voxel the same; expected another number."
         raise VolumeError(msg)

@@ -202,3 +202,9 @@ def test_a_reference_that_is_no_sequence_names_no_series(tmp_path: Path) -> None
     dataset.add_new(0x00081115, "LO", "not a sequence")
     write_file(dataset, tmp_path / "seg.dcm")
     assert find_objects(tmp_path) == [(tmp_path / "seg.dcm", "SEG", "")]
+
+
+def test_row_13_two_slopes_are_refused(tmp_path: Path) -> None:
+    series = build_series("CT")
+    series.datasets[3].RescaleSlope = ["1", "2"]
+    refuse(series.write(tmp_path / "in"), series.names[3], "RescaleSlope", "2 values")
