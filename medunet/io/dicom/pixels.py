@@ -6,6 +6,7 @@ plugins. MONOCHROME1 says how to display a picture and leaves its values alone: 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
@@ -298,7 +299,8 @@ def decode_frames(instance: Instance, indices: list[int]) -> dict[int, Array]:
     try:
         decoder = get_decoder(uid)
     except NotImplementedError as error:
-        msg = f"{instance.file} is encoded in a transfer syntax that pydicom does not know. Convert it first."
+        known = f" {uid}" if re.fullmatch(r"[0-9.]{1,64}", uid) else ""  # free text may be anything
+        msg = f"{instance.file} is encoded in a transfer syntax{known} that pydicom does not know. Convert it first."
         raise VolumeError(msg) from error
     if not decoder.is_available:
         package = _CODEC_PACKAGES.get(uid, "python-gdcm")
