@@ -7,7 +7,7 @@ from typing import Any
 
 from medunet.errors import VolumeError
 from medunet.io.dicom.files import DicomFile
-from medunet.io.dicom.header import quiet_pydicom, read_instance
+from medunet.io.dicom.header import is_deflated, quiet_pydicom, read_instance
 
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
@@ -18,6 +18,9 @@ def list_dicomdir(path: Path) -> list[DicomFile] | None:
     Raises:
         VolumeError: If it is damaged, names a file outside its folder, or one that is missing.
     """
+    with DicomFile(path).open() as stream:
+        if is_deflated(stream.read(4096)):  # no medium has such a table of contents, and to inflate a bomb takes a second
+            return None
     instance = read_instance(DicomFile(path))
     if instance is None or instance.sop_class != _DIRECTORY_CLASS:
         return None
