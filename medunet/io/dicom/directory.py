@@ -19,7 +19,8 @@ def list_dicomdir(path: Path) -> list[DicomFile] | None:
         VolumeError: If it is damaged, names a file outside its folder, or one that is missing.
     """
     with DicomFile(path).open() as stream:
-        if is_deflated(stream.read(4096)):  # no medium has such a table of contents, and to inflate a bomb takes a second
+        # No medium has a deflated table of contents, and to inflate a bomb takes a second.
+        if is_deflated(stream.read(4096)):
             return None
     instance = read_instance(DicomFile(path))
     if instance is None or instance.sop_class != _DIRECTORY_CLASS:
