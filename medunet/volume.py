@@ -96,6 +96,11 @@ class Volume:
         return Volume(array, self.affine)
 
 
+def build_grid(shape: Shape3, affine: Affine) -> Volume:
+    """A volume that is only a place: ``(1, I, J, K)`` zeros that take no memory."""
+    return Volume(np.broadcast_to(np.uint8(0), (1, *shape)), affine)
+
+
 def _is_usable(affine: Affine) -> bool:
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or affine[3].tolist() != [0.0, 0.0, 0.0, 1.0]:
         return False

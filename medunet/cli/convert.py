@@ -19,8 +19,8 @@ from medunet.cli.reading import (
     Untrusted,
     VolumeIndex,
     build_options,
-    check_seg_type,
     list_inputs,
+    parse_seg_type,
     print_remarks,
 )
 from medunet.errors import InputError
@@ -55,7 +55,7 @@ def convert(
     """Read an image or a mask in one format and write it in another; every voxel keeps its place."""
     from medunet.io import list_outputs, write_structures
 
-    check_seg_type(seg_type)
+    seg_kind = parse_seg_type(seg_type)
     options = build_options(series=series, volume_index=volume_index, allow_gaps=allow_gaps, affine=affine)
     if mapping and task is None:
         msg = "--map gives names to the labels of a task; name the task with --task."
@@ -79,7 +79,7 @@ def convert(
     _check_outputs(list_outputs(output, chosen, names, split=split), source, reference, overwrite=overwrite)
     written = write_structures(
         structures, output, mask_format=chosen, scan=scan, options=options, split=split,
-        seg_kind="labelmap" if seg_type == "labelmap" else "binary", algorithm=_name_algorithm(),
+        seg_kind=seg_kind, algorithm=_name_algorithm(),
     )  # fmt: skip
     for structure in structures.structures:
         num_voxels = int(structures.get_mask(structure).sum())

@@ -21,15 +21,15 @@ from medunet.cli.reading import (
     Untrusted,
     VolumeIndex,
     build_options,
-    check_seg_type,
     list_inputs,
+    parse_seg_type,
     print_remarks,
 )
 from medunet.errors import InputError, MedunetError
 
 if TYPE_CHECKING:
     from medunet.inference import Segmentation, Segmenter
-    from medunet.io import MaskFormat, ReadOptions, Scan
+    from medunet.io import MaskFormat, ReadOptions, Scan, SegKind
     from medunet.tasks import Task
 
 
@@ -66,7 +66,7 @@ def infer(
     """Segment scans; each mask lies exactly on its scan's grid."""
     from medunet.models import find_newest_model
 
-    check_seg_type(seg_type)
+    seg_kind = parse_seg_type(seg_type)
 
     for scan in (*scans, *([Path(reference)] if reference else [])):
         if not scan.exists():
@@ -79,7 +79,7 @@ def infer(
     choices = _Choices(
         mask_format=mask_format,
         split=split,
-        seg_type=seg_type,
+        seg_kind=seg_kind,
         reference=reference,
         untrusted=untrusted,
         overwrite=overwrite,
@@ -129,7 +129,7 @@ class _Choices:
 
     mask_format: str | None
     split: bool
-    seg_type: str
+    seg_kind: SegKind
     reference: str | None
     untrusted: bool
     overwrite: bool
@@ -168,13 +168,9 @@ def _list_jobs(scans: list[Path], output: Path, mask_format: str | None, *, num_
 
 
 def _list_folder_jobs(paths: list[Path], output: Path, mask_format: str | None, num_channels: int) -> list[_Job]:
-    from medunet.io import get_mask_suffix, strip_suffix
+    from medunet.io import get_mask_suffix, parse_mask_format, strip_suffix
 
-    suffix = (
-        ".nii.gz"
-        if mask_format is None
-        else get_mask_suffix(_choose_format(Path(f"mask{_suffix_of(mask_format)}"), mask_format))
-    )
+    suffix = get_mask_suffix(parse_mask_format(mask_format or "nifti"))
     groups: dict[str, list[Path]] = {}
     for path in paths:
         name = path.resolve().name if path.is_dir() else strip_suffix(path.name)  # "." is a name of a folder too
@@ -219,12 +215,6 @@ def _check_reference(chosen: MaskFormat, reference: str | None, job: _Job) -> No
         raise InputError(msg)
 
 
-def _suffix_of(mask_format: str) -> str:
-    from medunet.io import MASK_FORMATS, get_mask_suffix
-
-    return next((get_mask_suffix(one) for one in MASK_FORMATS if one == mask_format), ".nii.gz")
-
-
 def _expand(scans: list[Path]) -> list[Path]:
     from medunet.io import IMAGE_SUFFIXES, is_dicom_folder, list_volumes
 
@@ -261,7 +251,7 @@ def _segment(segmenter: Segmenter, job: _Job, options: ReadOptions, choices: _Ch
         mask_format=choices.mask_format,
         reference=choices.reference,
         split=choices.split,
-        seg_kind="labelmap" if choices.seg_type == "labelmap" else "binary",
+        seg_kind=choices.seg_kind,
         overwrite=choices.overwrite,
     )
     seconds = sum(segmentation.timings.values())

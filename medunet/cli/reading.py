@@ -11,7 +11,7 @@ import typer
 from medunet.errors import InputError
 
 if TYPE_CHECKING:
-    from medunet.io import ReadOptions, Scan
+    from medunet.io import ReadOptions, Scan, SegKind
 
 Series = Annotated[
     str | None, typer.Option("--series", help="DICOM series to take: UID, number or part of its description.")
@@ -87,12 +87,15 @@ def print_remarks(scan: Scan) -> None:
         print(f"{scan.path}: {remark}")
 
 
-def check_seg_type(seg_type: str) -> None:
-    """Refuse another kind of SEG than the two there are.
+def parse_seg_type(seg_type: str) -> SegKind:
+    """One of the two kinds of SEG.
 
     Raises:
-        InputError: With both.
+        InputError: If it is neither.
     """
-    if seg_type not in ("binary", "labelmap"):
-        msg = f"There is no --seg-type {seg_type}; expected binary or labelmap."
-        raise InputError(msg)
+    if seg_type == "binary":
+        return "binary"
+    if seg_type == "labelmap":
+        return "labelmap"
+    msg = f"There is no --seg-type {seg_type}; expected binary or labelmap."
+    raise InputError(msg)

@@ -21,7 +21,7 @@ from medunet.models import SYNTHETIC_WARNING, Model, find_newest_model, read_mod
 from medunet.planning import Plan
 from medunet.preprocessing import preprocess_image, resample_linear, resample_winner
 from medunet.tasks import Task, check_channels, list_class_values
-from medunet.volume import Volume
+from medunet.volume import Volume, build_grid
 
 logger = logging.getLogger(__name__)
 
@@ -196,8 +196,7 @@ def _read_scan(scan: Any, options: ReadOptions) -> Scan:
 
 def _drop_voxels(scan: Scan) -> Scan:
     """The scan as its mask needs it: a pipeline that collects results must not collect images."""
-    grid = Volume(np.broadcast_to(np.uint8(0), (1, *scan.volume.spatial_shape)), scan.volume.affine)
-    return replace(scan, volume=grid)
+    return replace(scan, volume=build_grid(scan.volume.spatial_shape, scan.volume.affine))
 
 
 def _find_covered_box(prepared: Volume, scan: Volume) -> tuple[slice, slice, slice]:

@@ -51,6 +51,7 @@ from medunet.io.writing import (
     choose_mask_format,
     get_mask_suffix,
     list_outputs,
+    parse_mask_format,
     write_image,
     write_structures,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "list_outputs",
     "list_volumes",
     "merge_options",
+    "parse_mask_format",
     "read_channels",
     "read_label_map",
     "read_reference",

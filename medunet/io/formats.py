@@ -54,7 +54,7 @@ def is_dicom_label_object(path: Path) -> bool:
     from medunet.io.dicom.header import read_instance
 
     if path.is_dir():
-        files = list(itertools.islice((file for file in sorted(path.rglob("*")) if is_dicom_file(file)), 2))
+        files = list(itertools.islice((file for file in path.rglob("*") if is_dicom_file(file)), 2))
         return len(files) == 1 and is_dicom_label_object(files[0])
     if not is_dicom_file(path):
         return False
@@ -77,7 +77,7 @@ def is_dicom_folder(path: Path) -> bool:
     """Whether a folder holds DICOM files and no volume files: one scan, not many. Pictures may lie beside slices."""
     if not path.is_dir() or any(has_suffix(file, VOLUME_SUFFIXES) for file in list_volumes(path)):
         return False
-    return any(is_dicom_file(file) for file in sorted(path.rglob("*")) if not file.name.startswith("."))
+    return any(is_dicom_file(file) for file in path.rglob("*") if not file.name.startswith("."))
 
 
 def list_volumes(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from nibabel.volumeutils import shape_zoom_affine
 from medunet.errors import VolumeError
 from medunet.io.affine import check_affine
 from medunet.io.nifti_header import get_stored_shape
-from medunet.volume import Affine, Shape3, Volume, compute_grid_distance_mm
+from medunet.volume import Affine, Shape3, Volume, build_grid, compute_grid_distance_mm
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _is_usable(header: Any, name: str, form: Form) -> bool:
 
 def _build_grid(header: Any, name: str, form: Form) -> Volume:
     shape = _get_spatial_shape(header, name)
-    return Volume(np.broadcast_to(np.uint8(0), (1, *shape)), _read_checked(header, name, form))
+    return build_grid(shape, _read_checked(header, name, form))
 
 
 def _read_checked(header: Any, name: str, form: Form | None) -> Affine:

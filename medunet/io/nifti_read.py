@@ -31,13 +31,14 @@ from medunet.io.regular_file import check_regular_file
 from medunet.io.voxels import (
     check_finite,
     check_real,
+    choose_volume,
     copy_to_row_order,
     count_channels,
     get_working_dtype,
     move_channels_first,
     to_working_dtype,
 )
-from medunet.volume import Affine, Array, Volume
+from medunet.volume import Affine, Array, Volume, build_grid
 
 _NO_SCALING = (1.0, 0.0)
 
@@ -92,8 +93,8 @@ def read_nifti_grid(path: Path, affine: Form | None = None) -> tuple[Any, Volume
     """
     with explain_failures(str(path)):
         header = _read_header(path)
-        shape = (*get_stored_shape(header, str(path)), 1, 1)[:3]
-        grid = Volume(np.broadcast_to(np.uint8(0), (1, *shape)), read_affine(header, str(path), affine))
+        i, j, k = (*get_stored_shape(header, str(path)), 1, 1)[:3]
+        grid = build_grid((i, j, k), read_affine(header, str(path), affine))
         return header, grid
 
 
@@ -111,7 +112,7 @@ def _read_voxels(header: Any, path: Path, volume_index: int | None) -> Array:
     shape, dtype = get_stored_shape(header, name), get_stored_dtype(header, name)
     offset = get_voxel_offset(header, name, is_pair=is_pair(path))
     num_channels = count_channels(shape, name)
-    channels = range(num_channels) if volume_index is None else _choose_volume(num_channels, volume_index, name)
+    channels = range(num_channels) if volume_index is None else choose_volume(num_channels, volume_index, name)
     num_voxels = math.prod(shape[:3])
     num_bytes = num_voxels * dtype.itemsize  # of one channel
     check_regular_file(voxel_path)
@@ -124,16 +125,6 @@ def _read_voxels(header: Any, path: Path, volume_index: int | None) -> Array:
         part = range(offset + channels.start * num_bytes, offset + channels.stop * num_bytes)
         buffer = read_part(stream, part, end, voxel_path)
     return buffer.view(dtype).reshape(*(*shape, 1)[:3], len(channels), order="F")
-
-
-def _choose_volume(num_volumes: int, volume_index: int, name: str) -> range:
-    if not 0 <= volume_index < num_volumes:
-        msg = (
-            f"{name} holds {num_volumes} volume(s); volume {volume_index} was asked for. Choose --volume-index from 0 "
-            f"to {num_volumes - 1}."
-        )
-        raise VolumeError(msg)
-    return range(volume_index, volume_index + 1)
 
 
 def _count_bytes_per_voxel(header: Any, dtype: np.dtype[Any], name: str) -> int:

@@ -106,8 +106,7 @@ def read_reference(path: str | Path, options: ReadOptions | None = None) -> Scan
     if not path.is_dir():
         check_regular_file(path)
     stack = read_stack(path, options)
-    grid = Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine)
-    return Scan(volume=grid, path=path, notes=stack.notes, stack=stack)
+    return Scan(volume=stack.grid, path=path, notes=stack.notes, stack=stack)
 
 
 def read_label_map(path: str | Path, options: ReadOptions | None = None) -> Volume:

@@ -22,7 +22,7 @@ import numpy as np
 from medunet.errors import LabelError, VolumeError
 from medunet.io.claims import check_claim, check_memory
 from medunet.io.regular_file import check_regular_file
-from medunet.io.voxels import check_finite, copy_to_row_order, get_working_dtype
+from medunet.io.voxels import check_finite, choose_volume, copy_to_row_order, get_working_dtype
 from medunet.volume import Affine, Array, Volume
 
 MM_PER_UNIT = {
@@ -209,13 +209,8 @@ def build_volume(voxels: Array, affine: Affine, name: str, volume_index: int | N
         VolumeError: If there is no such channel, or voxels are NaN or infinite.
     """
     if volume_index is not None:
-        if not 0 <= volume_index < len(voxels):
-            msg = (
-                f"{name} holds {len(voxels)} volume(s); volume {volume_index} was asked for. Choose --volume-index from "
-                f"0 to {len(voxels) - 1}."
-            )
-            raise VolumeError(msg)
-        voxels = voxels[volume_index : volume_index + 1]
+        chosen = choose_volume(len(voxels), volume_index, name)
+        voxels = voxels[chosen.start : chosen.stop]
     array = copy_to_row_order(voxels)
     check_finite(array, name)
     return Volume(array, affine)

@@ -70,6 +70,21 @@ def check_finite(array: Array, name: str) -> None:
     raise VolumeError(msg)
 
 
+def choose_volume(num_volumes: int, volume_index: int, name: str) -> range:
+    """The channels that ``--volume-index`` leaves: one.
+
+    Raises:
+        VolumeError: If there is no such volume.
+    """
+    if not 0 <= volume_index < num_volumes:
+        msg = (
+            f"{name} holds {num_volumes} volume(s); volume {volume_index} was asked for. Choose --volume-index from 0 "
+            f"to {num_volumes - 1}."
+        )
+        raise VolumeError(msg)
+    return range(volume_index, volume_index + 1)
+
+
 def count_channels(shape: tuple[int, ...], name: str) -> int:
     """The number of channels of an array ``(I, J)``, ``(I, J, K)`` or ``(I, J, K, ..., C)`` with ones between.
 

@@ -41,9 +41,8 @@ def choose_mask_format(path: Path, wanted: str | None = None) -> MaskFormat:
         InputError: If there is no such format.
         OutputError: If the name says nothing, leaves it open (``.dcm``), or contradicts what was asked for.
     """
-    if wanted is not None and wanted not in MASK_FORMATS:
-        msg = f"There is no format '{wanted}' for masks; expected {', '.join(MASK_FORMATS)}."
-        raise InputError(msg)
+    if wanted is not None:
+        parse_mask_format(wanted)
     found = [one for one in MASK_FORMATS if has_suffix(path, _SUFFIXES[one])]
     chosen = [one for one in found if wanted in (None, one)]
     if len(chosen) == 1:
@@ -59,6 +58,19 @@ def choose_mask_format(path: Path, wanted: str | None = None) -> MaskFormat:
             ".png or .tif."
         )
     raise OutputError(msg)
+
+
+def parse_mask_format(name: str) -> MaskFormat:
+    """The format of that name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    for mask_format in MASK_FORMATS:
+        if mask_format == name:
+            return mask_format
+    msg = f"There is no format '{name}' for masks; expected {', '.join(MASK_FORMATS)}."
+    raise InputError(msg)
 
 
 def get_mask_suffix(mask_format: MaskFormat) -> str:
@@ -214,7 +226,7 @@ def _write_dicom(
     algorithm: Algorithm,
     description: str,
 ) -> None:
-    grid = Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine)
+    grid = stack.grid
     # A mask that passed through another tool may run along other axes; the voxels stay where they are.
     series = f"the DICOM series of {stack.frames[0].file}"
     layers = align_to_grid(structures.layers, grid, f"The mask for {path}", series)

@@ -222,17 +222,21 @@ def _locate_pixels(file: DicomFile, header: Any, stream: BinaryIO) -> Instance:
 
 def _is_whole(header: Any, size: int) -> bool:
     """Whether the last attribute ends with the file; where pydicom stopped is the end of the file in any case."""
-    last = None
-    for tag in header.keys():  # noqa: SIM118 - iterating over a Dataset decodes its elements
-        element = header.get_item(tag)
-        is_measurable = element is not None and element.is_raw and element.length != _UNDEFINED_LENGTH
-        if is_measurable and len(element.value or b"") != element.length:
-            return False
-        last = element
-    if last is None:
+    if len(header) == 0 or has_cut_element(header):
         return False
+    last = header.get_item(list(header.keys())[-1])
     # Of a sequence of undefined length the end is not known; cut short, pydicom would have dropped it.
-    return not is_measurable or size - (last.value_tell + last.length) < _SHORTEST_ELEMENT
+    return not _is_measurable(last) or size - (last.value_tell + last.length) < _SHORTEST_ELEMENT
+
+
+def has_cut_element(dataset: Any) -> bool:
+    """Whether a value is shorter than its length says: pydicom ends in silence where a file was cut inside an element."""
+    elements = [dataset.get_item(tag) for tag in dataset.keys()]  # noqa: SIM118 - iterating would decode the elements
+    return any(_is_measurable(element) and len(element.value or b"") != element.length for element in elements)
+
+
+def _is_measurable(element: Any) -> bool:
+    return element is not None and element.is_raw and element.length != _UNDEFINED_LENGTH
 
 
 # ---- attributes ------------------------------------------------------------------------------------------------------

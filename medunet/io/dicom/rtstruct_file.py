@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medunet.errors import LabelError, MedunetError, VolumeError
 from medunet.io.dicom.contours import Points
 from medunet.io.dicom.files import DicomFile
-from medunet.io.dicom.header import quiet_pydicom, read_instance
+from medunet.io.dicom.header import has_cut_element, quiet_pydicom, read_instance
 from medunet.io.structures import Code, Color
 
 RTSTRUCT_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -26,7 +26,6 @@ RTSTRUCT_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 _CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _ROI_CONTOUR_SEQUENCE = 0x30060039
 _CONTOUR_DATA = 0x30060050
-_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 class RoiInfo(NamedTuple):
@@ -102,7 +101,9 @@ def open_rtstruct(source: Path | DicomFile | Any) -> tuple[str, Any]:
         if str(dataset.get("SOPClassUID", "")) != RTSTRUCT_SOP_CLASS:
             msg = f"{label} is a DICOM object of another kind; expected an RT structure set (modality RTSTRUCT)."
             raise VolumeError(msg)
-        _check_whole(dataset, label)
+        if has_cut_element(dataset):
+            msg = f"{label} is cut short. Copy it from its source again."
+            raise VolumeError(msg)
     return label, dataset
 
 
@@ -286,17 +287,6 @@ def _get_items(dataset: Any, keyword: str) -> list[Any]:
 
 def _get_int(item: Any, keyword: str) -> int:
     return int(item[keyword].value)
-
-
-def _check_whole(dataset: Any, label: str) -> None:
-    """pydicom ends in silence where a file was cut inside an element."""
-    for tag in dataset.keys():  # noqa: SIM118 - iterating over a Dataset decodes its elements
-        element = dataset.get_item(tag)
-        if element is None or not element.is_raw or element.length == _UNDEFINED_LENGTH:
-            continue
-        if len(element.value or b"") != element.length:
-            msg = f"{label} is cut short. Copy it from its source again."
-            raise VolumeError(msg)
 
 
 def _describe(source: Any) -> str:

@@ -23,7 +23,7 @@ from medunet.io.dicom.files import DicomFile
 from medunet.io.dicom.rtstruct_file import Roi, explain_failures, iterate_referenced_series, open_rtstruct, parse_rois
 from medunet.io.dicom.stack import DicomStack
 from medunet.io.structures import StructureSet, from_masks
-from medunet.volume import Volume
+from medunet.volume import Volume, build_grid
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def read_rtstruct(
     # Layers are made on the slices and turned onto the grid one by one, rather than every mask by itself.
     on_slices = from_masks(
         fill(),
-        Volume(np.broadcast_to(np.uint8(0), (1, *slices.shape)), np.eye(4)),
+        build_grid(slices.shape, np.eye(4)),
         codes={roi.name: roi.code for roi in rois if roi.code is not None},
         colors={roi.name: roi.color for roi in rois if roi.color is not None},
     )

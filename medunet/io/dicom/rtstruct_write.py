@@ -28,7 +28,7 @@ from medunet.io.dicom.rtstruct_file import RTSTRUCT_SOP_CLASS, open_rtstruct, pa
 from medunet.io.dicom.rtstruct_read import build_slices, fill_roi
 from medunet.io.dicom.stack import DicomStack
 from medunet.io.structures import Structure, StructureSet
-from medunet.volume import Volume, check_same_grid
+from medunet.volume import check_same_grid
 
 SERIES_DESCRIPTION = "Automatic segmentation"
 
@@ -97,8 +97,7 @@ def encode_rtstruct(
     series_description: str = SERIES_DESCRIPTION,
 ) -> bytes:
     """A complete DICOM file in memory; arguments and errors are those of `write_rtstruct`, which also checks it."""
-    grid = Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine)
-    check_same_grid(structures.layers, grid, "The segmentation", f"the series of {stack.frames[0].file}")
+    check_same_grid(structures.layers, stack.grid, "The segmentation", f"the series of {stack.frames[0].file}")
     if not structures.structures:
         msg = "There is no structure to write; expected at least one, which may be empty."
         raise OutputError(msg)

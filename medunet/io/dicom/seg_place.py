@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medunet.errors import GeometryError, LabelError, MedunetError
+from medunet.io.affine import LPS_FROM_RAS
 from medunet.io.dicom.header import (
     find_number,
     get_text,
 )
 from medunet.io.dicom.seg_file import SegmentInfo, SegObject, find_item, naming_damage
 from medunet.io.dicom.stack import JITTER_MM, TILT_DEGREES, DicomStack
-from medunet.volume import GRID_TOLERANCE_MM, Affine, Array, Shape3, Volume, describe_grid
+from medunet.volume import GRID_TOLERANCE_MM, Affine, Array, Shape3, Volume, build_grid, describe_grid
 
 logger = logging.getLogger(__name__)
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MAX_SLICES = 4096  # two metres at half a millimetre; positions that need more are wrong
 
 
@@ -142,7 +142,7 @@ def place_on_stack(seg: SegObject, stack: DicomStack) -> Canvas:
         return Canvas(
             shape=shape, places=onto_slices, affine=stack.affine, to_grid=stack.labels_from_frames, outside=outside
         )
-    grid_lps = (_LPS_TO_RAS @ stack.affine)[:, [2, 1, 0, 3]]
+    grid_lps = (LPS_FROM_RAS @ stack.affine)[:, [2, 1, 0, 3]]
     onto_grid = _find_places(seg, lambda plane: _fit(plane, seg.shape, grid_lps))
     if onto_grid is None:
         raise _describe_misfit(seg, stack, "lies on another grid than the scan")
@@ -212,10 +212,9 @@ def _describe_misfit(seg: SegObject, stack: DicomStack, problem: str) -> Geometr
         canvas = place_on_own_grid(seg)
         own, shape = canvas.affine, canvas.shape[::-1]
     except MedunetError:
-        own, shape = _LPS_TO_RAS @ seg.planes[0], (*seg.shape[::-1], len(seg.planes))
+        own, shape = LPS_FROM_RAS @ seg.planes[0], (*seg.shape[::-1], len(seg.planes))
     grid, scan = (
-        describe_grid(Volume(np.broadcast_to(np.uint8(0), (1, *shape)), affine))
-        for shape, affine in ((shape, own), (stack.shape, stack.affine))
+        describe_grid(build_grid(shape, affine)) for shape, affine in ((shape, own), (stack.shape, stack.affine))
     )
     return GeometryError(f"{seg.file} {problem}: {grid} against {scan}. Give the scan on which it was drawn.")
 
@@ -245,7 +244,7 @@ def place_on_own_grid(seg: SegObject) -> Canvas:
     return Canvas(
         shape=(int(slices.max()) + 1, *seg.shape),
         places=tuple(_Place((int(k), 0, 0)) for k in slices),
-        affine=_LPS_TO_RAS @ affine,
+        affine=LPS_FROM_RAS @ affine,
         to_grid=_reverse_axes,
         outside=GeometryError(f"{seg.file} has voxels outside its own grid."),
     )

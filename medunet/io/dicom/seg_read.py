@@ -19,7 +19,7 @@ from medunet.io.dicom.seg_file import SegmentInfo, SegObject, open_seg
 from medunet.io.dicom.seg_place import iterate_masks, place_on_own_grid, place_on_stack, read_labelmap
 from medunet.io.dicom.stack import DicomStack
 from medunet.io.structures import PALETTE, Structure, StructureSet, from_masks
-from medunet.volume import Volume
+from medunet.volume import build_grid
 
 
 def read_seg(
@@ -64,7 +64,7 @@ def read_seg(
         return StructureSet(layers=layers, structures=structures)
     collected = from_masks(
         ((segment.name, mask) for segment, mask in iterate_masks(seg, canvas, segments)),
-        Volume(np.broadcast_to(np.uint8(0), (1, *canvas.shape)), np.eye(4)),
+        build_grid(canvas.shape, np.eye(4)),
         codes={segment.name: segment.code for segment in segments if segment.code is not None},
         colors={segment.name: segment.color for segment in segments if segment.color is not None},
     )

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medunet.errors import LabelError, MedunetError, OutputError, VolumeError
+from medunet.io.affine import LPS_FROM_RAS
 from medunet.io.atomic import write_bytes_atomic
 from medunet.io.dicom.frames import get_num_frames
 from medunet.io.dicom.header import get_text, quiet_pydicom
@@ -24,7 +25,7 @@ from medunet.io.dicom.seg_file import TISSUE, open_seg
 from medunet.io.dicom.seg_place import iterate_masks, place_on_stack
 from medunet.io.dicom.stack import JITTER_MM, DicomStack
 from medunet.io.structures import Code, Structure, StructureSet
-from medunet.volume import Array, Volume, check_same_grid
+from medunet.volume import Array, check_same_grid
 
 ANATOMICAL_STRUCTURE = Code(value="91723000", meaning="Anatomical structure")
 """Category of a coded structure that is given no other (SNOMED CT)."""
@@ -151,8 +152,7 @@ def _naming_failure(stack: DicomStack) -> Iterator[None]:
 
 
 def _check_grid(structures: StructureSet, stack: DicomStack) -> None:
-    scan = Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine)
-    check_same_grid(structures.layers, scan, "The structures", "the DICOM scan")
+    check_same_grid(structures.layers, stack.grid, "The structures", "the DICOM scan")
 
 
 def _check_names(structures: StructureSet) -> None:
@@ -534,7 +534,7 @@ def _measure_grid(stack: DicomStack) -> float:
         return 0.0
     rows, columns = stack.frames[0].shape
     corners = np.array([(i, j, 0, 1) for i in (0, columns - 1) for j in (0, rows - 1)]).T
-    affine_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stack.affine
+    affine_lps = LPS_FROM_RAS @ stack.affine
     distances = [
         np.linalg.norm(affine_lps @ (corners + np.array([[0], [0], [k], [0]])) - frame.plane @ corners, axis=0).max()
         for k, frame in enumerate(stack.frames)

@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from medunet.errors import InputError, VolumeError
 from medunet.io.dicom.content import IMAGE_CLASSES, DicomContent, SeriesFiles, read_content
 from medunet.io.dicom.files import DicomFile
@@ -192,14 +190,13 @@ def _describe(series: SeriesFiles) -> SeriesInfo:
 
 def _examine(series: SeriesFiles, options: ReadOptions) -> tuple[SeriesInfo, DicomStack | None]:
     """What is known about a series, and its stack where it makes a volume."""
-    from medunet.volume import Volume
 
     info = _describe(series)
     try:
         stack = build_series_stack(series.instances, options)
     except InputError as error:
         return replace(info, problems=(str(error),)), None
-    grid = Volume(np.broadcast_to(np.uint8(0), (1, *stack.shape)), stack.affine)
+    grid = stack.grid
     return replace(
         info,
         shape=stack.shape,

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medunet.errors import VolumeError
+from medunet.io.affine import LPS_FROM_RAS
 from medunet.io.dicom.frames import Frame
 from medunet.io.dicom.header import find_number, get_items
 from medunet.io.dicom.regrid import Regrid, build_regrid
-from medunet.volume import Affine, Array, Shape3
+from medunet.volume import Affine, Array, Shape3, Volume, build_grid
 
 JITTER_MM = 0.05
 """Positions may be off an even spacing by this much: scanners round, and no structure is smaller."""
 TILT_DEGREES = 0.5
 """Slices that drift by more than this from their normal are resampled; below, the affine holds the exact shear."""
 _MAX_TILT_DEGREES = 45.0  # gantries tilt by up to 30
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,6 +46,11 @@ class DicomStack:
     regrid: Regrid | None = None
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> Volume:
+        """Shape and affine of the volume, without voxels."""
+        return build_grid(self.shape, self.affine)
 
     def labels_to_frames(self, labels: Array) -> Array:
         """Labels of the volume on the original slices.
@@ -119,7 +124,6 @@ def build_stack(frames: list[Frame], *, allow_gaps: bool = False) -> DicomStack:
     step = float(np.sort(np.diff(depths))[(len(depths) - 2) // 2])
     is_even = _check_steps(frames, depths, step, allow_gaps=allow_gaps)
     drift, tilt_degrees, deviations_mm = _measure_drift(frames, depths)
-    notes: list[str] = []
     worst = int(np.argmax(deviations_mm))
     if deviations_mm[worst] > 2 * JITTER_MM:
         msg = (
@@ -134,7 +138,8 @@ def build_stack(frames: list[Frame], *, allow_gaps: bool = False) -> DicomStack:
         )
         raise VolumeError(msg)
     if is_even and tilt_degrees <= TILT_DEGREES:
-        return _build_even(frames, depths, drift, notes)
+        return _build_even(frames, depths, drift)
+    notes = []
     if tilt_degrees > TILT_DEGREES:
         notes.append(
             f"The slices are tilted by {tilt_degrees:.1f} degrees (gantry tilt); they were sheared onto a rectangular grid."
@@ -147,7 +152,7 @@ def build_stack(frames: list[Frame], *, allow_gaps: bool = False) -> DicomStack:
     return DicomStack(
         frames=tuple(frames),
         shape=regrid.shape,
-        affine=_LPS_TO_RAS @ regrid.affine_lps,
+        affine=LPS_FROM_RAS @ regrid.affine_lps,
         regrid=regrid,
         notes=tuple(notes),
     )
@@ -165,7 +170,7 @@ def _build_single(frame: Frame) -> DicomStack:
     return DicomStack(
         frames=(frame,),
         shape=(frame.shape[1], frame.shape[0], 1),
-        affine=_LPS_TO_RAS @ affine,
+        affine=LPS_FROM_RAS @ affine,
         notes=tuple(notes),
     )
 
@@ -254,9 +259,8 @@ def _fit_line(along: NDArray[np.float64], sideways: NDArray[np.float64]) -> NDAr
     return slope
 
 
-def _build_even(
-    frames: list[Frame], depths: NDArray[np.float64], drift: NDArray[np.float64], notes: list[str]
-) -> DicomStack:
+def _build_even(frames: list[Frame], depths: NDArray[np.float64], drift: NDArray[np.float64]) -> DicomStack:
+    notes = []
     step = (depths[-1] - depths[0]) / (len(frames) - 1)
     affine = frames[0].plane.copy()
     affine[:3, 2] = (frames[0].normal + drift) * step
@@ -273,6 +277,6 @@ def _build_even(
     return DicomStack(
         frames=tuple(frames),
         shape=(columns, rows, len(frames)),
-        affine=_LPS_TO_RAS @ affine,
+        affine=LPS_FROM_RAS @ affine,
         notes=tuple(notes),
     )

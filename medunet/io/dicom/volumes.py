@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def choose_volume(groups: list[list[Frame]], volume_index: int | None) -> tuple[
     groups, notes = _drop_copies(groups)
     volumes = _split(groups) if any(len(group) > 1 for group in groups) else _split_by_physics(groups)
     if volumes is None:
-        groups, more = _drop_duplicates(groups)
+        groups, more = _drop_twins(groups, _is_same_slice)
         return _take_only(groups, volume_index), notes + more
     listed = "; ".join(f"{index}: {name} ({len(frames)} slices)" for index, (name, frames) in enumerate(volumes))
     if volume_index is None:
@@ -77,27 +78,22 @@ def _drop_copies(groups: list[list[Frame]]) -> tuple[list[list[Frame]], list[str
     """Keep one of files that are there twice: the same object, or everything at every crowded place the same."""
     crowded = [group for group in groups if len(group) > 1]
     if all(_is_same_slice(frame, group[0]) for group in crowded for frame in group[1:]):
-        return _drop_duplicates(groups)
+        dropped = [frame for group in crowded for frame in group[1:]]
+        return [group[:1] for group in groups], _describe_dropped(dropped)
+    return _drop_twins(groups, _is_same_object)
+
+
+def _drop_twins(
+    groups: list[list[Frame]], is_twin: Callable[[Frame, Frame], bool]
+) -> tuple[list[list[Frame]], list[str]]:
+    """Keep the first of the slices at each place that are twins."""
     kept: list[list[Frame]] = []
     dropped: list[Frame] = []
     for group in groups:
         unique: list[Frame] = []
         for frame in group:
-            twin = next((other for other in unique if _is_same_object(frame, other)), None)
-            (unique if twin is None else dropped).append(frame)
-        kept.append(unique)
-    return kept, _describe_dropped(dropped)
-
-
-def _drop_duplicates(groups: list[list[Frame]]) -> tuple[list[list[Frame]], list[str]]:
-    """Keep one of slices that are the same in every pixel."""
-    kept: list[list[Frame]] = []
-    dropped: list[Frame] = []
-    for group in groups:
-        unique: list[Frame] = []
-        for frame in group:
-            is_twin = any(_is_same_slice(frame, other) for other in unique)
-            (dropped if is_twin else unique).append(frame)
+            has_twin = any(is_twin(frame, other) for other in unique)
+            (dropped if has_twin else unique).append(frame)
         kept.append(unique)
     return kept, _describe_dropped(dropped)
 
@@ -118,7 +114,7 @@ def _is_same_object(frame: Frame, other: Frame) -> bool:
 def _is_same_slice(frame: Frame, other: Frame) -> bool:
     if (frame.slope, frame.intercept) != (other.slope, other.intercept):
         return False
-    if read_volume_keys(frame).get("DiffusionBValue") != read_volume_keys(other).get("DiffusionBValue"):
+    if read_keys(frame, ("DiffusionBValue",)) != read_keys(other, ("DiffusionBValue",)):
         return False
     return np.array_equal(read_stored(frame), read_stored(other))
 
