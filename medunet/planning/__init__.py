@@ -2,11 +2,10 @@
 
 from medunet.planning.body import compute_body_box, compute_body_mask
 from medunet.planning.fingerprint import ChannelStatistics, Fingerprint, compute_fingerprint
-from medunet.planning.plan import NetworkPlan, Normalization, Plan
+from medunet.planning.plan import Configuration, NetworkPlan, Normalization, OptimizerPlan, Plan
 from medunet.planning.planner import (
     CPU_EFFORT,
     GPU_EFFORT,
-    Configuration,
     Effort,
     build_plan,
     fit_effort,
@@ -22,6 +21,7 @@ __all__ = [
     "Fingerprint",
     "NetworkPlan",
     "Normalization",
+    "OptimizerPlan",
     "Plan",
     "Topology",
     "build_plan",

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from medunet.tasks import IntensityRule
 from medunet.volume import Shape3, Spacing
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+
+Configuration = Literal["2d", "3d", "3d-low", "cascade"]
 
 
 class NetworkPlan(BaseModel):
@@ -17,6 +19,8 @@ class NetworkPlan(BaseModel):
 
     Attributes:
         architecture: Name in `medunet.networks`.
+        encoder_blocks: Per stage, finest first: convolutions of a ``unet``, residual blocks of a ``residual-unet``.
+        decoder_convolutions: Per decoder stage, finest first; one fewer than stages.
         spatial_dims: 2 or 3; a 2D network sees patches whose size along one axis is 1.
         in_channels: Input channels.
         out_channels: Output channels (`Task.num_outputs`).
@@ -28,14 +32,38 @@ class NetworkPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Literal["unet"] = "unet"
+    architecture: Literal["unet", "residual-unet"] = "unet"
     spatial_dims: Literal[2, 3]
     in_channels: int
     out_channels: int
     features: tuple[int, ...]
     strides: tuple[Shape3, ...]
     kernels: tuple[Shape3, ...]
+    encoder_blocks: tuple[int, ...]
+    decoder_convolutions: tuple[int, ...]
     num_scales: int
+
+
+class OptimizerPlan(BaseModel):
+    """How weights are changed.
+
+    Attributes:
+        name: ``adamw`` (Loshchilov 2019, arXiv:1711.05101) or ``sgd`` with Nesterov momentum.
+        learning_rate: The highest.
+        weight_decay: Decoupled for ``adamw``, an L2 term for ``sgd``.
+        momentum: Of ``sgd``.
+        schedule: ``cosine`` with warm-up, or nnU-Net's ``poly``, ``(1 - progress) ** 0.9``.
+        averaging: Decay per step of a running mean of the weights, which is what is kept; None keeps the last weights.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["adamw", "sgd"]
+    learning_rate: float
+    weight_decay: float
+    momentum: float = 0.0
+    schedule: Literal["cosine", "poly"]
+    averaging: float | None = None
 
 
 class Normalization(BaseModel):
@@ -73,7 +101,8 @@ class Plan(BaseModel):
         version: Of this format.
         task: Name of the task.
         modality: ``"CT"`` or ``"MR"``: decides what counts as air.
-        configuration: ``"2d"`` or ``"3d"``.
+        configuration: ``"2d"``, ``"3d"``, ``"3d-low"`` (coarser voxels, more of the patient in a patch) or ``"cascade"``
+            (``3d`` that also sees what a ``3d-low`` network segmented).
         orientation: Axes of everything below.
         spacing: Voxel size that the network sees, mm.
         median_shape: Median voxels of a case at that spacing.
@@ -81,6 +110,7 @@ class Plan(BaseModel):
         batch_size: Patches per iteration.
         normalization: One per channel.
         network: Shape of the network.
+        optimizer: How it learns.
         reasons: Why each of these was chosen.
     """
 
@@ -89,7 +119,7 @@ class Plan(BaseModel):
     version: int = PLAN_VERSION
     task: str
     modality: Literal["CT", "MR"]
-    configuration: Literal["2d", "3d"]
+    configuration: Configuration
     orientation: Literal["RAS"] = "RAS"
     spacing: Spacing
     median_shape: Shape3
@@ -97,4 +127,5 @@ class Plan(BaseModel):
     batch_size: int
     normalization: tuple[Normalization, ...]
     network: NetworkPlan
+    optimizer: OptimizerPlan
     reasons: dict[str, str]

@@ -8,17 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 
 from medunet.planning.fingerprint import Fingerprint
-from medunet.planning.plan import NetworkPlan, Normalization, Plan
+from medunet.planning.plan import Configuration, NetworkPlan, Normalization, OptimizerPlan, Plan
 from medunet.planning.topology import Topology, compute_topology
 from medunet.tasks import Task
 from medunet.volume import Array, Shape3, Spacing
-
-Configuration = Literal["2d", "3d"]
 
 MAX_FEATURES = {"3d": 320, "2d": 512}
 MIN_PASSES = 20
@@ -49,6 +45,7 @@ class Effort:
     total_voxels: float | None = None
 
 
+ADAMW = OptimizerPlan(name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="cosine")
 GPU_EFFORT = Effort(voxels=2 * 128**3, features=32)
 CPU_EFFORT = Effort(voxels=2 * 64**3, features=16)
 
@@ -80,6 +77,7 @@ def build_plan(fingerprint: Fingerprint, task: Task, effort: Effort, configurati
         batch_size=batch_size,
         normalization=normalization,
         network=network,
+        optimizer=ADAMW,
         reasons=reasons,
     )
 
@@ -258,6 +256,8 @@ def _choose_network(
         features=features,
         strides=topology.strides,
         kernels=topology.kernels,
+        encoder_blocks=(2,) * num_stages,
+        decoder_convolutions=(2,) * (num_stages - 1),
         # nnU-Net takes the loss at every decoder stage but the coarsest.
         num_scales=max(1, num_stages - 2),
     )
