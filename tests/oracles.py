@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from medunet.models import TrainingRecord
-from medunet.planning import NetworkPlan, Normalization, Plan
+from medunet.planning import NetworkPlan, Normalization, OptimizerPlan, Plan
 from medunet.tasks import Task
 
 
@@ -62,8 +62,11 @@ def build_plan_for(task: Task, spacing: tuple[float, float, float], patch_size: 
             features=(4, 8),
             strides=((1, 1, 1), (2, 2, 2)),
             kernels=((3, 3, 3), (3, 3, 3)),
+            encoder_blocks=(2, 2),
+            decoder_convolutions=(2,),
             num_scales=1,
         ),
+        optimizer=OptimizerPlan(name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="cosine"),
         reasons={"spacing": "a test"},
     )
 

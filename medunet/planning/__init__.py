@@ -1,15 +1,11 @@
 """From a dataset's fingerprint to a `Plan`: pure functions, JSON out."""
 
 from medunet.planning.body import compute_body_box, compute_body_mask
+from medunet.planning.effort import FittedEffort, fit_effort
 from medunet.planning.fingerprint import ChannelStatistics, Fingerprint, compute_fingerprint
 from medunet.planning.plan import Configuration, NetworkPlan, Normalization, OptimizerPlan, Plan
-from medunet.planning.planner import (
-    CPU_EFFORT,
-    GPU_EFFORT,
-    Effort,
-    build_plan,
-    fit_effort,
-)
+from medunet.planning.planner import build_plan
+from medunet.planning.targets import CPU_EFFORT, GPU_EFFORT, Effort
 from medunet.planning.topology import Topology, compute_topology
 
 __all__ = [
@@ -19,6 +15,7 @@ __all__ = [
     "Configuration",
     "Effort",
     "Fingerprint",
+    "FittedEffort",
     "NetworkPlan",
     "Normalization",
     "OptimizerPlan",

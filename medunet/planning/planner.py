@@ -6,12 +6,12 @@ Each rule is a small pure function that also says why; the reasons are written i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+
 import numpy as np
 
 from medunet.planning.fingerprint import Fingerprint
 from medunet.planning.plan import Configuration, NetworkPlan, Normalization, OptimizerPlan, Plan
+from medunet.planning.targets import Effort
 from medunet.planning.topology import Topology, compute_topology
 from medunet.tasks import Task
 from medunet.volume import Array, Shape3, Spacing
@@ -27,27 +27,8 @@ MIN_PATCH_EDGE = 8
 """A patch is not shrunk below this along any axis."""
 MIN_2D_BATCH = 12
 """Slices that an effort must pay for."""
-_WIDE_PATCH_EDGE, _NARROW_FEATURES = 64, 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """What one training iteration may cost.
-
-    Attributes:
-        voxels: Voxels of a batch.
-        features: Channels of the first stage.
-        total_voxels: Voxels that the whole budget can show the network; None where nobody counts.
-    """
-
-    voxels: int
-    features: int
-    total_voxels: float | None = None
-
 
 ADAMW = OptimizerPlan(name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="cosine")
-GPU_EFFORT = Effort(voxels=2 * 128**3, features=32)
-CPU_EFFORT = Effort(voxels=2 * 64**3, features=16)
 
 
 def build_plan(fingerprint: Fingerprint, task: Task, effort: Effort, configuration: Configuration = "3d") -> Plan:
@@ -80,65 +61,6 @@ def build_plan(fingerprint: Fingerprint, task: Task, effort: Effort, configurati
         optimizer=ADAMW,
         reasons=reasons,
     )
-
-
-def fit_effort(
-    fingerprint: Fingerprint,
-    task: Task,
-    budget_seconds: float,
-    measure_step: Callable[[Plan], float],
-    *,
-    largest: Effort,
-    min_iterations: int,
-    configuration: Configuration = "3d",
-) -> tuple[Effort, float]:
-    """The largest effort of which the budget pays at least ``min_iterations``.
-
-    Args:
-        fingerprint: Of the training cases.
-        task: Channels and labels.
-        budget_seconds: Time for training.
-        measure_step: Seconds that one training step of a plan takes on this device.
-        largest: What the device's memory admits.
-        min_iterations: Steps that the budget should pay for.
-        configuration: As in `build_plan`.
-
-    Returns:
-        The effort, and the seconds one step of it takes; the smallest effort when none is affordable.
-    """
-    efforts = _list_efforts(largest)
-    measured: dict[int, float] = {}
-
-    def measure(index: int) -> float:
-        if index not in measured:
-            measured[index] = measure_step(build_plan(fingerprint, task, efforts[index], configuration))
-        return measured[index]
-
-    # Halve the list: timing the dearest ones first could take longer than a small budget.
-    first, last = 0, len(efforts) - 1
-    while first < last:
-        middle = (first + last) // 2
-        if measure(middle) * min_iterations <= budget_seconds:
-            last = middle
-        else:
-            first = middle + 1
-    effort, seconds = efforts[first], measure(first)
-    plan = build_plan(fingerprint, task, effort, configuration)
-    iterations = budget_seconds / seconds
-    total = iterations * math.prod(plan.patch_size) * plan.batch_size
-    return Effort(voxels=effort.voxels, features=effort.features, total_voxels=total), seconds
-
-
-def _list_efforts(largest: Effort) -> list[Effort]:
-    """Ever smaller efforts; small patches go with narrow networks, because there the field of view is worth more."""
-    efforts = []
-    for edge in (160, 128, 112, 96, 80, 72, 64, 56, 48, 40, 32):
-        for features in (32, 24, 16):
-            effort = Effort(voxels=2 * edge**3, features=features)
-            is_small = edge < _WIDE_PATCH_EDGE and features > _NARROW_FEATURES
-            if effort.voxels <= largest.voxels and features <= largest.features and not is_small:
-                efforts.append(effort)
-    return sorted(efforts, key=lambda effort: -effort.voxels * effort.features**1.5)
 
 
 def _choose_spacing(fingerprint: Fingerprint, effort: Effort) -> tuple[Spacing, str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medunet.errors import InputError
 
+FULL_ITERATIONS = 250_000
+"""nnU-Net's 1000 epochs of 250 iterations."""
 _SECONDS_PER_UNIT = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
 
@@ -17,10 +19,20 @@ class Budget:
     Attributes:
         seconds: Time in the training loop; None when iterations are counted.
         iterations: Optimiser steps; None when time is counted.
+        is_full: Whether nnU-Net's recipe is asked for instead of one that fits the budget.
     """
 
     seconds: float | None = None
     iterations: int | None = None
+    is_full: bool = False
+
+    def scale(self, share: float) -> Budget:
+        """A part of it, for one of several trainings; at least one iteration."""
+        return Budget(
+            seconds=None if self.seconds is None else self.seconds * share,
+            iterations=None if self.iterations is None else max(1, round(self.iterations * share)),
+            is_full=self.is_full,
+        )
 
     def compute_progress(self, iteration: int, seconds: float) -> float:
         """Share of the budget that is used, 0 to 1."""
@@ -30,20 +42,26 @@ class Budget:
 
 
 def parse_budget(text: str) -> Budget:
-    """Read ``"10min"``, ``"90s"``, ``"1.5h"`` or ``"5000it"``.
+    """Read ``"10min"``, ``"90s"``, ``"1.5h"``, ``"5000it"``, ``"full"`` or ``"full 300it"``.
+
+    ``full`` is nnU-Net's recipe: its plan, optimiser and 250,000 iterations, or as many as are named behind it.
 
     Raises:
         InputError: If it is none of these, or not positive.
 
     Example:
         >>> parse_budget("1.5h")
-        Budget(seconds=5400.0, iterations=None)
+        Budget(seconds=5400.0, iterations=None, is_full=False)
     """
+    rest = re.sub(r"^\s*full\b", "", text)
+    if rest != text:
+        budget = parse_budget(rest) if rest.strip() else Budget(iterations=FULL_ITERATIONS)
+        return replace(budget, is_full=True)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|it)\s*", text)
     amount = float(match.group(1)) if match else 0.0
     if match is None or amount <= 0 or (match.group(2) == "it" and not amount.is_integer()):
         msg = (
-            f"The budget '{text}' is not understood; expected a time such as 10min or 2h, or iterations such as 5000it."
+            f"The budget '{text}' is not understood; expected a time such as 10min or 2h, iterations such as 5000it, or full."
         )
         raise InputError(msg)
     if match.group(2) == "it":

@@ -24,6 +24,8 @@ def build_plan(axis: int | None) -> NetworkPlan:
         features=(4, 8, 8),
         strides=((1, 1, 1), flatten((2, 2, 2)), flatten((2, 2, 2))),
         kernels=(flatten((3, 3, 3)),) * 3,
+        encoder_blocks=(2, 2, 2),
+        decoder_convolutions=(2, 2),
         num_scales=2,
     )
 
@@ -82,6 +84,8 @@ def test_an_axis_that_is_only_coarse_is_no_slice_axis() -> None:
         features=(4, 8),
         strides=((1, 1, 1), (2, 1, 1)),
         kernels=((3, 1, 1), (3, 3, 1)),
+        encoder_blocks=(2, 2),
+        decoder_convolutions=(2,),
         num_scales=1,
     )
     network = build_network(plan)

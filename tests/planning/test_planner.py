@@ -23,8 +23,8 @@ from medunet.planning import (
     build_plan,
     fit_effort,
 )
+from medunet.planning.effort import _list_efforts as list_efforts
 from medunet.planning.planner import MAX_COARSENING, MIN_2D_BATCH, MIN_LABEL_DIAMETER, MIN_PASSES
-from medunet.planning.planner import _list_efforts as list_efforts
 from medunet.tasks import Task, load_task
 
 Make = Callable[..., Any]

@@ -1,0 +1,152 @@
+"""What a budget in time pays for on this device: efforts are timed, and the dearest that leaves enough steps is taken.
+
+nnU-Net's plan fills the memory and takes 250,000 steps, whatever time there is. With little time, steps are worth more
+than anything else, then a patch that shows much of the patient, then width, and larger batches last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from medunet.planning.fingerprint import Fingerprint
+from medunet.planning.plan import Configuration, Plan
+from medunet.planning.planner import build_plan
+from medunet.planning.targets import Effort
+from medunet.tasks import Task
+
+PATCH_EDGES = (32, 40, 48, 56, 64, 72, 80, 96, 112, 128)
+"""Edges of a cube with as many voxels as a patch may have."""
+NARROW_FEATURES = 16
+MIN_ITERATIONS = 1500
+"""Steps that every effort must leave."""
+MIN_ITERATIONS_FOR_FEATURES = {24: 5_000, 32: 8_000}
+MIN_ITERATIONS_FOR_BATCHES = {2: 20_000, 4: 40_000}
+"""Steps that a batch of so many times the usual one must leave."""
+BATCH_SIZE = {"2d": 12}
+"""Patches per batch; 2 where nothing else is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """An effort, and the steps that a budget must pay for before it is worth its price."""
+
+    effort: Effort
+    min_iterations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedEffort:
+    """What a budget pays for.
+
+    Attributes:
+        effort: To plan with.
+        seconds_per_step: Measured on this device.
+        num_iterations: Steps that the budget pays for.
+        reason: Why, and what a larger budget would buy.
+    """
+
+    effort: Effort
+    seconds_per_step: float
+    num_iterations: int
+    reason: str
+
+
+def fit_effort(
+    fingerprint: Fingerprint,
+    task: Task,
+    budget_seconds: float,
+    measure_step: Callable[[Plan], float],
+    *,
+    largest: Effort,
+    configuration: Configuration = "3d",
+) -> FittedEffort:
+    """The last rung of `list_rungs` that the budget can afford; the first when it can afford none.
+
+    Args:
+        fingerprint: Of the training cases.
+        task: Channels and labels.
+        budget_seconds: Time for training.
+        measure_step: Seconds that one training step of a plan takes on this device.
+        largest: What the device's memory admits.
+        configuration: As in `build_plan`.
+    """
+    rungs = list_rungs(largest, configuration)
+    plans = [build_plan(fingerprint, task, rung.effort, configuration) for rung in rungs]
+    # Patches that fill the memory leave no room for larger batches.
+    num_fitting = next((n for n, plan in enumerate(plans) if n and _count_voxels(plan) > largest.voxels), len(plans))
+    rungs, plans = rungs[:num_fitting], plans[:num_fitting]
+    measured: dict[str, float] = {}
+
+    def measure(index: int) -> float:
+        # Small cases give the same plan for many rungs: none is timed twice.
+        key = plans[index].network.model_dump_json() + str((plans[index].patch_size, plans[index].batch_size))
+        if key not in measured:
+            measured[key] = measure_step(plans[index])
+        return measured[key]
+
+    def is_affordable(index: int) -> bool:
+        return measure(index) * rungs[index].min_iterations <= budget_seconds
+
+    # Halve the list: timing every rung, the dearest ones above all, could take longer than a small budget.
+    first, last = 0, len(rungs) - 1
+    while first < last:
+        middle = (first + last + 1) // 2
+        first, last = (middle, last) if is_affordable(middle) else (first, middle - 1)
+    seconds = measure(first)
+    num_iterations = max(1, int(budget_seconds / seconds))
+    reason = (
+        f"a step takes {seconds:.3g} s here, so {_format_time(budget_seconds)} buy {num_iterations:,} steps with "
+        f"{_describe(plans[first])}"
+    )
+    return FittedEffort(
+        effort=replace(rungs[first].effort, total_voxels=float(num_iterations) * _count_voxels(plans[first])),
+        seconds_per_step=seconds,
+        num_iterations=num_iterations,
+        reason=reason + _describe_next(plans[first:], rungs[first:], lambda index: measure(first + index)),
+    )
+
+
+def list_rungs(largest: Effort, configuration: Configuration) -> list[Rung]:
+    """Efforts from the cheapest to the dearest: larger patches first, then more channels, then larger batches."""
+    batch_size = BATCH_SIZE.get(configuration, 2)
+    effort = Effort(voxels=0, features=min(NARROW_FEATURES, largest.features), batch_size=batch_size)
+    rungs = [
+        Rung(effort=replace(effort, voxels=2 * edge**3), min_iterations=MIN_ITERATIONS)
+        for edge in PATCH_EDGES
+        if 2 * edge**3 <= largest.voxels
+    ] or [Rung(effort=replace(effort, voxels=largest.voxels), min_iterations=MIN_ITERATIONS)]
+    widest = rungs[-1].effort
+    for features, min_iterations in MIN_ITERATIONS_FOR_FEATURES.items():
+        if features <= largest.features:
+            widest = replace(widest, features=features)
+            rungs.append(Rung(effort=widest, min_iterations=min_iterations))
+    for factor, min_iterations in MIN_ITERATIONS_FOR_BATCHES.items():
+        larger = replace(widest, voxels=widest.voxels * factor, batch_size=batch_size * factor)
+        rungs.append(Rung(effort=larger, min_iterations=min_iterations))
+    return rungs
+
+
+def _count_voxels(plan: Plan) -> int:
+    return math.prod(plan.patch_size) * plan.batch_size
+
+
+def _describe_next(plans: list[Plan], rungs: list[Rung], measure: Callable[[int], float]) -> str:
+    """What the next dearer plan would need; it has been timed already when the halving looked at it."""
+    following = next((index for index, plan in enumerate(plans) if _describe(plan) != _describe(plans[0])), None)
+    if following is None:
+        return "; more time buys more steps of the same"
+    needed = measure(following) * rungs[following].min_iterations
+    return f"; from {_format_time(needed)} on, {_describe(plans[following])} would be taken"
+
+
+def _describe(plan: Plan) -> str:
+    patch = "x".join(str(size) for size in plan.patch_size)
+    return f"{plan.batch_size} patches of {patch} voxels and {plan.network.features[0]} channels"
+
+
+def _format_time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.0f} h"

@@ -1,0 +1,150 @@
+"""Pages of HTML: one file that opens anywhere, with its style, its pictures and its few lines of script inside.
+
+A page never reaches for the network, and says so to the browser: its Content-Security-Policy admits embedded pictures
+and the one script of this package, known by its hash. Every value is escaped by Jinja2; a case id that holds a script
+is text on the page.
+
+A report is a template that extends ``base.html`` and fills its blocks::
+
+    {% extends "base.html" %}
+    {% from "parts.html" import show_table, show_picture, show_facts, show_notice %}
+    {% block content %}
+    <section id="cases"><h2>Cases</h2>{{ show_table(table) }}</section>
+    {% endblock %}
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Tone = Literal["plain", "good", "warning", "bad", "faint"]
+
+UNDEFINED = "–"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: As shown.
+        order: What sorting goes by; None sorts last. Text sorts by itself.
+        tone: How it is set off.
+    """
+
+    text: str
+    order: float | str | None = None
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table that the reader can sort by a click on a heading.
+
+    Attributes:
+        headings: One per column.
+        rows: Cells; plain strings are cells that sort by their text.
+        numeric: Columns, counted from 0, that are set flush right.
+        caption: One line below it.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    numeric: Sequence[int] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture within the page.
+
+    Attributes:
+        source: ``data:`` URI, see `embed_png`.
+        caption: One line below it.
+        description: For readers who do not see it.
+    """
+
+    source: str
+    caption: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """An entry of the page's table of contents: the id of a ``<section>`` and what it is called."""
+
+    anchor: str
+    title: str
+
+
+def render_page(template: str, *, title: str, sections: Sequence[Section] = (), **values: object) -> str:
+    """Fill a template of this package.
+
+    Args:
+        template: File name in ``medunet/reporting/templates``; it extends ``base.html``.
+        title: Of the page.
+        sections: The page's table of contents.
+        **values: What the template names; a name that is missing is an error, not a blank.
+    """
+    import medunet
+
+    script = _read_script()
+    return _get_environment().get_template(template).render(
+        title=title,
+        sections=sections,
+        version=medunet.__version__,
+        script=script,
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **values,
+    )
+
+
+def embed_png(content: bytes) -> str:
+    """A PNG as a ``data:`` URI."""
+    return _embed(content, "image/png")
+
+
+def embed_jpeg(content: bytes) -> str:
+    """A JPEG as a ``data:`` URI; a fifth of a PNG's size where grey values are noisy."""
+    return _embed(content, "image/jpeg")
+
+
+def number_cell(value: float | None, digits: int = 3, *, tone: Tone = "plain") -> Cell:
+    """A number that sorts as one; None is shown as a dash and sorts last.
+
+    Example:
+        >>> number_cell(0.87649).text
+        '0.876'
+    """
+    return Cell(text=UNDEFINED if value is None else f"{value:.{digits}f}", order=value, tone=tone)
+
+
+def _embed(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+@cache
+def _get_environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("medunet.reporting", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _read_script() -> str:
+    return (files("medunet.reporting") / "templates" / "page.js").read_text(encoding="utf-8")

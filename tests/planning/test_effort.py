@@ -1,0 +1,113 @@
+"""What a budget pays for, on devices whose speed is a formula."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from made_up_fingerprints import make_fingerprint, make_task
+
+from medunet.planning import GPU_EFFORT, Effort, Plan, build_plan, fit_effort
+from medunet.planning.effort import (
+    MIN_ITERATIONS,
+    MIN_ITERATIONS_FOR_BATCHES,
+    MIN_ITERATIONS_FOR_FEATURES,
+    list_rungs,
+)
+
+CPU = Effort(voxels=2 * 96**3, features=32)
+
+
+def cost(plan: Plan) -> float:
+    """Seconds of a step that follow voxels and channels."""
+    return 1e-7 * math.prod(plan.patch_size) * plan.batch_size * plan.network.features[0] ** 1.5
+
+
+@pytest.mark.parametrize("largest", [GPU_EFFORT, CPU])
+@pytest.mark.parametrize("configuration", ["2d", "3d"])
+def test_more_time_never_buys_less(largest: Effort, configuration: Any) -> None:
+    fingerprint, tried = make_fingerprint(shape=(150, 160, 140), num_cases=40), []
+
+    def measure(plan: Plan) -> float:
+        tried.append(plan)
+        return cost(plan)
+
+    before = 0.0
+    for budget_seconds in (1, 300, 3_000, 30_000, 300_000, 1e9):
+        tried.clear()
+        fitted = fit_effort(
+            fingerprint, make_task(), budget_seconds, measure, largest=largest, configuration=configuration
+        )
+        assert fitted.seconds_per_step >= before
+        before = fitted.seconds_per_step
+        assert fitted.seconds_per_step in [cost(plan) for plan in tried]
+        assert len(tried) <= 7  # a search, not a tour
+        assert fitted.num_iterations == max(1, int(budget_seconds / fitted.seconds_per_step))
+        assert fitted.effort.features <= largest.features
+    assert fitted.effort.features == largest.features
+
+
+def test_every_rung_leaves_its_steps() -> None:
+    """Just enough time for a rung buys it or a later one; a second less than that buys an earlier one."""
+    fingerprint = make_fingerprint(shape=(60, 60, 60))
+    rungs = list_rungs(CPU, "3d")
+    plans = [build_plan(fingerprint, make_task(), rung.effort) for rung in rungs]
+    needed = [cost(plan) * rung.min_iterations for plan, rung in zip(plans, rungs, strict=True)]
+    assert needed == sorted(needed)  # so that halving the list finds the last affordable one
+    for index in range(1, len(rungs)):
+        if needed[index] == needed[index - 1]:
+            continue
+        enough = fit_effort(fingerprint, make_task(), needed[index] * 1.001, cost, largest=CPU)
+        assert enough.seconds_per_step == pytest.approx(cost(plans[index]))
+        short = fit_effort(fingerprint, make_task(), needed[index] * 0.999, cost, largest=CPU)
+        assert short.seconds_per_step == pytest.approx(cost(plans[index - 1]))
+
+
+def test_patches_grow_before_channels_and_batches_come_last() -> None:
+    rungs = list_rungs(GPU_EFFORT, "3d")
+    features = [rung.effort.features for rung in rungs]
+    assert features == sorted(features)
+    assert {rung.effort.voxels for rung in rungs if rung.effort.features > 16 and rung.effort.batch_size == 2} == {
+        2 * 128**3
+    }
+    assert [rung.effort.batch_size for rung in rungs][-2:] == [2 * factor for factor in MIN_ITERATIONS_FOR_BATCHES]
+    assert rungs[0].min_iterations == MIN_ITERATIONS < min(MIN_ITERATIONS_FOR_FEATURES.values())
+
+
+def test_small_cases_are_not_timed_twice() -> None:
+    """All patches from 48 voxels on hold a whole hippocampus."""
+    tried = []
+
+    def measure(plan: Plan) -> float:
+        tried.append((plan.patch_size, plan.batch_size, plan.network.features))
+        return cost(plan)
+
+    fit_effort(make_fingerprint(), make_task(), 900.0, measure, largest=CPU)
+    assert len(tried) == len(set(tried))
+
+
+def test_memory_bounds_the_batch() -> None:
+    """Patches of 96 voxels fill the memory: there is no room for four of them, whatever the time."""
+    fitted = fit_effort(make_fingerprint(shape=(300, 300, 300)), make_task(), 1e9, cost, largest=CPU)
+    plan = build_plan(make_fingerprint(shape=(300, 300, 300)), make_task(), fitted.effort)
+    assert math.prod(plan.patch_size) * plan.batch_size <= CPU.voxels
+    small = fit_effort(make_fingerprint(), make_task(), 1e9, cost, largest=CPU)
+    assert small.effort.batch_size == 8
+
+
+def test_a_budget_too_small_takes_the_smallest_effort() -> None:
+    fitted = fit_effort(make_fingerprint(), make_task(), 1.0, lambda plan: 5.0, largest=GPU_EFFORT)
+    assert (fitted.effort.voxels, fitted.effort.features) == (2 * 32**3, 16)
+    assert (fitted.seconds_per_step, fitted.num_iterations) == (5.0, 1)
+
+
+def test_the_reason_says_what_was_bought_and_what_more_would_buy() -> None:
+    fitted = fit_effort(make_fingerprint(), make_task(), 900.0, lambda plan: 0.2, largest=CPU)
+    assert "a step takes 0.2 s here, so 15 min buy 4,500 steps with 2 patches of 40x56x40 voxels" in fitted.reason
+    assert "from 17 min on, 2 patches of 40x56x40 voxels and 24 channels would be taken" in fitted.reason
+
+
+def test_at_the_end_of_the_ladder_more_time_is_more_steps() -> None:
+    fitted = fit_effort(make_fingerprint(), make_task(), 1e9, lambda plan: 0.2, largest=CPU)
+    assert fitted.reason.endswith("; more time buys more steps of the same")
