@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
     """``"auto"`` is the first CUDA device, else the CPU.
 
     Apple's GPU is taken only when named, because not every 3D operation runs there in every release of torch.
+
+    Args:
+        name: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        local_rank: Number of this process among those that train together on this machine: each takes the CUDA device of
+            its number. Where a scheduler shows every process only a GPU of its own, it takes that one.
 
     Raises:
         InputError: If the device is unknown or absent.
@@ -24,7 +29,9 @@ def choose_device(name: str = "auto") -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank > 0 and torch.cuda.device_count() > 1:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -39,6 +46,29 @@ def choose_device(name: str = "auto") -> torch.device:
         msg = f"Device '{name}' is not here ({torch.cuda.device_count()} CUDA devices found); use --device auto or cpu."
         raise InputError(msg)
     return device
+
+
+def check_num_devices(name: str, num_devices: int) -> None:
+    """Whether so many processes of this machine can have a device each; any number of them shares the CPU.
+
+    Args:
+        name: As for `choose_device`.
+        num_devices: Processes.
+
+    Raises:
+        InputError: If there are not as many CUDA devices, or one device is named for several processes.
+    """
+    import torch
+
+    device = choose_device(name)
+    if num_devices == 1 or device.type == "cpu":
+        return
+    if device.type != "cuda" or ":" in name:
+        msg = f"--devices {num_devices} cannot share device '{name}'; use --device cuda, or one process."
+        raise InputError(msg)
+    if (found := torch.cuda.device_count()) < num_devices:
+        msg = f"--devices {num_devices} needs as many GPUs; this machine shows {found}. Use --devices {found}."
+        raise InputError(msg)
 
 
 def choose_precision(device: torch.device) -> Precision:

@@ -11,6 +11,7 @@ MedunetError                 catch this one to catch them all; the command line 
 │   └── ModelError           a model folder is missing, incomplete, damaged or of another kind
 ├── OutputError (OSError)    a result cannot be written, or would replace something it must not
 └── TrainingError            training cannot go on; the message says where the last good state lies
+    └── TrainingStoppedError training was asked to stop (a signal), and saved its state first
 ```
 """
 
@@ -53,3 +54,21 @@ class OutputError(MedunetError, OSError):
 
 class TrainingError(MedunetError):
     """Training cannot go on; the message says where the last good state lies."""
+
+
+class TrainingStoppedError(TrainingError):
+    """Training was asked to stop, and saved its state first.
+
+    Args:
+        reason: What asked, such as ``"SIGTERM"``.
+
+    Attributes:
+        reason: The same.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)  # the reason alone, so that the error survives its way between processes
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Training was stopped by {self.reason} after its state had been saved; go on with --resume."

@@ -1,7 +1,9 @@
-"""Random changes to training patches: one policy, applied in plain torch or through MONAI and TorchIO."""
+"""Random changes to training patches: one policy, drawn as plain data, applied in plain torch or through MONAI and TorchIO."""
 
+from medunet.augmentation.changes import IntensityChange, PatchChange, sample_change
 from medunet.augmentation.intensity import apply_intensity
-from medunet.augmentation.policy import AugmentationPolicy
+from medunet.augmentation.labels import warp_labels
+from medunet.augmentation.policy import AugmentationPolicy, build_policy
 from medunet.augmentation.spatial import (
     SpatialChange,
     apply_spatial,
@@ -12,10 +14,15 @@ from medunet.augmentation.spatial import (
 
 __all__ = [
     "AugmentationPolicy",
+    "IntensityChange",
+    "PatchChange",
     "SpatialChange",
     "apply_intensity",
     "apply_spatial",
+    "build_policy",
     "compute_bspline_field",
     "compute_source_offsets",
+    "sample_change",
     "sample_spatial",
+    "warp_labels",
 ]

@@ -1,19 +1,22 @@
 """What may be done to a patch, and how often: one policy for all ways of applying it.
 
 Probabilities and ranges are nnU-Net's (doi:10.1038/s41592-020-01008-z) plus elastic deformation (Ronneberger 2015,
-doi:10.1007/978-3-319-24574-4_28). Patches are mirrored along left-right only: an upside-down patient does not come.
+doi:10.1007/978-3-319-24574-4_28) and, for MR, what the scanner does to the picture. Patches are mirrored along left-right
+only and turned by at most 30 degrees: an upside-down patient does not come.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 Range = tuple[float, float]
+Modality = Literal["CT", "MR"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationPolicy:
-    """Probability per patch and range of every change.
+    """Probability per patch and range of every change. The defaults are those of CT: nothing that only MR shows.
 
     Attributes:
         rotation_probability: Of a rotation around all three axes.
@@ -24,11 +27,15 @@ class AugmentationPolicy:
         elastic_probability: Of an elastic deformation.
         elastic_control_points: Control points of the cubic B-spline per axis, as TorchIO counts them.
         elastic_displacement: Largest displacement of a control point, as a share of the patch's edge in mm.
-        mirror_probability: Of swapping left and right.
+        mirror_probability: Of swapping the two ends of each of the `mirror_axes`.
+        mirror_axes: ``(0,)`` is left-right. All three suit organs that are cut out of the body, where up and down
+            teach nothing.
+        channel_probability: Of each channel to be blurred, or lowered in resolution, when its patch is.
         noise_probability: Of Gaussian noise.
-        noise_variance: Of intensities that have unit deviation.
+        noise_deviation: Of intensities that have unit deviation. nnU-Net's setting is called a variance and used as the
+            deviation.
         blur_probability: Of Gaussian blur.
-        blur_sigma: In voxels.
+        blur_sigma: In voxels, drawn for each axis.
         brightness_probability: Of multiplying all intensities.
         brightness: Factor.
         contrast_probability: Of stretching around the mean.
@@ -38,6 +45,17 @@ class AugmentationPolicy:
         gamma_probability: Of a gamma curve.
         inverted_gamma_probability: Of a gamma curve on the inverted patch.
         gamma: Exponent.
+        bias_field_probability: Of the receive coils' uneven gain.
+        bias_field_coefficient: Largest coefficient of the polynomial of third order in the field's logarithm.
+        ghosting_probability: Of ghosts along one axis, as from breathing.
+        num_ghosts: Fewest and most.
+        ghosting_intensity: Share of the lines of k-space that is lost.
+        motion_probability: Of the patient moving during the acquisition.
+        motion_degrees: Largest turn around each axis.
+        motion_mm: Largest shift along each axis.
+        num_motions: Times that the patient moves.
+        anisotropy_probability: Of thick slices along one axis.
+        anisotropy: Factor of the slice thickness.
     """
 
     rotation_probability: float = 0.2
@@ -48,8 +66,10 @@ class AugmentationPolicy:
     elastic_control_points: int = 7
     elastic_displacement: float = 0.06
     mirror_probability: float = 0.5
+    mirror_axes: tuple[int, ...] = (0,)
+    channel_probability: float = 0.5
     noise_probability: float = 0.1
-    noise_variance: Range = (0.0, 0.1)
+    noise_deviation: Range = (0.0, 0.1)
     blur_probability: float = 0.2
     blur_sigma: Range = (0.5, 1.0)
     brightness_probability: float = 0.15
@@ -61,3 +81,36 @@ class AugmentationPolicy:
     gamma_probability: float = 0.3
     inverted_gamma_probability: float = 0.1
     gamma: Range = (0.7, 1.5)
+    bias_field_probability: float = 0.0
+    bias_field_coefficient: float = 0.3
+    ghosting_probability: float = 0.0
+    num_ghosts: tuple[int, int] = (4, 10)
+    ghosting_intensity: Range = (0.2, 0.8)
+    motion_probability: float = 0.0
+    motion_degrees: float = 5.0
+    motion_mm: float = 5.0
+    num_motions: int = 2
+    anisotropy_probability: float = 0.0
+    anisotropy: Range = (1.5, 4.0)
+
+
+def build_policy(modality: Modality) -> AugmentationPolicy:
+    """The policy of a modality: nnU-Net's list for both, and the scanner's artifacts for MR.
+
+    The artifacts and their formulas are TorchIO's (doi:10.1016/j.cmpb.2021.106236): bias field (Sudre 2017,
+    doi:10.1016/j.media.2017.07.003), ghosting, motion (Shaw 2019, proceedings.mlr.press/v102/shaw19a) and anisotropy
+    (Billot 2020, doi:10.1007/978-3-030-59728-3_18). Their strengths are about half of TorchIO's, which are meant for
+    whole heads, and they are rare, so that most patches stay as they were scanned; no paper gives these numbers.
+
+    Example:
+        >>> build_policy("CT").ghosting_probability, build_policy("MR").ghosting_probability
+        (0.0, 0.05)
+    """
+    if modality == "CT":
+        return AugmentationPolicy()
+    return AugmentationPolicy(
+        bias_field_probability=0.1,
+        ghosting_probability=0.05,
+        motion_probability=0.05,
+        anisotropy_probability=0.1,
+    )

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medunet.augmentation.factors import sample_factors
 from medunet.augmentation.policy import AugmentationPolicy
+from medunet.augmentation.transfer import to_device
 from medunet.volume import Array, Shape3, Spacing
 
 _ANISOTROPY = 3.0
@@ -28,12 +30,17 @@ class SpatialChange:
     Attributes:
         matrix: ``(3, 3)``, from an offset in the patch to an offset in the case, both in voxels; None for no change.
         control_mm: Displacements of the B-spline's control points, ``(n, n, n, 3)`` mm; None for no deformation.
-        is_mirrored: Whether left and right are swapped.
+        mirrored_axes: Whose two ends are swapped, after everything else.
     """
 
     matrix: Array | None = None
     control_mm: Array | None = None
-    is_mirrored: bool = False
+    mirrored_axes: tuple[int, ...] = ()
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether left and right are swapped: then labels of left and right must be, too."""
+        return 0 in self.mirrored_axes
 
 
 def sample_spatial(
@@ -43,34 +50,44 @@ def sample_spatial(
     rotates = rng.random() < policy.rotation_probability
     angles = rng.uniform(-policy.rotation_degrees, policy.rotation_degrees, 3)
     zooms = rng.random() < policy.scaling_probability
-    factor = _sample_zoom(rng, policy.scaling)
+    factor = float(sample_factors(rng, policy.scaling, 1)[0])
     deforms = rng.random() < policy.elastic_probability
     control_mm = _sample_control_points(policy, rng, patch_size, spacing)
-    is_mirrored = bool(rng.random() < policy.mirror_probability)
+    flips = rng.random(3) < policy.mirror_probability
+    mirrored_axes = tuple(axis for axis in policy.mirror_axes if flips[axis] and patch_size[axis] > 1)
     matrix = None
     if rotates or zooms:
         rotation = _compute_rotation(angles * rotates, patch_size, spacing)
         to_mm, to_voxels = np.diag(spacing), np.diag(1 / np.array(spacing))
         flat = np.array([1.0 if size == 1 else (1 / factor if zooms else 1.0) for size in patch_size])
         matrix = to_voxels @ rotation @ to_mm * flat
-    return SpatialChange(matrix=matrix, control_mm=control_mm if deforms else None, is_mirrored=is_mirrored)
+    return SpatialChange(matrix=matrix, control_mm=control_mm if deforms else None, mirrored_axes=mirrored_axes)
 
 
-def compute_source_offsets(change: SpatialChange, patch_size: Shape3, spacing: Spacing) -> Tensor | None:
-    """For every voxel of the patch, where it comes from, relative to the centre.
+def compute_source_offsets(
+    change: SpatialChange, patch_size: Shape3, spacing: Spacing, *, device: torch.device | None = None
+) -> Tensor | None:
+    """For every voxel of the patch, where it comes from, relative to the centre; before it is mirrored.
+
+    Args:
+        change: What was drawn.
+        patch_size: Of the patch.
+        spacing: Of the patch, mm.
+        device: Where to compute; the CPU unless told otherwise.
 
     Returns:
         ``(I, J, K, 3)`` in voxels, or None when a plain crop does.
     """
     if change.matrix is None and change.control_mm is None:
         return None
-    axes = [torch.arange(size, dtype=torch.float32) - (size - 1) / 2 for size in patch_size]
+    axes = [torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2 for size in patch_size]
     offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (I, J, K, 3)
     if change.matrix is not None:
-        offsets = offsets @ torch.from_numpy(change.matrix.T.astype(np.float32))
+        offsets = offsets @ to_device(change.matrix.T, device)
     if change.control_mm is not None:
-        displacement_mm = compute_bspline_field(torch.from_numpy(change.control_mm.astype(np.float32)), patch_size)
-        offsets = offsets + displacement_mm / torch.tensor(spacing, dtype=torch.float32)
+        control_mm = to_device(change.control_mm, device)
+        displacement_mm = compute_bspline_field(control_mm, patch_size)
+        offsets = offsets + displacement_mm / to_device(np.array(spacing, dtype=float), device)
     return offsets
 
 
@@ -80,14 +97,16 @@ def apply_spatial(box: Tensor, coordinates: Tensor, mode: str) -> Tensor:
     Args:
         box: ``(C, I, J, K)``.
         coordinates: ``(I', J', K', 3)`` voxel positions within the box.
-        mode: ``"bilinear"`` for images (trilinear here), ``"nearest"`` for codes.
+        mode: ``"bilinear"`` (trilinear here) or ``"nearest"``; for label maps see `warp_labels`.
 
     Returns:
         ``(C, I', J', K')`` float32; positions outside the box take its border.
     """
-    sizes = torch.tensor(box.shape[1:], dtype=torch.float32)
-    normalized = (2 * coordinates + 1) / sizes - 1  # align_corners=False: voxel centres lie half a voxel inside
-    grid = normalized.flip(-1)[None]  # grid_sample orders the axes (K, J, I)
+    # align_corners=False: voxel centres lie half a voxel inside.
+    i, j, k = (
+        (2 * position + 1) / size - 1 for position, size in zip(coordinates.unbind(-1), box.shape[1:], strict=True)
+    )
+    grid = torch.stack([k, j, i], dim=-1)[None]  # grid_sample orders the axes (K, J, I)
     return F.grid_sample(box[None].float(), grid, mode=mode, padding_mode="border", align_corners=False)[0]
 
 
@@ -104,18 +123,19 @@ def compute_bspline_field(control: Tensor, shape: Shape3) -> Tensor:
     Returns:
         ``(I, J, K, 3)`` in the unit of the control points.
     """
-    i, j, k = (_compute_bspline_basis(size, control.shape[axis]) for axis, size in enumerate(shape))
+    i, j, k = (_compute_bspline_basis(size, control.shape[axis], control.device) for axis, size in enumerate(shape))
     # One axis after the other, the cheapest order: a single einsum would pick its own.
     field = torch.einsum("kc,abcd->abkd", k, control)
     field = torch.einsum("jb,abkd->ajkd", j, field)
     return torch.einsum("ia,ajkd->ijkd", i, field)
 
 
-def _compute_bspline_basis(num_voxels: int, num_control: int) -> Tensor:
+def _compute_bspline_basis(num_voxels: int, num_control: int, device: torch.device | None = None) -> Tensor:
     """Weights ``(num_voxels, num_control)``; each row sums to 1."""
     num_cells = num_control - 3
     # ITK divides the patch from edge to edge, and an eighth of a voxel more at either end (BSplineTransformInitializer).
-    position = (torch.arange(num_voxels, dtype=torch.float32) + 0.625) / (num_voxels + 0.25) * num_cells
+    voxels = torch.arange(num_voxels, dtype=torch.float32, device=device)
+    position = (voxels + 0.625) / (num_voxels + 0.25) * num_cells
     cell = position.floor().clamp(max=num_cells - 1).long()
     u = position - cell
     weights = torch.stack(
@@ -127,8 +147,8 @@ def _compute_bspline_basis(num_voxels: int, num_control: int) -> Tensor:
         ],
         dim=1,
     )
-    basis = torch.zeros(num_voxels, num_control)
-    return basis.scatter_(1, cell[:, None] + torch.arange(4), weights)
+    basis = torch.zeros(num_voxels, num_control, device=device)
+    return basis.scatter_(1, cell[:, None] + torch.arange(4, device=device), weights)
 
 
 def list_rotation_axes(patch_size: Shape3, spacing: Spacing) -> list[int]:
@@ -137,12 +157,6 @@ def list_rotation_axes(patch_size: Shape3, spacing: Spacing) -> list[int]:
     if 1 in patch_size:
         return [patch_size.index(1)]
     return [coarse] if spacing[coarse] > _ANISOTROPY * min(spacing) else [0, 1, 2]
-
-
-def _sample_zoom(rng: np.random.Generator, scaling: tuple[float, float]) -> float:
-    """Zooming in and out equally often, as nnU-Net draws it."""
-    low, high = scaling
-    return float(rng.uniform(low, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, high))
 
 
 def _sample_control_points(

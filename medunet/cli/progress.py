@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from medunet.training import Observer, Step
 
 _PLAIN_SECONDS = 15.0
+_WORTH_SAYING = 0.05  # share of the time that the network waits
 
 
 class ConsoleObserver(Observer):
@@ -60,6 +61,8 @@ class ConsoleObserver(Observer):
             f"iteration {step.iteration}  loss {step.loss:.3f}  Dice {step.dice:.3f}  "
             f"{format_duration(step.seconds_left)} left"
         )
+        if step.data_wait > _WORTH_SAYING:
+            note += f"  waits for patches {step.data_wait:.0%} of the time"
         if self._is_terminal:
             self._update("training", step.progress, note)
         elif (step.progress >= 1 and not is_repeated) or time.monotonic() - self._printed_at > _PLAIN_SECONDS:

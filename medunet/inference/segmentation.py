@@ -31,6 +31,7 @@ from medunet.io import (
     to_torchio,
     write_structures,
 )
+from medunet.models import QualityRanges
 from medunet.volume import Volume
 
 
@@ -42,11 +43,12 @@ class Segmentation:
         labels: ``(1, I, J, K)`` on the scan's grid, with the values of the task.
         label_values: Label or region name -> values in ``labels``.
         codes: Label name -> coded term (SNOMED CT), for DICOM.
-        timings: Seconds per stage: ``read``, ``prepare``, ``network``, ``restore``.
+        timings: Seconds per stage: ``read``, ``prepare``, ``network``, ``restore``, ``postprocess``.
         device: That computed.
         scan: Where the image came from, without its voxels; None when it came from memory.
         options: How it was read.
         model: Name and version of what made the mask, for DICOM and the ``descrip`` of a NIfTI file.
+        quality: What scans and masks looked like when the model was trained; None where the model does not say.
     """
 
     labels: Volume
@@ -57,6 +59,7 @@ class Segmentation:
     scan: Scan | None = None
     options: ReadOptions | None = None
     model: tuple[str, str] = ("medunet", "")
+    quality: QualityRanges | None = None
 
     @property
     def source(self) -> Path | None:

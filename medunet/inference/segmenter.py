@@ -19,6 +19,7 @@ from medunet.inference.sliding_window import apply_sliding_window
 from medunet.io import ReadOptions, Scan, describe_source, merge_options, read_scan, scan_from_memory
 from medunet.models import SYNTHETIC_WARNING, Model, find_newest_model, read_model
 from medunet.planning import Plan
+from medunet.postprocessing import apply_postprocessing
 from medunet.preprocessing import preprocess_image, resample_linear, resample_winner
 from medunet.tasks import Task, check_channels, list_class_values
 from medunet.volume import Volume, build_grid
@@ -90,6 +91,8 @@ class Segmenter:
         clock.stop("network")
         labels = restore_label_map(logits, prepared, image, self.task)
         clock.stop("restore")
+        labels = apply_postprocessing(labels, self.task, self.model.postprocessing)
+        clock.stop("postprocess")
         return Segmentation(
             labels=labels,
             label_values=dict(self.task.labels),
@@ -99,6 +102,7 @@ class Segmenter:
             scan=_drop_voxels(origin),
             options=options,
             model=("medunet", f"{self.model.training.medunet_version} {self.task.name}"),
+            quality=self.model.quality,
         )
 
     def segment_many(self, scans: Iterable[Any]) -> Iterator[Segmentation]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import secrets
@@ -14,6 +15,7 @@ from typing import Any
 
 from medunet.errors import OutputError
 
+_PARTIAL = ".partial"
 _FULL = "free some space or choose another place"
 _NO_PERMISSION = "no permission to write there; choose another place"
 _FILE_IN_PATH = "a part of the path is a file, not a folder; choose another place"
@@ -33,11 +35,16 @@ _REMEDIES = {
 }
 
 
-def write_bytes_atomic(path: Path, content: bytes) -> None:
+def write_bytes_atomic(path: Path, content: bytes, *, keep_older_as: Path | None = None) -> None:
     """Write a file so that a reader, a crash or a full disk never leaves half of it.
 
     The folder of ``path`` is made when it is missing. An older file at ``path`` stays untouched until the new one is
     complete.
+
+    Args:
+        path: The file.
+        content: All of it.
+        keep_older_as: In the same folder: the name that the older file goes on under. None gives it up.
 
     Raises:
         OutputError: If the folder or the file cannot be written (no space, no permission, not a folder).
@@ -50,6 +57,8 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if keep_older_as is not None and path.exists():
+            _keep_as(path, keep_older_as)
         temporary.replace(path)
     except OSError as error:
         raise describe_write_error(path, error) from error
@@ -58,6 +67,13 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
     _flush_folder(path.parent)
+
+
+def remove_partial_files(path: Path) -> None:
+    """Remove what earlier writes of a file left behind when they were killed; nobody else may be writing it."""
+    with contextlib.suppress(OSError):  # they only take room
+        for left in path.parent.glob(f"{glob.escape(_start_temporary_name(path))}*{_PARTIAL}"):
+            left.unlink()
 
 
 def write_text_atomic(path: Path, content: str) -> None:
@@ -134,10 +150,29 @@ def _check_writable_folder(path: Path) -> None:
         raise PermissionError(errno.EACCES, "no permission", str(folder))
 
 
+def _keep_as(path: Path, kept: Path) -> None:
+    """Give a file a second name, so that a whole file lies at ``path`` at every moment."""
+    link = _name_temporary(kept)
+    try:
+        link.hardlink_to(path)
+    except OSError:  # FAT and some network shares know one name per file: for a moment only ``kept`` is there
+        path.replace(kept)
+        return
+    try:
+        link.replace(kept)
+    finally:
+        # Where both were the same file already, POSIX renames nothing and leaves the link.
+        link.unlink(missing_ok=True)
+
+
 def _name_temporary(path: Path) -> Path:
-    """A hidden name beside ``path``; file systems allow 255 bytes (some 143), and a letter may take four."""
-    start = os.fsencode(path.name)[:80].decode("utf-8", "ignore")
-    return path.with_name(f".{start}.{secrets.token_hex(4)}.partial")
+    """A hidden name beside ``path``."""
+    return path.with_name(f"{_start_temporary_name(path)}{secrets.token_hex(4)}{_PARTIAL}")
+
+
+def _start_temporary_name(path: Path) -> str:
+    """File systems allow 255 bytes (some 143), and a letter may take four."""
+    return f".{os.fsencode(path.name)[:80].decode('utf-8', 'ignore')}."
 
 
 def _flush_folder(folder: Path) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from medunet.models.postprocessing import Postprocessing
 from medunet.planning import Plan
 from medunet.tasks import Task
 
 SYNTHETIC_WARNING = "This model was trained on synthetic phantoms; it is not for clinical use."
 
 
-def build_card(task: Task, plan: Plan, training: dict[str, Any], metrics: dict[str, Any]) -> str:
+def build_card(
+    task: Task,
+    plan: Plan,
+    training: dict[str, Any],
+    metrics: dict[str, Any],
+    postprocessing: Postprocessing | None = None,
+) -> str:
     """The card as Markdown."""
     synthetic = f"\n> **{SYNTHETIC_WARNING}**\n" if training["is_synthetic"] else ""
     fold = "all cases" if training["fold"] is None else f"fold {training['fold']} kept for validation"
@@ -31,6 +38,7 @@ def build_card(task: Task, plan: Plan, training: dict[str, Any], metrics: dict[s
 | Network | {network} |
 | Voxels | {_format(plan.spacing)} mm, patches of {_format(plan.patch_size)} |
 | Training | {loop} |
+| Post-processing | {(postprocessing or Postprocessing()).describe()} |
 | Written by | medunet {training["medunet_version"]}, {training["created"]} |
 
 ## Validation
@@ -51,9 +59,11 @@ def _format_metrics(metrics: dict[str, Any]) -> str:
     rows = [
         f"| {name} | {_format_dice(row['mean'])} | {row['num_scored']} |" for name, row in metrics["labels"].items()
     ]
+    failed = metrics.get("failed", [])
     return "\n".join(
         [
             f"Mean Dice {_format_dice(metrics['mean_dice'])} on {metrics['num_cases']} cases that it has not seen.",
+            *([f"{len(failed)} more could not be scored; `metrics.json` says why."] if failed else []),
             "",
             "| Label | Dice | Cases |",
             "|---|---|---|",

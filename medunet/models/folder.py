@@ -6,6 +6,8 @@ plan.json             how a scan becomes patches (medunet.planning.Plan)
 task.json             what is segmented (medunet.tasks.Task)
 training.json         how it was trained: settings, versions, seed, cases, checksum
 metrics.json          Dice on the validation cases, where there are any
+postprocessing.json   what is done to a mask after the network; without it, nothing is
+quality.json          what scans and masks looked like in training
 card.md               all of that for people
 ```
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,9 @@ from torch import Tensor
 from medunet.errors import ModelError
 from medunet.io import write_bytes_atomic, write_json_atomic, write_text_atomic
 from medunet.models.card import build_card
-from medunet.models.names import CARD, METRICS, PLAN, TASK, TRAINING, WEIGHTS
+from medunet.models.names import CARD, METRICS, PLAN, POSTPROCESSING, QUALITY, TASK, TRAINING, WEIGHTS
+from medunet.models.postprocessing import Postprocessing
+from medunet.models.quality import QualityRanges
 from medunet.networks import PatchNetwork, build_network
 from medunet.planning import Plan
 from medunet.tasks import Task, describe_first_fault, parse_task
@@ -79,8 +83,8 @@ class TrainingRecord(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """A model in memory.
+class ModelRecords:
+    """What a model folder says about its model: everything but the weights.
 
     Attributes:
         folder: Where it was read from.
@@ -88,7 +92,8 @@ class Model:
         plan: How.
         training: Where it comes from.
         metrics: What it scored in validation; empty when it was not validated.
-        network: With its weights, on the CPU, in evaluation mode.
+        postprocessing: What is done to a mask after the network; nothing, where the folder does not say.
+        quality: What scans and masks looked like in training; None where the folder does not say.
     """
 
     folder: Path
@@ -96,6 +101,18 @@ class Model:
     plan: Plan
     training: TrainingRecord
     metrics: dict[str, Any]
+    postprocessing: Postprocessing = field(default_factory=Postprocessing)
+    quality: QualityRanges | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(ModelRecords):
+    """A model in memory.
+
+    Attributes:
+        network: With its weights, on the CPU, in evaluation mode.
+    """
+
     network: PatchNetwork
 
 
@@ -134,10 +151,36 @@ def compute_weights_sha256(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def write_results(folder: Path, task: Task, plan: Plan, training: TrainingRecord, metrics: dict[str, Any]) -> None:
-    """Write ``metrics.json`` and the card."""
+def write_results(
+    folder: Path,
+    task: Task,
+    plan: Plan,
+    training: TrainingRecord,
+    metrics: dict[str, Any],
+    *,
+    postprocessing: Postprocessing | None = None,
+    quality: QualityRanges | None = None,
+) -> None:
+    """Write what is known after training: the card, ``metrics.json``, ``postprocessing.json`` and ``quality.json``.
+
+    Args:
+        folder: The model folder.
+        task: For the card.
+        plan: For the card.
+        training: For the card.
+        metrics: From validation.
+        postprocessing: None writes no file, which means that masks stay as the network makes them.
+        quality: None writes no file.
+
+    Raises:
+        OutputError: If the folder cannot be written.
+    """
+    if postprocessing is not None:  # first: once metrics.json is there, the folder counts as finished
+        write_json_atomic(folder / POSTPROCESSING, postprocessing.model_dump(mode="json"))
+    if quality is not None:
+        write_json_atomic(folder / QUALITY, quality.model_dump(mode="json"))
+    write_text_atomic(folder / CARD, build_card(task, plan, training.model_dump(mode="json"), metrics, postprocessing))
     write_json_atomic(folder / METRICS, metrics)
-    write_text_atomic(folder / CARD, build_card(task, plan, training.model_dump(mode="json"), metrics))
 
 
 def read_model(folder: str | Path) -> Model:
@@ -147,6 +190,17 @@ def read_model(folder: str | Path) -> Model:
         ModelError: If it is no model folder, a file is missing or wrong, or the weights are not the ones that were
             written (checksum) or do not fit the plan.
     """
+    records = read_records(folder)
+    network = _load_network(records.folder / WEIGHTS, records.plan)
+    return Model(**{field.name: getattr(records, field.name) for field in fields(records)}, network=network)
+
+
+def read_records(folder: str | Path) -> ModelRecords:
+    """Read a model folder without its weights.
+
+    Raises:
+        ModelError: If it is no model folder, or a file is missing or wrong.
+    """
     folder = Path(folder)
     check_is_model(folder)
     task = parse_task(_read_json(folder / TASK), str(folder / TASK))
@@ -154,13 +208,18 @@ def read_model(folder: str | Path) -> Model:
     _check_fits(task, plan, folder)
     training = _validate(TrainingRecord, folder / TRAINING)
     metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
-    return Model(
+    postprocessing = Postprocessing()
+    if (folder / POSTPROCESSING).is_file():
+        postprocessing = _validate(Postprocessing, folder / POSTPROCESSING)
+        _check_names_labels(postprocessing, task, folder)
+    return ModelRecords(
         folder=folder,
         task=task,
         plan=plan,
         training=training,
         metrics=metrics,
-        network=_load_network(folder / WEIGHTS, plan),
+        postprocessing=postprocessing,
+        quality=_validate(QualityRanges, folder / QUALITY) if (folder / QUALITY).is_file() else None,
     )
 
 
@@ -171,6 +230,15 @@ def _check_fits(task: Task, plan: Plan, folder: Path) -> None:
         msg = (
             f"{folder / TASK} and {PLAN} do not fit: the channels and labels of the task need {wanted[0]} inputs and "
             f"{wanted[1]} outputs, the network has {found[0]} and {found[1]}. Are the files of one model?"
+        )
+        raise ModelError(msg)
+
+
+def _check_names_labels(postprocessing: Postprocessing, task: Task, folder: Path) -> None:
+    if unknown := [name for name in postprocessing.keep_largest if name not in task.labels]:
+        msg = (
+            f"{folder / POSTPROCESSING} names the label '{unknown[0]}'; {TASK} has {', '.join(task.labels)}. Are the "
+            "files of one model?"
         )
         raise ModelError(msg)
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from medunet.networks.encoder_decoder import EncoderDecoder
+from medunet.networks.residual_unet import ResidualUNet
 from medunet.networks.unet import UNet
 from medunet.planning import NetworkPlan
+
+_ARCHITECTURES: dict[str, type[EncoderDecoder]] = {"unet": UNet, "residual-unet": ResidualUNet}
 
 
 class PatchNetwork(nn.Module):
@@ -19,7 +23,7 @@ class PatchNetwork(nn.Module):
         slice_axis: 0, 1 or 2 for a 2D network, None for a 3D one.
     """
 
-    def __init__(self, network: UNet, slice_axis: int | None) -> None:
+    def __init__(self, network: EncoderDecoder, slice_axis: int | None) -> None:
         super().__init__()
         self.network = network
         self.slice_axis = slice_axis
@@ -45,13 +49,15 @@ def build_network(plan: NetworkPlan) -> PatchNetwork:
     """The network of a plan, with fresh weights from torch's global generator."""
     slice_axis = _find_slice_axis(plan)
     axes = [axis for axis in range(3) if axis != slice_axis]
-    network = UNet(
+    network = _ARCHITECTURES[plan.architecture](
         spatial_dims=plan.spatial_dims,
         in_channels=plan.in_channels,
         out_channels=plan.out_channels,
         features=plan.features,
         strides=[tuple(stride[axis] for axis in axes) for stride in plan.strides],
         kernels=[tuple(kernel[axis] for axis in axes) for kernel in plan.kernels],
+        encoder_blocks=plan.encoder_blocks,
+        decoder_convolutions=plan.decoder_convolutions,
         num_scales=plan.num_scales,
     )
     return PatchNetwork(network, slice_axis)

@@ -1,11 +1,13 @@
 """From a dataset's fingerprint to a `Plan`: pure functions, JSON out."""
 
-from medunet.planning.body import compute_body_box, compute_body_mask
+from medunet.planning.body import compute_body_box, compute_body_mask, compute_nonzero_mask
+from medunet.planning.configuration import choose_configuration
 from medunet.planning.effort import FittedEffort, fit_effort
-from medunet.planning.fingerprint import ChannelStatistics, Fingerprint, compute_fingerprint
+from medunet.planning.fingerprint import Fingerprint, compute_fingerprint
+from medunet.planning.intensity import ChannelStatistics
 from medunet.planning.plan import Configuration, NetworkPlan, Normalization, OptimizerPlan, Plan
 from medunet.planning.planner import build_plan
-from medunet.planning.targets import CPU_EFFORT, GPU_EFFORT, Effort
+from medunet.planning.targets import CPU_EFFORT, GPU_EFFORT, Effort, MemoryTarget, Preset, choose_memory_target
 from medunet.planning.topology import Topology, compute_topology
 
 __all__ = [
@@ -16,15 +18,20 @@ __all__ = [
     "Effort",
     "Fingerprint",
     "FittedEffort",
+    "MemoryTarget",
     "NetworkPlan",
     "Normalization",
     "OptimizerPlan",
     "Plan",
+    "Preset",
     "Topology",
     "build_plan",
+    "choose_configuration",
+    "choose_memory_target",
     "compute_body_box",
     "compute_body_mask",
     "compute_fingerprint",
+    "compute_nonzero_mask",
     "compute_topology",
     "fit_effort",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,22 +10,19 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from medunet.errors import DatasetError, MedunetError
-from medunet.planning.body import compute_body_box
+from medunet.planning.body import compute_body_box, compute_nonzero_box
+from medunet.planning.intensity import (
+    ChannelStatistics,
+    ForegroundSketch,
+    choose_num_points,
+    combine_sketches,
+    sketch_foreground,
+)
 from medunet.tasks import Case, Task, read_case
-from medunet.volume import Array, Shape3, Spacing, Volume, to_orientation
+from medunet.volume import Shape3, Spacing, Volume, to_orientation
 
-_SAMPLES_PER_CASE = 10_000
-
-
-class ChannelStatistics(BaseModel):
-    """Foreground intensities of one channel over all cases, in the unit of the files."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    mean: float
-    std: float
-    percentile_00_5: float
-    percentile_99_5: float
+_SPACING_DIGITS = 7
+"""Significant ones; finer differences of voxel size are noise of an affine in float32."""
 
 
 class Fingerprint(BaseModel):
@@ -33,7 +31,10 @@ class Fingerprint(BaseModel):
     Attributes:
         num_cases: Cases measured.
         spacings: Voxel sizes in mm, one per case.
-        shapes: Voxels within the body box, one per case.
+        shapes: Voxels within the box of nonzero voxels, one per case; nnU-Net plans with these.
+        body_shapes: Voxels within the body box, which preprocessing crops to; smaller than ``shapes`` in CT, where air
+            is not zero.
+        nonzero_share: Share of a case's voxels that lie within the box of nonzero voxels, median over the cases.
         channels: Foreground statistics, one per channel.
         label_frequencies: Label -> share of cases that hold it.
         label_volumes_ml: Label -> median volume over the cases that hold it; labels that no case holds are left out.
@@ -44,17 +45,21 @@ class Fingerprint(BaseModel):
     num_cases: int
     spacings: tuple[Spacing, ...]
     shapes: tuple[Shape3, ...]
+    body_shapes: tuple[Shape3, ...]
+    nonzero_share: float
     channels: tuple[ChannelStatistics, ...]
     label_frequencies: dict[str, float]
     label_volumes_ml: dict[str, float]
 
 
 class _CaseFacts(BaseModel):
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True)
 
     spacing: Spacing
     shape: Shape3
-    foreground: Array  # (C, N) intensities of random foreground voxels
+    body_shape: Shape3
+    nonzero_share: float
+    channels: tuple[ForegroundSketch, ...] | None  # None: a case without foreground
     volumes_ml: dict[str, float]  # of the labels that occur
 
 
@@ -72,10 +77,11 @@ def compute_fingerprint(
     Raises:
         DatasetError: If a case is faulty: the first fault and how many cases have one.
     """
+    num_points = choose_num_points(len(cases))
 
     def measure(case: Case) -> _CaseFacts | str:
         try:
-            facts: _CaseFacts | str = _measure_case(case, task)
+            facts: _CaseFacts | str = _measure_case(case, task, num_points)
         except MedunetError as error:
             facts = str(error)
         if on_case:
@@ -93,10 +99,9 @@ def compute_fingerprint(
         num_cases=len(facts),
         spacings=tuple(fact.spacing for fact in facts),
         shapes=tuple(fact.shape for fact in facts),
-        channels=tuple(
-            _compute_statistics(np.concatenate([fact.foreground[channel] for fact in facts]), task)
-            for channel in range(len(task.channels))
-        ),
+        body_shapes=tuple(fact.body_shape for fact in facts),
+        nonzero_share=float(np.median([fact.nonzero_share for fact in facts])),
+        channels=_combine_channels([fact.channels for fact in facts if fact.channels is not None], task),
         label_frequencies={name: sum(name in fact.volumes_ml for fact in facts) / len(facts) for name in task.labels},
         label_volumes_ml={
             name: float(np.median(volumes))
@@ -106,17 +111,27 @@ def compute_fingerprint(
     )
 
 
-def _measure_case(case: Case, task: Task) -> _CaseFacts:
+def _measure_case(case: Case, task: Task, num_points: int) -> _CaseFacts:
     image, labels = read_case(case, task)
     image, labels = to_orientation(image), to_orientation(labels)
-    box = compute_body_box(image.array, task.modality)
-    size_i, size_j, size_k = (edge.stop - edge.start for edge in box)
+    shape = _measure_box(compute_nonzero_box(image.array))
+    i, j, k = (float(f"{mm:.{_SPACING_DIGITS}g}") for mm in image.spacing)
+    foreground = np.isin(labels.array[0], task.all_values)
     return _CaseFacts(
-        spacing=image.spacing,
-        shape=(size_i, size_j, size_k),
-        foreground=_sample_foreground(image, labels, task),
+        spacing=(i, j, k),
+        shape=shape,
+        body_shape=_measure_box(compute_body_box(image.array, task.modality)),
+        nonzero_share=math.prod(shape) / math.prod(image.spatial_shape),
+        channels=tuple(sketch_foreground(channel[foreground], num_points) for channel in image.array)
+        if foreground.any()
+        else None,
         volumes_ml=_compute_volumes_ml(labels, task),
     )
+
+
+def _measure_box(box: tuple[slice, slice, slice]) -> Shape3:
+    i, j, k = (edge.stop - edge.start for edge in box)
+    return i, j, k
 
 
 def _compute_volumes_ml(labels: Volume, task: Task) -> dict[str, float]:
@@ -129,21 +144,8 @@ def _compute_volumes_ml(labels: Volume, task: Task) -> dict[str, float]:
     return {name: volume_ml for name, volume_ml in volumes_ml.items() if volume_ml > 0}
 
 
-def _sample_foreground(image: Volume, labels: Volume, task: Task) -> Array:
-    foreground = np.flatnonzero(np.isin(labels.array[0], task.all_values))
-    if foreground.size > _SAMPLES_PER_CASE:
-        foreground = np.random.default_rng(1234).choice(foreground, _SAMPLES_PER_CASE, replace=False)
-    return image.array.reshape(image.num_channels, -1)[:, foreground].astype(np.float32)
-
-
-def _compute_statistics(values: Array, task: Task) -> ChannelStatistics:
-    if values.size == 0:
+def _combine_channels(cases: list[tuple[ForegroundSketch, ...]], task: Task) -> tuple[ChannelStatistics, ...]:
+    if not cases:
         msg = f"No case holds a voxel of any label of task '{task.name}'; expected {list(task.labels)}. Is it the right task?"
         raise DatasetError(msg)
-    low, high = np.percentile(values, [0.5, 99.5]).tolist()
-    return ChannelStatistics(
-        mean=float(values.mean(dtype=np.float64)),
-        std=float(values.std(dtype=np.float64)),
-        percentile_00_5=low,
-        percentile_99_5=high,
-    )
+    return tuple(combine_sketches(channel) for channel in zip(*cases, strict=True))

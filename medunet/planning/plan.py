@@ -75,6 +75,8 @@ class Normalization(BaseModel):
         upper: Clip above this.
         mean: Subtracted.
         std: Divided by.
+        nonzero_only: For ``zscore``: mean and deviation of the nonzero voxels (any channel, holes filled), which alone are
+            normalised; the others stay 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,12 +86,16 @@ class Normalization(BaseModel):
     upper: float | None = None
     mean: float | None = None
     std: float | None = None
+    nonzero_only: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Normalization:
         numbers = (self.lower, self.upper, self.mean, self.std)
         if self.rule.startswith("ct-") and (None in numbers or not self.std):
             msg = f"rule {self.rule} needs lower, upper, mean and a std above 0; got {numbers}"
+            raise ValueError(msg)
+        if self.nonzero_only and self.rule != "zscore":
+            msg = f"nonzero_only belongs to the rule zscore, not to {self.rule}"
             raise ValueError(msg)
         return self
 
@@ -108,6 +114,8 @@ class Plan(BaseModel):
         median_shape: Median voxels of a case at that spacing.
         patch_size: Voxels that the network sees at once.
         batch_size: Patches per iteration.
+        num_previous_labels: Labels that a ``3d-low`` network found, which a ``cascade`` sees as that many more channels
+            (one-hot, without background), after those of the image; 0 otherwise.
         normalization: One per channel.
         network: Shape of the network.
         optimizer: How it learns.
@@ -125,6 +133,7 @@ class Plan(BaseModel):
     median_shape: Shape3
     patch_size: Shape3
     batch_size: int
+    num_previous_labels: int = 0
     normalization: tuple[Normalization, ...]
     network: NetworkPlan
     optimizer: OptimizerPlan

@@ -1,47 +1,63 @@
 """From a scan to what the network sees, and from the network's grid back to the scan's.
 
-Names are loaded on first use: `resample` needs torch only, while the pipeline needs MONAI, which takes seconds to import.
+Names are loaded on first use: most of the room needs torch only, while `monai_bridge` needs MONAI, which takes seconds to
+import.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medunet.preprocessing.blocks import Box, whole_box
+    from medunet.preprocessing.cubic import resample_cubic
     from medunet.preprocessing.monai_bridge import from_metatensor, to_metatensor
-    from medunet.preprocessing.pipeline import preprocess_image, preprocess_labels
+    from medunet.preprocessing.pipeline import compute_fill, preprocess_image, preprocess_labels
+    from medunet.preprocessing.prepare import prepare_cases
+    from medunet.preprocessing.quantize import Quantization
     from medunet.preprocessing.resample import (
         compute_axis_mapping,
+        find_coarse_axis,
         resample_label_map,
         resample_linear,
         resample_winner,
     )
-    from medunet.preprocessing.store import Box, StoredCase, prepare_cases
+    from medunet.preprocessing.store import StoredCase
 
 _HOMES = {
-    "Box": "store",
+    "Box": "blocks",
+    "Quantization": "quantize",
     "StoredCase": "store",
     "compute_axis_mapping": "resample",
+    "compute_fill": "pipeline",
+    "find_coarse_axis": "resample",
     "from_metatensor": "monai_bridge",
-    "prepare_cases": "store",
+    "prepare_cases": "prepare",
     "preprocess_image": "pipeline",
     "preprocess_labels": "pipeline",
+    "resample_cubic": "cubic",
     "resample_label_map": "resample",
     "resample_linear": "resample",
     "resample_winner": "resample",
     "to_metatensor": "monai_bridge",
+    "whole_box": "blocks",
 }
 
 __all__ = [
     "Box",
+    "Quantization",
     "StoredCase",
     "compute_axis_mapping",
+    "compute_fill",
+    "find_coarse_axis",
     "from_metatensor",
     "prepare_cases",
     "preprocess_image",
     "preprocess_labels",
+    "resample_cubic",
     "resample_label_map",
     "resample_linear",
     "resample_winner",
     "to_metatensor",
+    "whole_box",
 ]
 
 

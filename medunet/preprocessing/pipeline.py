@@ -1,40 +1,44 @@
-"""From a scan to what the network sees: orientation, body box, spacing, intensity, by MONAI's transforms.
+"""From a scan to what the network sees: orientation, body box, intensity, spacing.
 
 Everything is told by the affine that the result carries, so nothing needs to be inverted later: the way back to the
-scan's grid follows from the two affines (`medunet.preprocessing.resample`).
+scan's grid follows from the two affines (`medunet.preprocessing.resample`). Intensities are brought to the network's
+range before anything is interpolated, as nnU-Net does: what lies outside the clipping range, or outside the body, must
+not bleed into its neighbours.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Orientation, Spacing, SpatialCrop
+from torch import Tensor
 
 from medunet.planning import Normalization, Plan, compute_body_box
-from medunet.preprocessing.monai_bridge import from_metatensor, to_metatensor
-from medunet.preprocessing.resample import resample_label_map
-from medunet.volume import Volume
+from medunet.preprocessing.cubic import resample_cubic
+from medunet.preprocessing.resample import compute_axis_mapping, find_coarse_axis, resample_label_map
+from medunet.volume import Affine, Array, Shape3, Spacing, Volume, to_orientation
 
 BODY_MARGIN_MM = 8.0
+_SAME_SPACING = 1e-4
+"""Voxel sizes closer than this share are the same: 0.05 voxels over a line of 512."""
 
 
 def preprocess_image(image: Volume, plan: Plan) -> Volume:
-    """Orient, crop to the body, resample and normalise a scan.
+    """Orient, crop to the body, normalise and resample a scan.
 
     Args:
         image: ``(C, I, J, K)`` with the plan's channels.
         plan: Spacing and intensity rules.
 
     Returns:
-        float32 Volume on the network's grid, usually smaller than the scan: what is left out is background.
+        float32 Volume on the network's grid, usually smaller than the scan: what is left out is background. Its voxels
+        are the plan's, but for axes on which the scan's differ by less than a ten-thousandth, which stay as they are.
     """
-    tensor = Orientation(axcodes=plan.orientation, labels=None)(to_metatensor(image))
-    tensor = SpatialCrop(roi_slices=_compute_crop(from_metatensor(tensor), plan))(tensor)
-    tensor = Spacing(pixdim=plan.spacing, mode="bilinear", padding_mode="border")(tensor)
-    return from_metatensor(_normalize(tensor, plan))
+    cropped = _crop_to_body(to_orientation(image, plan.orientation), plan)
+    normalized = _normalize(cropped.array, plan)
+    shape, affine = compute_target_grid(cropped, plan.spacing)
+    nearest_axis = find_coarse_axis(cropped.spacing, plan.spacing)
+    resampled = resample_cubic(normalized, cropped.affine, affine, shape, nearest_axis=nearest_axis)
+    return Volume(resampled.numpy(), affine)
 
 
 def preprocess_labels(labels: Volume, image: Volume) -> Volume:
@@ -44,32 +48,91 @@ def preprocess_labels(labels: Volume, image: Volume) -> Volume:
         labels: ``(1, I, J, K)`` on the scan's grid.
         image: Result of `preprocess_image` for that scan.
     """
-    return resample_label_map(labels, image.affine, image.spatial_shape)
+    _, scales, _ = compute_axis_mapping(labels.affine, image.affine)
+    i, j, k = (mm / abs(scale) for mm, scale in zip(image.spacing, scales, strict=True))
+    nearest_axis = find_coarse_axis((i, j, k), image.spacing)
+    return resample_label_map(labels, image.affine, image.spatial_shape, nearest_axis=nearest_axis)
 
 
-def _compute_crop(image: Volume, plan: Plan) -> list[slice]:
-    box = compute_body_box(image.array, plan.modality)
-    crop = []
-    for axis, edge in enumerate(box):
+def compute_fill(image: Array, plan: Plan) -> Array:
+    """What lies around a preprocessed image, per channel, ``(C,)`` float32: air, or the 0 around nonzero voxels.
+
+    Args:
+        image: Voxels of `preprocess_image`, ``(C, I, J, K)``.
+        plan: Its plan.
+    """
+    lowest = image.reshape(len(image), -1).min(axis=1)
+    return np.where([rule.nonzero_only for rule in plan.normalization], 0, lowest).astype(np.float32)
+
+
+def compute_target_grid(image: Volume, spacing: Spacing) -> tuple[Shape3, Affine]:
+    """The grid of another voxel size that covers the same box, centred on it.
+
+    Args:
+        image: On the source grid; its voxels do not matter.
+        spacing: Along the axes of ``image``, mm.
+
+    Returns:
+        ``shape``: nnU-Net's, the box divided by the voxel size and rounded, at least 1. ``affine``: RAS+ mm.
+    """
+    shape, steps = [], []
+    for length, old, new in zip(image.spatial_shape, image.spacing, spacing, strict=True):
+        is_same = abs(new / old - 1) < _SAME_SPACING
+        shape.append(length if is_same else max(1, round(length * old / new)))
+        steps.append(1.0 if is_same else new / old)
+    to_source = np.diag([*steps, 1.0])
+    to_source[:3, 3] = [
+        (old - 1) / 2 - (new - 1) / 2 * step for old, new, step in zip(image.spatial_shape, shape, steps, strict=True)
+    ]
+    i, j, k = shape
+    return (i, j, k), image.affine @ to_source
+
+
+def _crop_to_body(image: Volume, plan: Plan) -> Volume:
+    """The body and a margin around it."""
+    start = np.eye(4)
+    box = []
+    for axis, edge in enumerate(compute_body_box(image.array, plan.modality)):
         margin = int(np.ceil(BODY_MARGIN_MM / image.spacing[axis]))
-        crop.append(slice(max(0, edge.start - margin), min(image.spatial_shape[axis], edge.stop + margin)))
-    return crop
+        box.append(slice(max(0, edge.start - margin), min(image.spatial_shape[axis], edge.stop + margin)))
+        start[axis, 3] = box[-1].start
+    return Volume(image.array[(slice(None), *box)], image.affine @ start)
 
 
-def _normalize(tensor: MetaTensor, plan: Plan) -> MetaTensor:
-    # Into new memory: nothing before may have copied the voxels, and they are the caller's.
-    channels = zip(tensor.as_tensor(), plan.normalization, strict=True)
-    normalized: Any = MetaTensor(
-        torch.stack([_normalize_channel(channel, rule) for channel, rule in channels]), affine=tensor.affine
-    )
-    return normalized
+def _normalize(image: Array, plan: Plan) -> Tensor:
+    """Float32 in new memory, ``(C, I, J, K)``: the voxels that come in are the caller's."""
+    channels = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))
+    inside = torch.from_numpy(_find_nonzero(image)) if any(rule.nonzero_only for rule in plan.normalization) else None
+    for channel, rule in zip(channels, plan.normalization, strict=True):
+        _normalize_channel(channel, rule, inside if rule.nonzero_only else None)
+    return channels
 
 
-def _normalize_channel(values: torch.Tensor, rule: Normalization) -> torch.Tensor:
+def _normalize_channel(values: Tensor, rule: Normalization, inside: Tensor | None) -> None:
     if rule.rule == "none":
-        return values
+        return
     if rule.rule == "zscore":
-        return (values - values.mean()) / values.std().clamp(min=1e-6)
+        measured = values if inside is None else values[inside]
+        std, mean = torch.std_mean(measured) if measured.numel() > 1 else (values.new_ones(()), values.new_zeros(()))
+        values.sub_(mean).div_(std.clamp(min=1e-6))
+        if inside is not None:
+            values.masked_fill_(~inside, 0.0)
+        return
     assert rule.mean is not None  # Normalization checks it
     assert rule.std is not None
-    return (values.clamp(rule.lower, rule.upper) - rule.mean) / rule.std
+    values.clamp_(rule.lower, rule.upper).sub_(rule.mean).div_(rule.std)
+
+
+def _find_nonzero(image: Array) -> Array:
+    """Voxels that are not 0 in every channel, and the holes among them, ``(I, J, K)``."""
+    from scipy.ndimage import label
+
+    nonzero = np.any(image != 0, axis=0)
+    parts, _ = label(~nonzero)
+    # A hole is a part of the zeros that does not reach the border.
+    faces = [np.take(parts, end, axis).reshape(-1) for axis in range(3) for end in (0, -1)]
+    is_outside = np.zeros(int(parts.max()) + 1, bool)
+    is_outside[np.unique(np.concatenate(faces))] = True
+    is_outside[0] = False  # not zeros at all
+    inside: Array = ~is_outside[parts]
+    return inside

@@ -3,7 +3,7 @@
 Nearest-neighbour interpolation of labels moves borders by up to half a voxel. Interpolating every class linearly and
 taking the largest does not, and because the grids differ only by axis order, flips, scale and shift, it is three
 one-dimensional interpolations. Classes are handled one by one with a running winner, so memory does not grow with
-their number.
+their number; a label is handled only within its own box, so time hardly does either.
 """
 
 from __future__ import annotations
@@ -15,25 +15,82 @@ import torch
 from torch import Tensor
 
 from medunet.errors import GeometryError
-from medunet.volume import Affine, Shape3, Volume
+from medunet.volume import Affine, Shape3, Spacing, Volume
+
+_ANISOTROPY = 3.0
 
 
-def resample_label_map(label_map: Volume, target_affine: Affine, target_shape: Shape3) -> Volume:
+def find_coarse_axis(source_spacing: Spacing, target_spacing: Spacing) -> int | None:
+    """The axis along which slices are so thick that nothing between them should be made up.
+
+    nnU-Net's rule (doi:10.1038/s41592-020-01008-z): one spacing is more than 3 x the finest, in the source or else in
+    the target; where two axes are equally coarse, none is.
+
+    Example:
+        >>> find_coarse_axis((0.5, 0.5, 3.6), (0.6, 0.6, 3.0)), find_coarse_axis((1.0, 1.0, 2.0), (1.0, 1.0, 1.0))
+        (2, None)
+    """
+    for spacing in (source_spacing, target_spacing):
+        if max(spacing) > _ANISOTROPY * min(spacing):
+            coarse = [axis for axis in range(3) if spacing[axis] > (1 - 1e-3) * max(spacing)]
+            return coarse[0] if len(coarse) == 1 else None
+    return None
+
+
+def resample_label_map(
+    label_map: Volume, target_affine: Affine, target_shape: Shape3, *, nearest_axis: int | None = None
+) -> Volume:
     """A label map on another grid; voxels outside the source take the nearest source voxel's labels.
 
     Args:
         label_map: ``(1, I, J, K)`` of an integer type.
         target_affine: RAS+ mm; its axes run along the source's axes, in any order and direction.
         target_shape: ``(I, J, K)``.
+        nearest_axis: Target axis along which the nearest voxel is taken instead (`find_coarse_axis`).
 
     Returns:
         Same dtype; the smaller value wins a tie.
     """
+    axes, scales, shifts = compute_axis_mapping(label_map.affine, target_affine)
     values = np.unique(label_map.array)
-    source = torch.from_numpy(np.ascontiguousarray(label_map.array[0]))
-    classes = ((source == int(value)).float() for value in values)
-    winners = resample_winner(classes, label_map.affine, target_affine, target_shape)
+    codes = np.searchsorted(values, label_map.array[0].transpose(axes))  # numbered, so that they index `values`
+    source = torch.from_numpy(np.ascontiguousarray(codes, dtype=np.int32))
+    positions = [torch.arange(target_shape[a], dtype=torch.float64) * scales[a] + shifts[a] for a in range(3)]
+    if nearest_axis is not None:
+        source = pick_nearest(source, nearest_axis, positions[nearest_axis])
+        positions[nearest_axis] = torch.arange(target_shape[nearest_axis], dtype=torch.float64)
+    winners = _find_winners(source, len(values), positions)
     return Volume(values[winners.numpy()][None].astype(label_map.array.dtype), np.asarray(target_affine))
+
+
+def _find_winners(source: Tensor, num_classes: int, positions: list[Tensor]) -> Tensor:
+    """The class with the largest interpolated share, each class only where it has any."""
+    from scipy.ndimage import find_objects
+
+    lengths = source.shape
+    positions = [where.clamp(0, n - 1) for where, n in zip(positions, lengths, strict=True)]
+    shape = [len(where) for where in positions]
+    best = torch.zeros(shape)
+    winners = torch.zeros(shape, dtype=torch.int32)
+    for index, box in enumerate(find_objects(source.numpy() + 1, num_classes)):
+        if box is None:  # its slices lie between those that were taken
+            continue
+        # One voxel around a class its share has fallen to 0, and 0 wins nowhere: the shares sum to 1.
+        around = [slice(max(0, edge.start - 1), edge.stop + 1) for edge in box]
+        inside = [
+            torch.nonzero((where > edge.start - 1) & (where < edge.stop)).flatten()
+            for where, edge in zip(positions, box, strict=True)
+        ]
+        if not all(len(where) for where in inside):
+            continue
+        target = tuple(slice(int(where[0]), int(where[-1]) + 1) for where in inside)
+        shares = (source[tuple(around)] == index).float()
+        for axis in range(3):
+            shares = _interpolate_axis(shares, axis, positions[axis][inside[axis]] - around[axis].start)
+        is_better = shares > best[target]
+        best[target] = torch.where(is_better, shares, best[target])
+        winners[target] = winners[target].masked_fill(is_better, index)
+    return winners
 
 
 def resample_winner(
@@ -108,3 +165,9 @@ def _interpolate_axis(scores: Tensor, axis: int, positions: Tensor) -> Tensor:
     weight = (positions - lower).to(scores.dtype).reshape(weight_shape).to(scores.device)
     lower, upper = lower.to(scores.device), upper.to(scores.device)
     return torch.lerp(scores.index_select(axis, lower), scores.index_select(axis, upper), weight)
+
+
+def pick_nearest(scores: Tensor, axis: int, positions: Tensor) -> Tensor:
+    """Whole voxels along one axis; halfway, the further one."""
+    nearest = (positions + 0.5).floor().long().clamp(0, scores.shape[axis] - 1)
+    return scores.index_select(axis, nearest.to(scores.device))

@@ -1,41 +1,21 @@
-"""Preprocessed cases on disk: made once, found again while task, plan and files are unchanged.
-
-One safetensors file per case (no pickle; any box of it can be read without reading the rest).
-"""
+"""`StoredCase`: a preprocessed case of which any box can be read, from its file or from memory."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from medunet.io import has_structure_names, write_bytes_atomic
-from medunet.planning import Plan
-from medunet.preprocessing.pipeline import preprocess_image, preprocess_labels
-from medunet.tasks import (
-    IGNORE_CODE,
-    Case,
-    Task,
-    encode_labels,
-    list_case_files,
-    read_case,
-)
+from medunet.preprocessing.blocks import Box, to_blocks, whole_box
+from medunet.preprocessing.case_file import CaseFile, serialize_case
+from medunet.preprocessing.foreground import ForegroundIndex, index_foreground
+from medunet.preprocessing.quantize import Quantization, choose_quantization
 from medunet.volume import Array, Shape3
-
-STORE_VERSION = 1
-_FOREGROUND_PER_CODE = 5_000
-
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,131 +27,138 @@ class StoredCase:
         path: The file.
         shape: ``(I, J, K)`` on the network's grid.
         fill: Value per channel for voxels outside the image, ``(C,)``.
-        foreground: Code -> ``(N, 3)`` voxel positions, a random part of all.
-        image: ``(C, I, J, K)`` float32 when kept in memory.
+        foreground: Code -> ``(N, 3)`` voxel positions, a random part of all; read when asked for.
+        image: ``(C, I, J, K)`` when kept in memory, float32, or int16 where there is a ``quantization``.
         labels: ``(I, J, K)`` uint8 codes when kept in memory.
+        quantization: How stored integers become intensities; None where float32 is stored.
+        checksum: SHA-256 over everything that is stored, in hexadecimal digits.
+        annotated: Per output of the network, whether it was looked for in this case; None: all were.
+        file: Where boxes are read from when the case is not in memory.
     """
 
     case_id: str
     path: Path
     shape: Shape3
     fill: Tensor
-    foreground: dict[int, Tensor]
+    foreground: Mapping[int, Tensor]
     image: Tensor | None = None
     labels: Tensor | None = None
+    quantization: Quantization | None = None
+    checksum: str = ""
+    annotated: tuple[bool, ...] | None = None
+    file: CaseFile | None = None
 
-    def read_box(self, box: Box) -> tuple[Tensor, Tensor]:
-        """Image ``(C, ...)`` and codes ``(...)`` of a box that lies within the case; nothing else is read."""
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether no file is read any more."""
+        return self.image is not None and self.labels is not None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of image and labels in memory; 0 on disk."""
+        return sum(tensor.nbytes for tensor in (self.image, self.labels) if tensor is not None)
+
+    def read_box(self, box: Box, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Image ``(C, ...)`` float32 and codes ``(...)`` uint8 of a box that lies within the case; nothing else is read.
+
+        Args:
+            box: Not empty.
+            device: Where the voxels shall be; None leaves them where they are.
+
+        Raises:
+            OSError: If the file cannot be read.
+            VolumeError: If it was cut off meanwhile.
+        """
         if self.image is not None and self.labels is not None:
-            return self.image[(slice(None), *box)], self.labels[box]
-        with safe_open(self.path, framework="pt") as file:
-            image: Tensor = file.get_slice("image")[(slice(None), *box)]
-            labels: Tensor = file.get_slice("labels")[box]
-        return image, labels
+            image, labels = self.image[(slice(None), *box)], self.labels[box]
+        else:
+            assert self.file is not None  # without tensors there is a file
+            image = torch.from_numpy(self.file.read_box("image", box))
+            labels = torch.from_numpy(self.file.read_box("labels", box)[0])
+        image, labels = _move(image, device), _move(labels, device)  # as stored: half the bytes
+        return (image if self.quantization is None else self.quantization.decode(image)), labels
+
+    def to(self, device: torch.device) -> StoredCase:
+        """The same case with what is in memory on a device."""
+        if self.image is None or self.labels is None:
+            return self
+        return dataclasses.replace(self, image=self.image.to(device), labels=self.labels.to(device))
 
 
-def prepare_cases(
-    cases: Sequence[Case],
-    task: Task,
-    plan: Plan,
-    folder: Path,
-    *,
-    num_workers: int = 2,
-    memory_gib: float = 4.0,
-    on_case: Callable[[str], None] | None = None,
-) -> list[StoredCase]:
-    """Preprocess the cases that are not in the store yet, and open all of them.
+def serialize_stored_case(image: Array, codes: Array, fill: Array, case_id: str) -> bytes:
+    """The file of a preprocessed case.
 
     Args:
-        cases: What to prepare.
-        task: Channels and labels.
-        plan: Spacing and intensity rules.
-        folder: The store; made when missing. Files of other plans in it are left alone.
-        num_workers: Threads.
-        memory_gib: Cases are kept in memory when all together need no more than this.
-        on_case: Called with the id of every finished case.
+        image: ``(C, I, J, K)`` float32.
+        codes: ``(I, J, K)`` uint8.
+        fill: ``(C,)`` float32.
+        case_id: Seeds the choice of foreground positions.
+    """
+    quantization = choose_quantization(image)
+    counts, positions = index_foreground(codes, case_id)
+    tensors = {
+        "image": to_blocks(image if quantization is None else quantization.encode(image)),
+        "labels": to_blocks(codes[None]),
+        "fill": fill,
+        "foreground": positions,
+        "foreground_counts": counts,
+    }
+    if quantization is not None:
+        tensors |= {name: np.array(getattr(quantization, name), np.float32) for name in ("step", "zero")}
+    i, j, k = codes.shape
+    return serialize_case(tensors, (i, j, k))
+
+
+def open_stored_case(
+    file: CaseFile, case_id: str, annotated: tuple[bool, ...] | None, *, in_memory: bool
+) -> StoredCase:
+    """A case from its file.
+
+    Args:
+        file: From `medunet.preprocessing.case_file.open_case_file`.
+        case_id: Of the case.
+        annotated: See `StoredCase`.
+        in_memory: Read and check everything now, instead of boxes later.
 
     Raises:
-        MedunetError: If a case cannot be read, or the store not be written.
+        DamagedCaseError: If everything is read and is not what was written.
     """
-
-    def prepare(case: Case) -> Path:
-        path = folder / f"{case.case_id}-{compute_store_key(case, task, plan)}.safetensors"
-        if not path.is_file():
-            write_bytes_atomic(path, _preprocess(case, task, plan))
-        if on_case:
-            on_case(case.case_id)
-        return path
-
-    with ThreadPoolExecutor(num_workers) as pool:
-        paths = list(pool.map(prepare, cases))
-    in_memory = sum(path.stat().st_size for path in paths) <= memory_gib * 2**30
-    return [_open(case.case_id, path, in_memory=in_memory) for case, path in zip(cases, paths, strict=True)]
-
-
-def compute_store_key(case: Case, task: Task, plan: Plan) -> str:
-    """Changes whenever the preprocessed case would: its files, the rules applied to them, or this format."""
-    files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in list_case_files(case)]
-    # Structures become labels by their names; label maps are told by their values, and may be renamed.
-    names = [list(task.labels), sorted(task.synonyms.items())] if has_structure_names(case.labels) else []
-    rules = {
-        "version": STORE_VERSION,
-        "files": files,
-        "series": case.series,
-        "mapping": sorted(case.mapping.items()),
-        "names": names,
-        "labels": list(task.labels.values()),  # codes follow their order, and sort_keys would hide it
-        "ignore": task.ignore,
-        "modality": plan.modality,
-        "spacing": plan.spacing,
-        "orientation": plan.orientation,
-        "normalization": [rule.model_dump() for rule in plan.normalization],
-    }
-    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
+    quantization = None
+    if "step" in file.entries:
+        step, zero = (tuple(file.read_tensor(name).tolist()) for name in ("step", "zero"))
+        quantization = Quantization(step=step, zero=zero)
+    case = StoredCase(
+        case_id=case_id,
+        path=file.path,
+        shape=file.shape,
+        fill=torch.from_numpy(file.read_tensor("fill")),
+        foreground=ForegroundIndex(
+            file.read_tensor("foreground_counts"),
+            lambda start, stop: torch.from_numpy(file.read_rows("foreground", start, stop)),
+        ),
+        quantization=quantization,
+        checksum=file.checksum,
+        annotated=annotated,
+        file=file,
+    )
+    return _hold(case, file) if in_memory else case
 
 
-def _preprocess(case: Case, task: Task, plan: Plan) -> bytes:
-    scan, label_map = read_case(case, task)
-    image = preprocess_image(scan, plan)
-    codes = preprocess_labels(encode_labels(label_map, task), image).array[0]
-    tensors = {
-        "image": torch.from_numpy(image.array),
-        "labels": torch.from_numpy(np.ascontiguousarray(codes)),
-        "fill": torch.from_numpy(image.array.reshape(image.num_channels, -1).min(axis=1)),
-        **_index_foreground(codes, case.case_id),
-    }
-    content: bytes = save(tensors)
-    return content
+def _hold(case: StoredCase, file: CaseFile) -> StoredCase:
+    file.verify()
+    box = whole_box(file.shape)
+    positions = torch.from_numpy(file.read_tensor("foreground"))
+    return dataclasses.replace(
+        case,
+        image=torch.from_numpy(file.read_box("image", box)),
+        labels=torch.from_numpy(file.read_box("labels", box)[0]),
+        foreground=ForegroundIndex(file.read_tensor("foreground_counts"), lambda start, stop: positions[start:stop]),
+        file=None,
+    )
 
 
-def _index_foreground(codes: Array, case_id: str) -> dict[str, Tensor]:
-    """Voxel positions per code, at most a fixed number, the same ones each time."""
-    rng = np.random.default_rng(list(case_id.encode()))
-    index = {}
-    for code in np.unique(codes).tolist():
-        if code in (0, IGNORE_CODE):
-            continue
-        flat = np.flatnonzero(codes == code)
-        if flat.size > _FOREGROUND_PER_CODE:
-            flat = rng.choice(flat, _FOREGROUND_PER_CODE, replace=False)
-        positions = np.stack(np.unravel_index(flat, codes.shape), axis=1).astype(np.int16)
-        index[f"foreground_{code}"] = torch.from_numpy(positions)
-    return index
-
-
-def _open(case_id: str, path: Path, *, in_memory: bool) -> StoredCase:
-    with safe_open(path, framework="pt") as file:
-        kept: dict[str, Any] = {name: file.get_tensor(name) for name in ("image", "labels")} if in_memory else {}
-        i, j, k = file.get_slice("labels").get_shape()
-        return StoredCase(
-            case_id=case_id,
-            path=path,
-            shape=(i, j, k),
-            fill=file.get_tensor("fill"),
-            foreground={
-                int(name.removeprefix("foreground_")): file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118  not a dict
-                if name.startswith("foreground_")
-            },
-            **kept,
-        )
+def _move(tensor: Tensor, device: torch.device | None) -> Tensor:
+    if device is None or tensor.device == device:
+        return tensor
+    # A copy from pinned memory lets the host go on.
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

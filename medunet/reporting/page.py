@@ -98,13 +98,17 @@ def render_page(template: str, *, title: str, sections: Sequence[Section] = (), 
     import medunet
 
     script = _read_script()
-    return _get_environment().get_template(template).render(
-        title=title,
-        sections=sections,
-        version=medunet.__version__,
-        script=script,
-        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **values,
+    return (
+        _get_environment()
+        .get_template(template)
+        .render(
+            title=title,
+            sections=sections,
+            version=medunet.__version__,
+            script=script,
+            script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            **values,
+        )
     )
 
 

@@ -9,8 +9,10 @@ from medunet.tasks.cases import (
     read_case,
     read_case_scan,
 )
-from medunet.tasks.dataset import Dataset, read_dataset, split_fold
-from medunet.tasks.encoding import IGNORE_CODE, compute_membership, encode_labels, list_class_values
+from medunet.tasks.dataset import Dataset, read_dataset
+from medunet.tasks.encoding import IGNORE_CODE, compute_membership, encode_annotated, encode_labels, list_class_values
+from medunet.tasks.folds import Splits, count_folds, read_splits, split_fold
+from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.recipes import list_tasks, load_task
 from medunet.tasks.structure_names import check_mapping, match_structure, parse_mapping, structures_to_labels
 from medunet.tasks.task import IntensityRule, Task, describe_first_fault, parse_task, suggest
@@ -21,12 +23,17 @@ __all__ = [
     "Code",
     "Dataset",
     "IntensityRule",
+    "Splits",
     "Task",
+    "check_annotated",
+    "check_annotated_values",
     "check_channels",
     "check_label_values",
     "check_mapping",
     "compute_membership",
+    "count_folds",
     "describe_first_fault",
+    "encode_annotated",
     "encode_labels",
     "list_case_files",
     "list_class_values",
@@ -38,6 +45,7 @@ __all__ = [
     "read_case",
     "read_case_scan",
     "read_dataset",
+    "read_splits",
     "split_fold",
     "structures_to_labels",
     "suggest",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ class Case:
         mapping: Name of a structure in ``labels`` -> label of the task, beside the names that the task knows.
         group: Cases of one group are never divided between training and validation; None is a group of its own. It may
             be a patient's number, so it is written nowhere.
+        annotated: Labels of the task that were looked for in this case; the others may hide in its background, so
+            training takes nothing there as certain. None: all.
     """
 
     case_id: str
@@ -27,3 +30,10 @@ class Case:
     series: str = ""
     mapping: Mapping[str, str] = field(default_factory=dict, hash=False)
     group: str | None = field(default=None, repr=False)
+    annotated: frozenset[str] | None = None
+
+
+def suggest_case(case_id: str, known: Collection[str]) -> str:
+    """``"did you mean 'p012'?"``, or one of the ids as an example; ends like a sentence."""
+    nearest = difflib.get_close_matches(case_id, known, n=1, cutoff=0.5)
+    return f"did you mean '{nearest[0]}'?" if nearest else f"its {len(known)} case ids are such as '{min(known)}'."

@@ -1,4 +1,4 @@
-"""Cases from a table: columns ``case``, ``image``, ``image2`` and so on, ``label``, and ``patient`` if known.
+"""Cases from a table: columns ``case``, ``image``, ``image2`` and so on, ``label``; ``patient`` and ``annotated`` if known.
 
 Paths are relative to the table. Unlike those of a ``dataset.json``, which travels with its folder, they may lead anywhere:
 a user writes the table to point at files where they lie.
@@ -6,19 +6,18 @@ a user writes the table to point at files where they lie.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medunet.errors import DatasetError
 from medunet.tasks.case import Case
+from medunet.tasks.table import check_width, read_table
 from medunet.tasks.task import suggest
 
-_MAX_BYTES = 64 * 2**20
-_DELIMITERS = (",", ";", "\t")  # spreadsheets write semicolons where the comma is the decimal sign
-_NAMES = ("case", "image", "label", "patient")
+_COLUMNS = "case, image, label"
+_NAMES = ("case", "image", "label", "patient", "annotated")
+_MAY_BE_EMPTY = "annotated"
 _SAFE_CASE_ID = re.compile(r"(?!\.)[^/\\]{1,150}")
 
 
@@ -29,52 +28,12 @@ def list_csv_cases(path: Path) -> list[Case]:
         DatasetError: If the file is no table, a column is missing, unknown or double, a row is incomplete, a case or an
             image is listed twice, or a file is missing.
     """
-    text = _read_text(path)
-    try:
-        rows = list(csv.reader(io.StringIO(text), delimiter=_find_delimiter(text)))
-    except csv.Error as error:
-        msg = f"The table {path} is no CSV ({error}); expected the columns case, image, label. Save it again."
-        raise DatasetError(msg) from error
-    return _build_cases(path, rows)
-
-
-def _read_text(path: Path) -> str:
-    if not path.is_file():
-        what = "is no regular file" if path.exists() else "does not exist"
-        msg = f"The table {path} {what}; expected a CSV file with the columns case, image, label."
-        raise DatasetError(msg)
-    size = path.stat().st_size
-    if size > _MAX_BYTES:
-        msg = f"The table {path} has {size} bytes; expected {_MAX_BYTES} at most. Is it a table of cases?"
-        raise DatasetError(msg)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        msg = f"The table {path} is no UTF-8 text. Save it as CSV in UTF-8."
-        raise DatasetError(msg) from error
-    except OSError as error:
-        msg = f"The table {path} cannot be read: {error.strerror}. Check its permissions."
-        raise DatasetError(msg) from error
-    if not text.strip() or "\0" in text:
-        msg = f"The table {path} {'holds zero bytes' if text.strip() else 'is empty'}; expected the columns case, image, label."
-        raise DatasetError(msg)
-    return text
-
-
-def _find_delimiter(text: str) -> str:
-    header = text.lstrip().splitlines()[0]
-    return max(_DELIMITERS, key=header.count)
-
-
-def _build_cases(path: Path, rows: Sequence[Sequence[str]]) -> list[Case]:
-    numbered = [(number, [cell.strip() for cell in row]) for number, row in enumerate(rows, start=1)]
-    numbered = [(number, row) for number, row in numbered if any(row)]
-    columns = _check_columns(path, [cell.lower() for cell in numbered[0][1]])
+    columns, rows = read_table(path, _COLUMNS)
+    _check_columns(path, columns)
     cases: dict[str, Case] = {}
     owners: dict[Path, Case] = {}
-    for number, row in numbered[1:]:
-        cells = _check_row(path, number, row, columns)
-        case = _build_case(path, number, cells)
+    for number, row in rows:
+        case = _build_case(path, number, _check_row(path, number, row, columns))
         if case.case_id in cases:
             msg = (
                 f"{path} lists the case '{case.case_id}' twice, again in row {number}. Give each row a name of its own."
@@ -88,12 +47,12 @@ def _build_cases(path: Path, rows: Sequence[Sequence[str]]) -> list[Case]:
     return list(cases.values())
 
 
-def _check_columns(path: Path, columns: list[str]) -> list[str]:
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
     num_images = sum(bool(re.fullmatch(r"image\d*", name)) for name in columns)
     images = [_name_image(index) for index in range(max(num_images, 1))]
     for name in ("case", *images, "label"):
         if name not in columns:
-            msg = f"{path} has no column '{name}'; it has {', '.join(columns)[:200]}. Expected case, image, label."
+            msg = f"{path} has no column '{name}'; it has {', '.join(columns)[:200]}. Expected {_COLUMNS}."
             raise DatasetError(msg)
     for name in columns:
         if columns.count(name) > 1:
@@ -103,7 +62,6 @@ def _check_columns(path: Path, columns: list[str]) -> list[str]:
         if name not in (*images, *_NAMES):
             msg = f"{path} has the unknown column '{name[:40]}'; {suggest(name[:40], [*_NAMES, *images[1:]])}"
             raise DatasetError(msg)
-    return columns
 
 
 def _name_image(index: int) -> str:
@@ -111,14 +69,12 @@ def _name_image(index: int) -> str:
 
 
 def _check_row(path: Path, number: int, row: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
-    if len(row) != len(columns):
-        msg = f"{path} has {len(row)} cells in row {number}; expected {len(columns)} ({', '.join(columns)})."
-        raise DatasetError(msg)
-    for name, cell in zip(columns, row, strict=True):
-        if not cell:
+    cells = check_width(path, number, row, columns)
+    for name, cell in cells.items():
+        if not cell and name != _MAY_BE_EMPTY:
             msg = f"{path} has no {name} in row {number}; expected every cell to be filled. Complete or remove the row."
             raise DatasetError(msg)
-    return dict(zip(columns, row, strict=True))
+    return cells
 
 
 def _build_case(path: Path, number: int, cells: dict[str, str]) -> Case:
@@ -134,7 +90,22 @@ def _build_case(path: Path, number: int, cells: dict[str, str]) -> Case:
         images=tuple(_resolve(path, number, cells[name], may_be_folder=True) for name in sorted(images, key=_count)),
         labels=_resolve(path, number, cells["label"], may_be_folder=False),
         group=cells.get("patient"),
+        annotated=_parse_annotated(path, number, cells.get("annotated", "")),
     )
+
+
+def _parse_annotated(path: Path, number: int, cell: str) -> frozenset[str] | None:
+    """``"liver;spleen"``; an empty cell means all labels."""
+    if not cell:
+        return None
+    labels = [label.strip() for label in cell.split(";")]
+    if "" in labels or len(set(labels)) != len(labels):
+        msg = (
+            f"{path} has the annotated labels {cell[:80]!r} in row {number}; expected different names with semicolons "
+            "between them, such as 'liver;spleen'. An empty cell means all."
+        )
+        raise DatasetError(msg)
+    return frozenset(labels)
 
 
 def _count(name: str) -> int:

@@ -1,24 +1,20 @@
-"""A dataset: labelled cases on disk, in one of the layouts that people have, and how it is split into folds."""
+"""A dataset: labelled cases on disk, in one of the layouts that people have."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from medunet.errors import DatasetError
 from medunet.io import list_volumes, strip_suffix
 from medunet.tasks.case import Case
 from medunet.tasks.csv_layout import list_csv_cases
 from medunet.tasks.dicom_layout import is_dicom_dataset, list_dicom_cases
-
-NUM_FOLDS = 5
-FOLD_SEED = 12345  # nnU-Net's, so that folds are the same cases
+from medunet.tasks.json_file import read_json
+from medunet.tasks.partial_labels import read_annotated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +45,8 @@ def read_dataset(folder: str | Path, *, mapping: Mapping[str, str] | None = None
     with ``file_ending``, ``imagesTr/<case>_0000``), ``images/`` + ``labels/`` with equal file names (several channels
     as ``<case>_0000``, ``<case>_0001``; also ``imagesTr/`` + ``labelsTr/`` without a ``dataset.json``), DICOM (one
     subfolder per case, with one SEG or RTSTRUCT object), or a table ``.csv`` with the columns ``case``, ``image``
-    (``image2`` and so on), ``label`` and, if known, ``patient``.
+    (``image2`` and so on), ``label`` and, if known, ``patient`` and ``annotated``. A folder may hold an ``annotated.json``,
+    see `medunet.tasks.partial_labels`.
 
     Args:
         folder: The folder, or the table.
@@ -77,48 +74,10 @@ def read_dataset(folder: str | Path, *, mapping: Mapping[str, str] | None = None
     else:
         raise _build_unknown_layout_error(folder)
     name = str(description.get("name", folder.resolve().name))
-    dataset = _build_dataset(folder, name, layout, cases, mapping)
+    dataset = _build_dataset(folder, name, layout, read_annotated(folder, cases), mapping)
     return replace(
         dataset, is_synthetic=bool(description.get("synthetic", False)), modality=_read_modality(description)
     )
-
-
-def split_fold(dataset: Dataset, fold: int | None) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """Training and validation cases of one fold.
-
-    The split is nnU-Net's: scikit-learn's ``KFold(5, shuffle=True, random_state=12345)`` over the sorted case ids.
-    Cases of one group (a patient) stay together: then it is the same rule over the sorted groups. With fewer than five
-    cases or groups every fold leaves one out.
-
-    Args:
-        dataset: The cases.
-        fold: Number of the fold that validates; None trains on all cases and validates on none.
-
-    Raises:
-        DatasetError: If the fold does not exist, or one case or patient alone is to be split.
-    """
-    if fold is None:
-        return dataset.cases, ()
-    groups = sorted({_get_group(case) for case in dataset.cases})
-    unit = "case" if len(groups) == len(dataset.cases) else "patient"
-    num_folds = min(NUM_FOLDS, len(groups))
-    if len(groups) < 2:
-        msg = f"The dataset {dataset.name} holds one {unit}, which cannot be split; train on it with --fold all."
-        raise DatasetError(msg)
-    if not 0 <= fold < num_folds:
-        msg = f"There is no fold {fold}; {len(groups)} {unit}s give the folds 0 to {num_folds - 1}."
-        raise DatasetError(msg)
-    order = np.arange(len(groups))
-    np.random.RandomState(FOLD_SEED).shuffle(order)
-    validation = {groups[index] for index in np.array_split(order, num_folds)[fold].tolist()}
-    return (
-        tuple(case for case in dataset.cases if _get_group(case) not in validation),
-        tuple(case for case in dataset.cases if _get_group(case) in validation),
-    )
-
-
-def _get_group(case: Case) -> str:
-    return case.case_id if case.group is None else case.group
 
 
 def _build_dataset(
@@ -135,11 +94,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     if not path.is_file():
         return {}
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        msg = f"{path} is no readable JSON ({str(error).splitlines()[0]}). Correct it."
-        raise DatasetError(msg) from error
+    description = read_json(path, "the description of a dataset")
     if not isinstance(description, dict):
         msg = f"{path} holds a {type(description).__name__}; expected an object with 'training' or 'file_ending'."
         raise DatasetError(msg)

@@ -9,7 +9,7 @@ from medunet.errors import ModelError
 from medunet.models import get_runs_folder
 from medunet.models.names import METRICS, PLAN
 from medunet.planning import Plan
-from medunet.training.state import STATE_FILE, STATE_FOLDER
+from medunet.training.state import has_state
 
 
 def name_run_folder(task_name: str) -> Path:
@@ -31,9 +31,7 @@ def find_unfinished_run(task_name: str) -> Path:
     """
     runs = get_runs_folder()
     candidates = [
-        path.parent.parent
-        for path in runs.glob(f"{task_name}-*/{STATE_FOLDER}/{STATE_FILE}")
-        if not (path.parent.parent / METRICS).is_file()
+        folder for folder in runs.glob(f"{task_name}-*") if has_state(folder) and not (folder / METRICS).is_file()
     ]
     if not candidates:
         msg = (

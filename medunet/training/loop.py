@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager
+import os
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
-from medunet.augmentation import AugmentationPolicy, apply_intensity
 from medunet.device import Precision
-from medunet.errors import TrainingError
-from medunet.networks import PatchNetwork, build_network
+from medunet.errors import TrainingError, TrainingStoppedError
 from medunet.planning import Plan
 from medunet.preprocessing import StoredCase
-from medunet.tasks import Task, compute_membership
+from medunet.tasks import Task
 from medunet.training.budget import Budget
+from medunet.training.clock import Clock, Due
+from medunet.training.compilation import Compilation, should_compile
+from medunet.training.distributed import World
+from medunet.training.engine import MAX_GRADIENT_NORM, Engine, measure_step_seconds
+from medunet.training.identity import RunIdentity
 from medunet.training.log import TrainingLog
-from medunet.training.losses import Loss, compute_scaled_loss
+from medunet.training.losses import Loss, LossName
 from medunet.training.progress import Observer, Step
 from medunet.training.sampling import AugmentationMode, Batch, PatchSampler
 from medunet.training.schedule import compute_learning_rate
 from medunet.training.state import TrainingState, has_state, load_state, save_state
 from medunet.training.validation import compute_stored_dice
 
-# Fabric announces its precision each time it is built; the model's record says it once.
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+__all__ = ["LoopResult", "Trainer", "measure_step_seconds"]
 
-LEARNING_RATE = 3e-3
-WEIGHT_DECAY = 1e-2
-MAX_GRADIENT_NORM = 12.0
-SAVE_SECONDS = 120.0
-NUM_VALIDATIONS = 3
-VALIDATION_SHARE = 0.05
+SAVE_SECONDS = 300.0
 _REPORT_SECONDS = 0.5
 _SMOOTHING = 0.95
-_INTENSITY_STREAM = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +43,16 @@ class LoopResult:
     """Where the loop stands.
 
     Attributes:
-        weights: Of the network.
+        weights: That are kept: the running mean, where the plan asks for one.
         iteration: Finished optimiser steps.
         seconds: Spent in the loop, over all sessions.
+        data_wait: Share of this session's time in the loop that was spent waiting for patches.
     """
 
     weights: dict[str, Tensor]
     iteration: int
     seconds: float
+    data_wait: float
 
 
 class Trainer:
@@ -66,17 +61,23 @@ class Trainer:
     Args:
         folder: The run folder.
         task: Labels.
-        plan: Network, patch and batch.
+        plan: Network, patch, batch (of each process) and optimiser.
         training_cases: To learn from.
         validation_cases: Looked at a few times on the way; may be empty.
         budget: Time or iterations.
-        device: That computes.
+        device: That computes; of this process.
         precision: Of the network's arithmetic.
         seed: Of weights, patches and augmentation.
         is_deterministic: Whether only deterministic kernels may be used.
         augmentation: ``"fast"``, ``"torchio"`` or ``"none"``.
         fingerprint: What a state must match to be resumed.
-        observer: Told what happens.
+        observer: Told what happens; by the first process only.
+        loss: Its name.
+        compilation: Whether to compile the network: ``"auto"``, ``"on"`` or ``"off"``.
+        world: The processes that learn together.
+        should_stop: Asked after every step; a reason, such as ``"SIGTERM"``, ends the training after saving.
+        groups: Patient of each training case, see `PatchSampler`.
+        num_workers: Threads that draw patches ahead, see `PatchSampler`.
     """
 
     def __init__(
@@ -93,8 +94,14 @@ class Trainer:
         seed: int,
         is_deterministic: bool,
         augmentation: AugmentationMode,
-        fingerprint: str,
+        fingerprint: RunIdentity | str,
         observer: Observer,
+        loss: LossName = "dice-ce",
+        compilation: Compilation = "auto",
+        world: World | None = None,
+        should_stop: Callable[[], str | None] = lambda: None,
+        groups: Sequence[Hashable | None] | None = None,
+        num_workers: int | None = None,
     ) -> None:
         self.folder = folder
         self.task = task
@@ -103,17 +110,23 @@ class Trainer:
         self.budget = budget
         self.device = device
         self.precision = precision
-        self.seed = seed
+        self.is_deterministic = is_deterministic
         self.fingerprint = fingerprint
         self.observer = observer
-        self.policy = AugmentationPolicy() if augmentation == "fast" else None
-        self.is_deterministic = is_deterministic
-        self.fabric = _build_fabric(device, precision)
-        with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
-            torch.manual_seed(seed)
-            self.network = build_network(plan.network)
-        self.optimizer = _build_optimizer(self.network)
-        self.membership = torch.from_numpy(compute_membership(task)).to(device)
+        self.loss = loss
+        self.world = world or World()
+        self.should_stop = should_stop
+        self.will_compile = should_compile(compilation, budget, device)
+        self.engine = Engine(
+            plan,
+            task,
+            device=device,
+            precision=precision,
+            seed=seed,
+            loss=loss,
+            world=self.world,
+            will_compile=self.will_compile,
+        )
         self.sampler = PatchSampler(
             training_cases,
             task,
@@ -122,19 +135,31 @@ class Trainer:
             plan.spacing,
             seed=seed,
             mode=augmentation,
-            policy=self.policy,
+            groups=groups,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            num_workers=num_workers,
+            device=device,
         )
-        self.state = TrainingState(network=self.network, optimizer=self.optimizer)
+        self.state = TrainingState(
+            network=self.engine.network, optimizer=self.engine.optimizer, average=self.engine.average
+        )
+        self._means = _RunningMeans()
+        self._recent: dict[int, tuple[str, ...]] = {}  # cases of the iterations that were not looked at yet
+
+    @property
+    def network(self) -> nn.Module:
+        """The network whose weights are kept; to load weights before `fit`, take ``engine.network``."""
+        return self.engine.kept_network
 
     def describe(self) -> dict[str, Any]:
-        """The settings that are the same for every run, for the record."""
+        """What was decided here and not by the user, for the record."""
         return {
-            "optimizer": "AdamW",
-            "learning_rate": LEARNING_RATE,
-            "weight_decay": WEIGHT_DECAY,
-            "schedule": "warm-up, then cosine to zero over the budget",
+            "optimizer": self.plan.optimizer.model_dump(),
             "max_gradient_norm": MAX_GRADIENT_NORM,
-            "loss": "soft Dice + cross-entropy, deep supervision",
+            "loss": self.loss,
+            "is_compiled": self.engine.is_compiled,
+            "num_processes": self.world.size,
         }
 
     def fit(self, *, resumes: bool, on_save: Callable[[LoopResult], None]) -> LoopResult:
@@ -142,87 +167,102 @@ class Trainer:
 
         Args:
             resumes: Whether to go on from the state in the run folder.
-            on_save: Called with the weights so far whenever the state was saved.
+            on_save: Called with the weights so far whenever the state was saved; in the first process only.
 
         Raises:
-            TrainingError: If the loss is not finite; the last state stays.
+            TrainingError: If the loss or its gradient is not finite; the last state stays.
+            TrainingStoppedError: If ``should_stop`` gave a reason, after saving.
             KeyboardInterrupt: On Ctrl-C, after saving.
         """
-        network, optimizer = self.fabric.setup(self.network, self.optimizer)
-        network.mark_forward_method("forward_scales")
-        if resumes:  # after `setup`, which moves the weights to the device but not the optimiser's moments
+        if resumes:
             load_state(self.folder, self.state, self.fingerprint)
-        network.train()
-        with _deterministic_algorithms(self.is_deterministic), TrainingLog(self.folder, resumes=resumes) as log:
+            self.engine.align_moments()
+        else:
+            self.engine.reset_average()
+            self.state.average = self.engine.average
+        self.engine.network.train()
+        clock = Clock(self.budget, self.state, report_seconds=_REPORT_SECONDS, save_seconds=SAVE_SECONDS)
+        kernels = _kernels(self.device, is_deterministic=self.is_deterministic)
+        with kernels, self.world.watch(), self._open_log(resumes=resumes) as log:
             try:
-                self._loop(network, optimizer, log, on_save)
+                self._loop(clock, log, on_save)
             except KeyboardInterrupt:
-                self._save(on_save)
+                self._save(clock, on_save)
                 raise
-        return self._save(on_save)
+        return self._save(clock, on_save)
 
-    def _loop(self, network: Any, optimizer: Any, log: TrainingLog, on_save: Callable[[LoopResult], None]) -> None:
-        state = self.state
-        start = time.perf_counter() - state.seconds
-        means = _RunningMeans()
-        saved_at = reported_at = start + state.seconds
-        validations = _ValidationTimes(self.budget.compute_progress(state.iteration, state.seconds))
-        with closing(self.sampler.iterate(state.iteration)) as batches:
-            for batch in batches:
-                progress = self.budget.compute_progress(state.iteration, state.seconds)
-                if progress >= 1:
+    def _loop(self, clock: Clock, log: TrainingLog | None, on_save: Callable[[LoopResult], None]) -> None:
+        if self.will_compile:
+            self.observer.on_message("Compiling the network: takes a minute, then every step is faster.")
+            self.engine.compile()
+        with closing(self.sampler.iterate(self.state.iteration)) as batches:
+            while True:
+                due = self._decide(clock)
+                if due.report:
+                    self._report(clock, log)
+                if due.save:
+                    self._save(clock, on_save)
+                if due.stop:
+                    self._stop(clock, on_save)
+                if due.progress >= 1:
                     break
-                learning_rate = compute_learning_rate(LEARNING_RATE, progress)
-                loss = self._step(network, optimizer, batch, learning_rate)
-                state.iteration += 1
-                now = time.perf_counter()
-                state.seconds = now - start
-                means.add(loss)
-                if now - reported_at >= _REPORT_SECONDS:
-                    reported_at = now
-                    self._report(means, learning_rate, log, batch)
-                if now - saved_at >= SAVE_SECONDS:
-                    saved_at = now
-                    self._save(on_save)
-                if self.validation_cases and validations.is_due(progress):
-                    log.write_validation(state.iteration, state.seconds, self._validate(network, validations))
-        self._report(means, 0.0, log, None)
+                if due.validation and self.validation_cases:
+                    self._validate(clock, log)
+                with clock.waiting():
+                    batch = next(batches)
+                self._means.add(self._step(batch, due.progress))
+                self.state.iteration += 1
+        self._report(clock, log)
 
-    def _step(self, network: Any, optimizer: Any, batch: Batch, learning_rate: float) -> Loss:
+    def _decide(self, clock: Clock) -> Due:
+        """What is to be done now: by the clock of the first process, so that all do the same."""
+        due = clock.look() if self.world.is_first else Due()
+        is_asked_to_stop = self.should_stop() is not None
+        progress, seconds, report, save, validation, stop = self.world.agree(
+            [due.progress, due.seconds, due.report, due.save, due.validation, is_asked_to_stop]
+        )
+        self.state.seconds = seconds
+        return Due(
+            progress=progress,
+            seconds=seconds,
+            report=bool(report),
+            save=bool(save),
+            validation=bool(validation),
+            stop=bool(stop),
+        )
+
+    def _step(self, batch: Batch, progress: float) -> Loss:
         """One optimiser step."""
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        image = batch.image.to(self.device, non_blocking=True)
-        codes = batch.codes.to(self.device, non_blocking=True)
-        if self.policy is not None:
-            image = apply_intensity(image, self.policy, self._build_rngs(batch))
-        optimizer.zero_grad(set_to_none=True)
-        with self.fabric.autocast():  # Fabric does so by itself for `forward` only
-            scales = network.forward_scales(image)
-        loss = compute_scaled_loss(scales, codes, self.membership, has_regions=self.task.has_regions)
-        self.fabric.backward(loss.total)
-        norm = self.fabric.clip_gradients(network, optimizer, max_norm=MAX_GRADIENT_NORM, error_if_nonfinite=False)
-        if self.device.type == "cpu" and norm is not None and not bool(torch.isfinite(norm)):
-            # On a GPU asking would make the step wait; there `_report` notices a little later.
-            self._fail(batch)
-        optimizer.step()
+        self._recent[batch.iteration] = batch.case_ids
+        loss = self.engine.step(batch, compute_learning_rate(self.plan.optimizer, progress))
+        if self.device.type != "cuda":  # there asking would make the step wait; `_report` asks a little later
+            self._check()
         return loss
 
-    def _build_rngs(self, batch: Batch) -> list[np.random.Generator]:
-        return [
-            np.random.default_rng([self.seed, _INTENSITY_STREAM, batch.iteration, position])
-            for position in range(len(batch.case_ids))
-        ]
+    def _check(self) -> None:
+        """End the training if a loss or gradient was not finite; its update was not made.
 
-    def _report(self, means: _RunningMeans, learning_rate: float, log: TrainingLog, batch: Batch | None) -> None:
-        if means.loss is None or means.dice is None:
+        Raises:
+            TrainingError: Names the iteration and its cases, of all processes.
+        """
+        fault = self.engine.find_fault()
+        if fault is not None:
+            cases = ", ".join(self.world.gather(", ".join(self._recent[fault])))
+            msg = (
+                f"The loss or its gradient is not finite at iteration {fault + 1} (cases {cases}). Look at these cases. "
+                f"{self._describe_kept()}"
+            )
+            raise TrainingError(msg)
+        self._recent.clear()
+
+    def _report(self, clock: Clock, log: TrainingLog | None) -> None:
+        self._check()
+        if log is None or self._means.loss is None or self._means.dice is None:
             return
         state = self.state
-        loss, dice = float(means.loss), float(means.dice)
-        if not np.isfinite(loss) and batch is not None:
-            self._fail(batch)
+        loss, dice, data_wait = float(self._means.loss), float(self._means.dice), clock.measure_data_wait()
         progress = self.budget.compute_progress(state.iteration, state.seconds)
-        seconds_left = state.seconds * (1 - progress) / max(progress, 1e-6)
+        learning_rate = compute_learning_rate(self.plan.optimizer, progress)
         self.observer.on_step(
             Step(
                 iteration=state.iteration,
@@ -230,41 +270,54 @@ class Trainer:
                 dice=dice,
                 progress=progress,
                 seconds=state.seconds,
-                seconds_left=seconds_left,
+                seconds_left=state.seconds * (1 - progress) / max(progress, 1e-6),
+                data_wait=data_wait,
             )
         )
-        log.write_step(state.iteration, state.seconds, learning_rate, loss, dice)
-
-    def _validate(self, network: Any, validations: _ValidationTimes) -> float | None:
-        began = time.perf_counter()
-        network.eval()
-        dice = compute_stored_dice(
-            self.network, self.validation_cases, self.task, self.plan, self.device, self.precision
+        log.write_step(
+            state.iteration, state.seconds, learning_rate=learning_rate, loss=loss, dice=dice, data_wait=data_wait
         )
-        network.train()
-        validations.note_cost(time.perf_counter() - began, self.budget)
+
+    def _validate(self, clock: Clock, log: TrainingLog | None) -> None:
+        if log is None:
+            return  # the other processes wait for the first one at the next exchange
+        with clock.validating():
+            self.network.eval()
+            dice = compute_stored_dice(
+                self.network, self.validation_cases, self.task, self.plan, self.device, self.precision
+            )
+            self.engine.network.train()
+        log.write_validation(self.state.iteration, self.state.seconds, dice)
         if dice is not None:
             self.observer.on_message(f"iteration {self.state.iteration}: Dice {dice:.3f} on validation cases")
-        return dice
 
-    def _save(self, on_save: Callable[[LoopResult], None]) -> LoopResult:
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.network.state_dict().values()):
-            # Between two reports on a GPU, a loss may have become NaN unseen; the last good state must stay.
+    def _save(self, clock: Clock, on_save: Callable[[LoopResult], None]) -> LoopResult:
+        self._check()  # on a GPU nobody may have looked at the last steps yet
+        tensors = [*self.network.state_dict().values(), *self.engine.network.state_dict().values()]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
             msg = f"The weights are not finite at iteration {self.state.iteration}. {self._describe_kept()}"
             raise TrainingError(msg)
-        save_state(self.folder, self.state, self.fingerprint)
         result = LoopResult(
-            weights=self.network.state_dict(), iteration=self.state.iteration, seconds=self.state.seconds
+            # As the file wants them, whatever their layout on the device.
+            weights={name: tensor.contiguous() for name, tensor in self.network.state_dict().items()},
+            iteration=self.state.iteration,
+            seconds=self.state.seconds,
+            data_wait=clock.data_wait,
         )
-        on_save(result)
+        if self.world.is_first:
+            save_state(self.folder, self.state, self.fingerprint)
+            on_save(result)
         return result
 
-    def _fail(self, batch: Batch) -> None:
-        msg = (
-            f"The loss or its gradient is not finite at iteration {batch.iteration + 1} (cases "
-            f"{', '.join(batch.case_ids)}). Look at these cases. {self._describe_kept()}"
-        )
-        raise TrainingError(msg)
+    def _stop(self, clock: Clock, on_save: Callable[[LoopResult], None]) -> NoReturn:
+        self._save(clock, on_save)
+        self.world.agree([0.0])  # together: what started the processes may kill the rest as soon as one has ended
+        raise TrainingStoppedError(self.should_stop() or "a signal to another process")
+
+    def _open_log(self, *, resumes: bool) -> AbstractContextManager[TrainingLog | None]:
+        if not self.world.is_first:
+            return nullcontext()
+        return TrainingLog(self.folder, resumes_at=self.state.iteration if resumes else None)
 
     def _describe_kept(self) -> str:
         if has_state(self.folder):
@@ -272,47 +325,20 @@ class Trainer:
         return "No state was saved yet; start anew."
 
 
-def measure_step_seconds(plan: Plan, task: Task, device: torch.device, precision: Precision) -> float:
-    """Seconds that one training step of a plan takes on this device, on random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        fabric = _build_fabric(device, precision)
-        module = build_network(plan.network)
-        network, optimizer = fabric.setup(module, _build_optimizer(module))
-        network.mark_forward_method("forward_scales")
-        membership = torch.from_numpy(compute_membership(task)).to(device)
-        image = torch.randn(plan.batch_size, plan.network.in_channels, *plan.patch_size, device=device)
-        codes = torch.zeros(plan.batch_size, *plan.patch_size, dtype=torch.uint8, device=device)
-        seconds = 0.0
-        for _ in range(2):  # the first one warms up
-            began = time.perf_counter()
-            with fabric.autocast():
-                scales = network.forward_scales(image)
-            fabric.backward(compute_scaled_loss(scales, codes, membership, has_regions=task.has_regions).total)
-            optimizer.step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds = time.perf_counter() - began
-    return seconds
-
-
 @contextmanager
-def _deterministic_algorithms(is_wanted: bool) -> Generator[None, None, None]:
-    """Deterministic kernels only, for as long as the training runs; the caller's choice is restored."""
+def _kernels(device: torch.device, *, is_deterministic: bool) -> Generator[None, None, None]:
+    """Deterministic kernels only, or the fastest ones for these shapes; the caller's choice is restored at the end."""
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(is_wanted or before)
+    benchmark_before = torch.backends.cudnn.benchmark
+    if is_deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses to be deterministic
+    torch.use_deterministic_algorithms(is_deterministic or before)
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not is_deterministic
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-def _build_fabric(device: torch.device, precision: Precision) -> Fabric:
-    devices: Any = [device.index or 0] if device.type == "cuda" else 1
-    return Fabric(accelerator=device.type, devices=devices, precision=precision)
-
-
-def _build_optimizer(network: PatchNetwork) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, eps=1e-7)
+        torch.backends.cudnn.benchmark = benchmark_before
 
 
 class _RunningMeans:
@@ -326,18 +352,3 @@ class _RunningMeans:
         total = loss.total.detach()
         self.loss = total if self.loss is None else torch.lerp(total, self.loss, _SMOOTHING)
         self.dice = loss.soft_dice if self.dice is None else torch.lerp(loss.soft_dice, self.dice, _SMOOTHING)
-
-
-class _ValidationTimes:
-    """A few looks on the way, fewer when a look is dear."""
-
-    def __init__(self, progress: float) -> None:
-        self._due = [share for n in range(1, NUM_VALIDATIONS + 1) if (share := n / (NUM_VALIDATIONS + 1)) > progress]
-
-    def is_due(self, progress: float) -> bool:
-        return bool(self._due) and progress >= self._due[0]
-
-    def note_cost(self, seconds: float, budget: Budget) -> None:
-        self._due = self._due[1:]
-        if budget.seconds is not None and seconds * (len(self._due) + 1) > VALIDATION_SHARE * budget.seconds:
-            self._due = []

@@ -16,6 +16,7 @@ class Step:
         progress: Share of the budget that is used.
         seconds: In the loop so far.
         seconds_left: Until the budget is used up, by the present speed.
+        data_wait: Share of the time since the last report that was spent waiting for patches.
     """
 
     iteration: int
@@ -24,6 +25,7 @@ class Step:
     progress: float
     seconds: float
     seconds_left: float
+    data_wait: float = 0.0
 
 
 class Observer:

@@ -4,32 +4,42 @@ to resume, and it does not matter who computes it.
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Generator, Sequence
+import os
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from medunet.augmentation import (
     AugmentationPolicy,
+    IntensityChange,
+    PatchChange,
     SpatialChange,
-    apply_spatial,
-    compute_source_offsets,
-    sample_spatial,
+    build_policy,
+    sample_change,
 )
 from medunet.errors import TrainingError
-from medunet.preprocessing import Box, StoredCase
+from medunet.preprocessing import StoredCase
 from medunet.tasks import Task
+from medunet.training.patch_order import PatchOrder
+from medunet.training.patches import (
+    choose_start,
+    compute_mirrored_codes,
+    mirror_patch,
+    read_patch,
+    read_patch_with_peers,
+)
+from medunet.training.prefetch import TIMEOUT_SECONDS, draw_ahead
 from medunet.volume import Shape3, Spacing
 
 AugmentationMode = Literal["fast", "torchio", "none"]
-FOREGROUND_SHARE = 1 / 3
-_CASES, _PATCH = 0, 1  # streams of random numbers
+_PATCH = 1  # stream of random numbers
+_MAX_WORKERS = 8
+_DEVICE_MEMORY_SHARE = 0.25
+"""Cases move to the device that trains when they take no more than this of its free memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,28 +49,40 @@ class Batch:
     Attributes:
         iteration: Its number.
         case_ids: One per patch.
-        image: ``(B, C, I, J, K)`` float32.
+        image: ``(B, C, I, J, K)`` float32; intensities still wait for ``changes``.
         codes: ``(B, I, J, K)`` uint8.
+        annotated: ``(B, outputs)`` bool: whether the patch's case was searched for what an output stands for; None when
+            every case was for everything.
+        changes: One per patch, for `medunet.augmentation.apply_intensity`; empty when nothing is to be changed.
     """
 
     iteration: int
     case_ids: tuple[str, ...]
     image: Tensor
     codes: Tensor
+    annotated: Tensor | None = None
+    changes: tuple[IntensityChange, ...] = ()
 
 
 class PatchSampler:
     """Draws patches from preprocessed cases.
 
     Args:
-        cases: At least one.
+        cases: At least one. Of those that are not in memory, only boxes are read.
         task: Its laterality pairs are swapped when a patch is mirrored.
         patch_size: Of a patch.
-        batch_size: Patches per batch.
+        batch_size: Patches per batch of one process.
         spacing: Of the cases, mm.
         seed: Of everything drawn here.
         mode: ``"fast"`` (plain torch), ``"torchio"`` (MONAI and TorchIO), ``"none"``.
-        policy: What may change.
+        policy: What may change; None takes that of the task's modality.
+        groups: Per case, its patient (`medunet.tasks.Case.group`); a patient with many scans comes no more often than
+            others. None: every case is a patient of its own.
+        rank: Of this process; it draws patches ``rank * batch_size`` and following of ``world_size * batch_size``.
+        world_size: Processes that train together.
+        num_workers: Threads that draw ahead; 0 draws when asked; None chooses (`choose_num_workers`).
+        device: Where patches are interpolated, and lie when they are given out.
+        timeout_seconds: Longest wait for a batch.
     """
 
     def __init__(
@@ -74,175 +96,142 @@ class PatchSampler:
         seed: int,
         mode: AugmentationMode = "fast",
         policy: AugmentationPolicy | None = None,
+        groups: Sequence[Hashable | None] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int | None = None,
+        device: torch.device | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        self.cases = cases
+        self.device = device or torch.device("cpu")
+        self.cases = _move_cases(cases, self.device)
         self.patch_size = patch_size
         self.batch_size = batch_size
         self.spacing = spacing
         self.seed = seed
         self.mode = mode
-        self.policy = policy or AugmentationPolicy()
-        self._mirrored_codes = _compute_mirrored_codes(task)
-        self._num_forced = batch_size - round(batch_size * (1 - FOREGROUND_SHARE))
-        self._monai: Any = None
-        if mode == "torchio":
-            from medunet.augmentation.monai_policy import build_monai_augmentation
-
-            self._monai = build_monai_augmentation(self.policy, patch_size, spacing)
+        self.policy = policy or build_policy(task.modality)
+        self.rank = rank
+        self.num_workers = choose_num_workers(self.device) if num_workers is None else num_workers
+        self.timeout_seconds = timeout_seconds
+        self._order = PatchOrder(
+            [list(case.foreground) for case in cases],
+            groups or [None] * len(cases),
+            num_patches=world_size * batch_size,
+            seed=seed,
+        )
+        mirrored_codes = compute_mirrored_codes(task)
+        self._mirrored_codes = None if mirrored_codes is None else mirrored_codes.to(self.device)
+        is_partial = any(case.annotated is not None for case in cases)
+        everything = (True,) * task.num_outputs
+        self._annotated = [case.annotated or everything for case in cases] if is_partial else None
+        self._drawing: dict[int, StoredCase] = {}  # iteration -> case that is being read
 
     def draw(self, iteration: int) -> Batch:
-        """The batch of an iteration; the same each time."""
-        images, codes, case_ids = [], [], []
-        for position in range(self.batch_size):
-            case = self._choose_case(iteration * self.batch_size + position)
+        """The batch of an iteration; the same each time, from whatever thread.
+
+        Raises:
+            TrainingError: If a patch cannot be made; names the case and the cause.
+        """
+        images, codes, changes = [], [], []
+        choices = [self._order.choose(iteration, position) for position in self._list_positions()]
+        for position, choice in zip(self._list_positions(), choices, strict=True):
+            case = self._drawing[iteration] = self.cases[choice.case]
             rng = np.random.default_rng([self.seed, _PATCH, iteration, position])
-            forces_foreground = position >= self.batch_size - self._num_forced
-            patch, patch_codes = self._draw_patch(case, rng, forces_foreground=forces_foreground)
+            try:
+                patch, patch_codes, change = self._draw_patch(case, choice.code, rng)
+            except Exception as error:
+                raise _describe_fault(case, error) from error
             images.append(patch)
             codes.append(patch_codes)
-            case_ids.append(case.case_id)
-        return Batch(iteration=iteration, case_ids=tuple(case_ids), image=torch.stack(images), codes=torch.stack(codes))
+            changes.append(change)
+        self._drawing.pop(iteration, None)
+        return Batch(
+            iteration=iteration,
+            case_ids=tuple(self.cases[choice.case].case_id for choice in choices),
+            image=torch.stack(images),
+            codes=torch.stack(codes),
+            annotated=self._gather_annotated([choice.case for choice in choices]),
+            changes=tuple(changes) if self.mode == "fast" else (),
+        )
 
     def iterate(self, start: int) -> Generator[Batch, None, None]:
-        """Batches from ``start`` on, without end, drawn ahead by one thread."""
-        ahead: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
-        stop = threading.Event()
+        """Batches from ``start`` on, without end, in order; close the generator to end its threads.
 
-        def draw_ahead() -> None:
-            iteration = start
-            while not stop.is_set():
-                try:
-                    item: Batch | BaseException = self.draw(iteration)
-                except Exception as error:
-                    item = error
-                while not stop.is_set():
-                    try:
-                        ahead.put(item, timeout=0.2)
-                        break
-                    except queue.Full:
-                        continue
-                iteration += 1
+        Raises:
+            TrainingError: If a patch cannot be made, or a batch takes longer than ``timeout_seconds``.
+        """
+        return draw_ahead(
+            self.draw,
+            start,
+            num_workers=self.num_workers,
+            describe=self._describe,
+            timeout_seconds=self.timeout_seconds,
+        )
 
-        thread = threading.Thread(target=draw_ahead, name="medunet-patches", daemon=True)
-        thread.start()
-        try:
-            while True:
-                item = ahead.get()
-                if isinstance(item, BaseException):
-                    msg = f"A training patch could not be made: {item}"
-                    raise TrainingError(msg) from item
-                yield item
-        finally:
-            stop.set()
-            thread.join()
-
-    def _choose_case(self, number: int) -> StoredCase:
-        """Every case once per epoch, in a new order each time."""
-        epoch, position = divmod(number, len(self.cases))
-        order = np.random.default_rng([self.seed, _CASES, epoch]).permutation(len(self.cases))
-        return self.cases[int(order[position])]
+    def _list_positions(self) -> range:
+        return range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
 
     def _draw_patch(
-        self, case: StoredCase, rng: np.random.Generator, *, forces_foreground: bool
-    ) -> tuple[Tensor, Tensor]:
-        start = self._choose_start(case, rng, forces_foreground=forces_foreground)
+        self, case: StoredCase, code: int | None, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, IntensityChange]:
+        start = choose_start(case, self.patch_size, code, rng)
+        if self.mode == "none":
+            change = PatchChange(spatial=SpatialChange(), intensity=IntensityChange())
+        elif self.mode == "fast":
+            change = self._sample_change(case, rng, self.patch_size)
+        else:
+            from medunet.augmentation.monai_policy import compute_margin_size
+
+            change = self._sample_change(case, rng, compute_margin_size(self.patch_size))
         if self.mode == "torchio":
-            return self._apply_monai(case, start, rng)
-        change = SpatialChange()
-        if self.mode == "fast":
-            change = sample_spatial(self.policy, rng, self.patch_size, self.spacing)
-        offsets = compute_source_offsets(change, self.patch_size, self.spacing)
-        if offsets is None:
-            image, codes = _crop(case, start, self.patch_size)
+            image, codes = read_patch_with_peers(case, start, change, self.patch_size, self.spacing)
+            image, codes = image.to(self.device), codes.to(self.device)
         else:
-            centre = torch.tensor([first + (size - 1) / 2 for first, size in zip(start, self.patch_size, strict=True)])
-            image, codes = _warp(case, offsets + centre)
-        return self._mirror(image, codes) if change.is_mirrored else (image, codes)
+            image, codes = read_patch(case, start, change.spatial, self.patch_size, self.spacing, self.device)
+        image, codes = mirror_patch(image, codes, change.spatial.mirrored_axes, self._mirrored_codes)
+        return image, codes, change.intensity
 
-    def _choose_start(
-        self, case: StoredCase, rng: np.random.Generator, *, forces_foreground: bool
-    ) -> tuple[int, int, int]:
-        """First voxel of the patch; inside the case, or around it where the case is smaller."""
-        room = [length - size for length, size in zip(case.shape, self.patch_size, strict=True)]
-        start = [int(rng.integers(min(0, n), max(0, n) + 1)) for n in room]
-        if forces_foreground and case.foreground:
-            codes = sorted(case.foreground)
-            voxels = case.foreground[codes[int(rng.integers(len(codes)))]]
-            voxel = voxels[int(rng.integers(len(voxels)))].tolist()
-            start = [
-                min(max(v - size // 2, 0), n) if n > 0 else first
-                for v, size, n, first in zip(voxel, self.patch_size, room, start, strict=True)
-            ]
-        i, j, k = start
-        return i, j, k
+    def _sample_change(self, case: StoredCase, rng: np.random.Generator, patch_size: Shape3) -> PatchChange:
+        return sample_change(self.policy, rng, patch_size, self.spacing, num_channels=len(case.fill))
 
-    def _mirror(self, image: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        if self.patch_size[0] == 1:
-            return image, codes  # a sagittal slice: flipping it changes no voxel, so no label may change either
-        # Axis 0 runs from left to right in RAS.
-        return image.flip(1), self._mirrored_codes[codes.flip(0).long()]
+    def _gather_annotated(self, cases: Sequence[int]) -> Tensor | None:
+        if self._annotated is None:
+            return None
+        return torch.tensor([self._annotated[case] for case in cases]).to(self.device)
 
-    def _apply_monai(
-        self, case: StoredCase, start: tuple[int, int, int], rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        from monai.data import MetaTensor
-
-        from medunet.augmentation.monai_policy import IMAGE, LABELS, compute_margin_size
-
-        size = compute_margin_size(self.patch_size)
-        margin = [(large - small) // 2 for large, small in zip(size, self.patch_size, strict=True)]
-        i, j, k = (first - extra for first, extra in zip(start, margin, strict=True))
-        image, codes = _crop(case, (i, j, k), size)
-        affine = torch.diag(torch.tensor([*self.spacing, 1.0], dtype=torch.float64))
-        data = {IMAGE: MetaTensor(image, affine=affine), LABELS: MetaTensor(codes[None], affine=affine)}
-        self._monai.set_random_state(seed=int(rng.integers(2**31)))
-        changed = self._monai(data)
-        image, codes = changed[IMAGE].as_tensor(), changed[LABELS].as_tensor()[0].to(torch.uint8)
-        return self._mirror(image, codes) if rng.random() < self.policy.mirror_probability else (image, codes)
+    def _describe(self, iteration: int) -> str:
+        ids = [self.cases[self._order.choose(iteration, position).case].case_id for position in self._list_positions()]
+        case = self._drawing.get(iteration)
+        place = "" if case is None else f", reading {case.path}"
+        return f"batch {iteration} (cases {', '.join(ids)}) does not come{place}"
 
 
-def _crop(case: StoredCase, start: tuple[int, int, int], size: Shape3) -> tuple[Tensor, Tensor]:
-    """A box that may reach over the case's borders; what lies outside is filled."""
-    inside: Box = tuple(  # type: ignore[assignment]
-        slice(min(max(first, 0), length), max(min(first + n, length), 0))
-        for first, n, length in zip(start, size, case.shape, strict=True)
-    )
-    image, codes = case.read_box(inside)
-    before = [edge.start - first for edge, first in zip(inside, start, strict=True)]
-    after = [first + n - edge.stop for edge, first, n in zip(inside, start, size, strict=True)]
-    if not any(before + after):
-        return image, codes
-    padding = [n for axis in (2, 1, 0) for n in (before[axis], after[axis])]  # F.pad starts with the last axis
-    channels = [F.pad(channel, padding, value=float(fill)) for channel, fill in zip(image, case.fill, strict=True)]
-    return torch.stack(channels), F.pad(codes, padding, value=0)
+def choose_num_workers(device: torch.device) -> int:
+    """Threads that draw ahead: one beside a network that computes on the same cores, as many as there are for a GPU."""
+    return 1 if device.type == "cpu" else min(_MAX_WORKERS, os.cpu_count() or 1)
 
 
-def _warp(case: StoredCase, coordinates: Tensor) -> tuple[Tensor, Tensor]:
-    """The patch whose voxels come from given positions of the case; only the box around them is read."""
-    lengths = torch.tensor(case.shape)
-    flat = coordinates.reshape(-1, 3)
-    first = flat.amin(0).floor().long().clamp(min=0).minimum(lengths - 1)
-    last = flat.amax(0).ceil().long().clamp(min=0).minimum(lengths - 1)
-    box: Box = tuple(slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))  # type: ignore[assignment]
-    image, codes = case.read_box(box)
-    local = coordinates - first
-    warped = apply_spatial(image, local, "bilinear")
-    warped_codes = apply_spatial(codes[None], local, "nearest")[0].to(torch.uint8)
-    is_outside = ((coordinates < -0.5) | (coordinates > lengths - 0.5)).any(-1)
-    warped = torch.where(is_outside, case.fill[:, None, None, None], warped)
-    return warped, warped_codes.masked_fill(is_outside, 0)
+def _move_cases(cases: Sequence[StoredCase], device: torch.device) -> Sequence[StoredCase]:
+    """Small datasets go to the device that trains, so that not a voxel needs to travel while training."""
+    if device.type != "cuda" or not all(case.is_in_memory for case in cases):
+        return cases
+    free, _ = torch.cuda.mem_get_info(device)
+    if sum(case.num_bytes for case in cases) > _DEVICE_MEMORY_SHARE * free:
+        return cases
+    return [case.to(device) for case in cases]
 
 
-def _compute_mirrored_codes(task: Task) -> Tensor:
-    """Code -> code after swapping left and right."""
-    codes = torch.arange(256, dtype=torch.uint8)
-    names = list(task.labels)
-    for left, right in task.laterality:
-        if task.has_regions:
-            pairs = zip(task.labels[left], task.labels[right], strict=True)
-            swaps = [(task.all_values.index(a) + 1, task.all_values.index(b) + 1) for a, b in pairs]
-        else:
-            swaps = [(names.index(left) + 1, names.index(right) + 1)]
-        for a, b in swaps:
-            codes[a], codes[b] = b, a
-    return codes
+def _describe_fault(case: StoredCase, error: Exception) -> TrainingError:
+    if _is_out_of_memory(error):
+        return TrainingError(
+            f"Out of memory while a training patch of case '{case.case_id}' was made. Close other programs, choose a "
+            "smaller budget (which plans smaller patches), or a machine with more memory; then go on with --resume."
+        )
+    return TrainingError(f"A training patch of case '{case.case_id}' could not be made from {case.path}: {error}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # torch's allocator on the CPU

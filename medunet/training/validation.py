@@ -1,22 +1,38 @@
-"""How good the network is: quickly on preprocessed cases while training, and on the cases' own grids at the end."""
+"""How good the network is: quickly on preprocessed cases while training, and on the cases' own grids at the end.
+
+At the end every validation case is segmented once, from its files, and its masks are put aside on the disk. From them
+the post-processing is chosen; then the masks are scored as a user would get them. One case is in memory at a time.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from medunet.device import Precision
-from medunet.evaluation import Evaluation, LabelScore, build_evaluation, score_case
+from medunet.errors import InputError
+from medunet.evaluation import CaseFailure, Evaluation, LabelScore, build_evaluation, score_case
 from medunet.inference import compute_logits, restore_label_map
 from medunet.planning import Plan
+from medunet.postprocessing import Postprocessing, apply_postprocessing, choose_postprocessing
 from medunet.preprocessing import StoredCase, preprocess_image
 from medunet.tasks import IGNORE_CODE, Case, Task, compute_membership, read_case
+from medunet.training.mask_pairs import MaskPair, has_mask_pair, read_mask_pair, write_mask_pair
 from medunet.training.progress import Observer
 from medunet.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+Segment = Callable[[Volume], Volume]
+"""From a scan to a mask on its grid, without post-processing."""
 
 
 def compute_stored_dice(
@@ -35,7 +51,7 @@ def compute_stored_dice(
     dices = []
     for case in cases:
         i, j, k = case.shape
-        image, codes = case.read_box((slice(0, i), slice(0, j), slice(0, k)))
+        image, codes = case.read_box((slice(0, i), slice(0, j), slice(0, k)), torch.device("cpu"))
         volume = Volume(image.numpy(), np.eye(4))
         logits = compute_logits(network, volume, plan, device, precision).cpu()
         predicted = (
@@ -43,11 +59,26 @@ def compute_stored_dice(
         )
         is_valid = codes != IGNORE_CODE
         for output in range(0 if task.has_regions else 1, len(membership)):
+            if case.annotated is not None and not case.annotated[output]:
+                continue
             reference = torch.from_numpy(membership[output])[codes.long().masked_fill(~is_valid, 0)] & is_valid
             prediction = predicted[output] & is_valid
             if reference.any():
                 dices.append(2 * (reference & prediction).sum().item() / (reference.sum() + prediction.sum()).item())
     return float(np.mean(dices)) if dices else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation(Evaluation):
+    """Scores of masks as a user gets them, and what stood before.
+
+    Attributes:
+        raw: Scores of the same masks without post-processing.
+        postprocessing: That was chosen, and why.
+    """
+
+    raw: Evaluation
+    postprocessing: Postprocessing
 
 
 def validate_cases(
@@ -58,30 +89,206 @@ def validate_cases(
     device: torch.device,
     precision: Precision,
     observer: Observer,
-) -> Evaluation:
-    """Segment every case from its files and score the mask on the case's own grid, as a user would get it."""
+    *,
+    masks: Path | None = None,
+) -> Validation:
+    """Segment every case from its files, choose the post-processing, and score the masks on the cases' own grids.
+
+    Args:
+        network: On ``device``.
+        cases: A case that cannot be read or scored becomes a failure; the others are scored.
+        task: Labels.
+        plan: That the network was trained with.
+        device: That computes.
+        precision: Of the network's arithmetic.
+        observer: Told of every case.
+        masks: Folder where the masks stay, see `predict_masks`; None keeps none.
+
+    Raises:
+        OutputError: If the masks cannot be put aside.
+    """
     network.eval()
-    scores: list[LabelScore] = []
-    for number, case in enumerate(cases, start=1):
-        image, labels = read_case(case, task)
+
+    def segment(image: Volume) -> Volume:
         prepared = preprocess_image(image, plan)
-        logits = compute_logits(network, prepared, plan, device, precision)
-        mask = restore_label_map(logits, prepared, image, task)
-        scores += score_case(labels, mask, task.labels, case_id=case.case_id, ignore_value=task.ignore)
+        return restore_label_map(compute_logits(network, prepared, plan, device, precision), prepared, image, task)
+
+    if masks is not None:
+        return score_masks(cases, task, masks, predict_masks(segment, cases, task, masks, observer))
+    with tempfile.TemporaryDirectory(prefix="medunet-validation-") as folder:
+        return score_masks(cases, task, Path(folder), predict_masks(segment, cases, task, Path(folder), observer))
+
+
+def predict_masks(
+    segment: Segment, cases: Sequence[Case], task: Task, folder: Path, observer: Observer
+) -> list[CaseFailure]:
+    """Segment cases from their files, and put reference and prediction of each aside in a folder.
+
+    Args:
+        segment: Makes the mask of a scan.
+        cases: To segment.
+        task: Channels and labels.
+        folder: Gets one file per case, see `medunet.training.mask_pairs`; the folds of a cross-validation share one.
+        observer: Told of every case.
+
+    Returns:
+        The cases that could not be segmented, each with a warning.
+
+    Raises:
+        OutputError: If the folder cannot be written.
+    """
+    failures = []
+    for number, case in enumerate(cases, start=1):
+        try:
+            image, reference = read_case(case, task)
+            pair = MaskPair(case_id=case.case_id, reference=reference, prediction=segment(image))
+        except (InputError, MemoryError, torch.OutOfMemoryError) as error:
+            failures.append(_report_failure(case, error))
+        else:
+            write_mask_pair(folder, pair)
         observer.on_case("validating", case.case_id, number, len(cases))
-    return build_evaluation(scores)
+    return failures
+
+
+def score_masks(cases: Sequence[Case], task: Task, folder: Path, failures: Iterable[CaseFailure] = ()) -> Validation:
+    """Choose the post-processing on masks that `predict_masks` put aside, and score them with it.
+
+    Args:
+        cases: Those without masks in the folder are passed over.
+        task: Labels.
+        folder: Of `predict_masks`.
+        failures: Go into the result.
+    """
+    scorer = _Scorer(task, folder)
+    failures = [*failures, *scorer.score_raw([case for case in cases if has_mask_pair(folder, case.case_id)])]
+    raw = scorer.score(Postprocessing())
+    postprocessing = choose_postprocessing(
+        task, scorer.num_cases, lambda candidate: _compute_mean_dices(scorer.score(candidate), task)
+    )
+    evaluation = build_evaluation(scorer.score(postprocessing), failures)
+    return Validation(
+        scores=evaluation.scores,
+        summaries=evaluation.summaries,
+        failures=evaluation.failures,
+        unmatched=[],
+        raw=build_evaluation(raw),
+        postprocessing=postprocessing,
+    )
+
+
+class _Scorer:
+    """Scores the masks of a folder with one post-processing after the other, one case in memory at a time."""
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        self._task = task
+        self._folder = folder
+        self._raw: dict[Case, list[LabelScore]] = {}
+
+    @property
+    def num_cases(self) -> int:
+        """Cases that can be scored."""
+        return len(self._raw)
+
+    def score_raw(self, cases: Iterable[Case]) -> list[CaseFailure]:
+        """Score masks as the network made them; cases that cannot be scored are left out from then on."""
+        failures = []
+        for case in cases:
+            try:
+                pair = read_mask_pair(self._folder, case.case_id)
+                self._raw[case] = self._score_case(case, pair.reference, pair.prediction)
+            except (InputError, MemoryError) as error:
+                failures.append(_report_failure(case, error))
+        return failures
+
+    def score(self, postprocessing: Postprocessing) -> list[LabelScore]:
+        """Scores of all cases with a post-processing."""
+        if postprocessing.does_nothing:
+            return [score for scores in self._raw.values() for score in scores]
+        scores: list[LabelScore] = []
+        for case, raw in self._raw.items():
+            pair = read_mask_pair(self._folder, case.case_id)
+            mask = apply_postprocessing(pair.prediction, self._task, postprocessing)
+            is_same = mask is pair.prediction  # nothing had to be removed, as in most cases
+            scores += raw if is_same else self._score_case(case, pair.reference, mask)
+        return scores
+
+    def _score_case(self, case: Case, reference: Volume, mask: Volume) -> list[LabelScore]:
+        task = self._task
+        scores = score_case(reference, mask, task.labels, case_id=case.case_id, ignore_value=task.ignore)
+        if case.annotated is None:
+            return scores
+        # What was not looked for is no background: a mask of it is neither right nor wrong.
+        return [score for score in scores if score.label in case.annotated]
+
+
+def _compute_mean_dices(scores: Iterable[LabelScore], task: Task) -> dict[str, float | None]:
+    dices: dict[str, list[float]] = {name: [] for name in task.labels}
+    for score in scores:
+        if score.dice is not None:
+            dices[score.label].append(score.dice)
+    return {name: float(np.mean(of_label)) if of_label else None for name, of_label in dices.items()}
+
+
+def _report_failure(case: Case, error: BaseException) -> CaseFailure:
+    """A failure without folders: it goes into the model folder, which travels, and folders may be named after patients."""
+    reason = str(error) or type(error).__name__
+    for path in (*case.images, case.labels):
+        reason = reason.replace(str(path), path.name)
+    logger.warning("Validation case '%s' could not be scored: %s", case.case_id, reason)
+    return CaseFailure(case_id=case.case_id, reason=reason)
 
 
 def summarize_validation(evaluation: Evaluation | None) -> dict[str, Any]:
     """The content of ``metrics.json``; says so when there was no validation."""
     if evaluation is None:
-        return {"num_cases": 0, "mean_dice": None, "labels": {}, "cases": []}
-    return {
+        return {"num_cases": 0, "mean_dice": None, "labels": {}, "cases": [], "failed": []}
+    metrics: dict[str, Any] = {
         "num_cases": len({score.case_id for score in evaluation.scores}),
         "mean_dice": evaluation.mean_dice,
-        "labels": {
-            summary.label: {key: value for key, value in dataclasses.asdict(summary).items() if key != "label"}
-            for summary in evaluation.summaries
-        },
+        "labels": _summarize_labels(evaluation),
         "cases": [dataclasses.asdict(score) for score in evaluation.scores],
+        "failed": [dataclasses.asdict(failure) for failure in evaluation.failures],
+    }
+    if isinstance(evaluation, Validation) and not evaluation.postprocessing.does_nothing:
+        metrics["without_postprocessing"] = {
+            "mean_dice": evaluation.raw.mean_dice,
+            "labels": _summarize_labels(evaluation.raw),
+            "cases": [dataclasses.asdict(score) for score in evaluation.raw.scores],
+        }
+    return metrics
+
+
+def combine_folds(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The ``metrics.json`` of a cross-validation from those of its folds.
+
+    Means are over all cases, each of which was scored once by a network that had not seen it; not over folds, whose
+    sizes differ.
+
+    Args:
+        folds: Results of `summarize_validation`, fold 0 first.
+
+    Raises:
+        ValueError: If a case occurs in two folds, so that some network had seen it or it would count twice.
+    """
+    case_ids = [{entry["case_id"] for entry in metrics["cases"]} for metrics in folds]
+    if twice := [case_id for n, of_fold in enumerate(case_ids) for case_id in of_fold & set().union(*case_ids[:n])]:
+        msg = f"Case '{min(twice)}' was validated in two folds; expected every case in one."
+        raise ValueError(msg)
+    combined = summarize_validation(_join_scores(folds))
+    combined["failed"] = [entry for metrics in folds for entry in metrics.get("failed", ())]
+    combined["folds"] = [{"num_cases": metrics["num_cases"], "mean_dice": metrics["mean_dice"]} for metrics in folds]
+    if any("without_postprocessing" in metrics for metrics in folds):
+        raw = summarize_validation(_join_scores([metrics.get("without_postprocessing", metrics) for metrics in folds]))
+        combined["without_postprocessing"] = {key: raw[key] for key in ("mean_dice", "labels", "cases")}
+    return combined
+
+
+def _join_scores(folds: Sequence[Mapping[str, Any]]) -> Evaluation:
+    return build_evaluation(LabelScore(**entry) for metrics in folds for entry in metrics["cases"])
+
+
+def _summarize_labels(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    return {
+        summary.label: {key: value for key, value in dataclasses.asdict(summary).items() if key != "label"}
+        for summary in evaluation.summaries
     }

@@ -1,16 +1,18 @@
-"""The policy through MONAI's transforms: the patch comes out, labels are labels, the seed decides."""
+"""The policy as MONAI transforms: the patch comes out, labels are labels, the seed decides.
+
+That the transforms do what the plain-torch path does stands in test_peers.py.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from medunet.augmentation import AugmentationPolicy
+from medunet.augmentation import AugmentationPolicy, build_policy
 from medunet.augmentation.monai_policy import IMAGE, LABELS, build_monai_augmentation, compute_margin_size
 
 NAMES = [
@@ -24,6 +26,10 @@ NAMES = [
     "low_resolution",
     "gamma",
     "inverted_gamma",
+    "bias_field",
+    "ghosting",
+    "motion",
+    "anisotropy",
 ]
 INTENSITY = NAMES[3:]
 PATCHES = [((16, 12, 20), (1.0, 1.2, 0.8)), ((12, 16, 8), (0.8, 0.8, 3.0)), ((16, 20, 1), (1.0, 1.0, 3.0))]
@@ -31,7 +37,7 @@ PATCHES = [((16, 12, 20), (1.0, 1.2, 0.8)), ((12, 16, 8), (0.8, 0.8, 3.0)), ((16
 
 def only(*names: str, **ranges: Any) -> AugmentationPolicy:
     probabilities = {f"{name}_probability": float(name in names) for name in NAMES}
-    return AugmentationPolicy(**(probabilities | ranges))  # type: ignore[arg-type]
+    return AugmentationPolicy(**({"channel_probability": 1.0} | probabilities | ranges))  # type: ignore[arg-type]
 
 
 def make_data(patch_size: Any, spacing: Any, *, num_channels: int = 2) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def apply(transform: Compose, data: dict[str, Any], seed: int) -> tuple[torch.Te
 
 
 @pytest.mark.parametrize(("patch_size", "spacing"), PATCHES)
-@pytest.mark.parametrize("policy", [AugmentationPolicy(), only(*NAMES), only()], ids=["default", "all", "none"])
+@pytest.mark.parametrize("policy", [build_policy("MR"), only(*NAMES), only()], ids=["MR", "all", "none"])
 def test_the_patch_comes_out(patch_size: Any, spacing: Any, policy: AugmentationPolicy) -> None:
     transform, data = build_monai_augmentation(policy, patch_size, spacing), make_data(patch_size, spacing)
     for seed in range(4):
@@ -88,13 +94,56 @@ def test_the_seed_decides(seed: int) -> None:
     results = []
     for global_seed in (1, 2):
         torch.manual_seed(global_seed)
-        np.random.default_rng(global_seed)
         results.append(apply(build_monai_augmentation(only(*NAMES), patch_size, spacing), data, seed))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
     assert not torch.equal(
         apply(build_monai_augmentation(only(*NAMES), patch_size, spacing), data, 9)[0], results[0][0]
     )
+
+
+def test_the_global_generator_and_the_input_are_left_alone() -> None:
+    patch_size, spacing = PATCHES[0]
+    data, untouched = make_data(patch_size, spacing), make_data(patch_size, spacing)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    apply(build_monai_augmentation(only(*NAMES), patch_size, spacing), data, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    for key in (IMAGE, LABELS):
+        assert torch.equal(data[key].as_tensor(), untouched[key].as_tensor())
+
+
+def test_it_stands_in_a_pipeline() -> None:
+    """Other entries pass through, and the patch keeps its place in the world."""
+    patch_size, spacing = PATCHES[0]
+    data = make_data(patch_size, spacing) | {"case_id": "p012"}
+    data[IMAGE].meta["filename_or_obj"] = "somewhere"
+    transform = Compose([build_monai_augmentation(only(*NAMES), patch_size, spacing)])
+    transform.set_random_state(seed=1)
+    changed = transform(data)
+    assert changed["case_id"] == "p012"
+    assert changed[IMAGE].meta["filename_or_obj"] == "somewhere"
+    margin = [2.0 * 1.0, 1.0 * 1.2, 2.0 * 0.8]
+    for key in (IMAGE, LABELS):
+        assert changed[key].affine[:3, 3].tolist() == pytest.approx(margin)
+
+
+def test_image_and_labels_move_alike() -> None:
+    """A ball in the image, cut at one half, is the ball in the label map, but for the rounding of its border."""
+    patch_size, spacing = PATCHES[0]
+    data = make_data(patch_size, spacing, num_channels=1)
+    size = data[IMAGE].shape[1:]
+    grid = torch.stack(torch.meshgrid(*[torch.arange(n) - (n - 1) / 2 for n in size], indexing="ij"), -1)
+    ball = ((grid * torch.tensor(spacing)).norm(dim=-1) < 5.0)[None]
+    data[IMAGE] = MetaTensor(ball.float(), affine=data[IMAGE].affine)
+    data[LABELS] = MetaTensor(ball.to(torch.uint8) * 4, affine=data[LABELS].affine)
+    still = apply(build_monai_augmentation(only(), patch_size, spacing), data, 0)[1] == 4
+    for seed in range(3):
+        policy = only("rotation", "scaling", "elastic", scaling=(0.7, 0.75))
+        image, codes = apply(build_monai_augmentation(policy, patch_size, spacing), data, seed)
+        by_image, by_label = image > 0.5, codes == 4
+        assert 2 * (by_image & by_label).sum() / (by_image.sum() + by_label.sum()) > 0.93
+        assert 0.3 < by_label.sum() / still.sum() < 0.9  # a zoom of 0.7 to 1
 
 
 @pytest.mark.parametrize("name", ["contrast", "gamma", "inverted_gamma"])

@@ -54,7 +54,7 @@ def make_noise(*shape: int) -> Tensor:
 
 def test_no_change_needs_no_interpolation() -> None:
     assert compute_source_offsets(SpatialChange(), (4, 5, 6), ONE_MM) is None
-    assert compute_source_offsets(SpatialChange(is_mirrored=True), (4, 5, 6), ONE_MM) is None
+    assert compute_source_offsets(SpatialChange(mirrored_axes=(0, 2)), (4, 5, 6), ONE_MM) is None
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 7), (1, 6, 7), (4, 4, 4)])
@@ -276,7 +276,7 @@ def test_the_same_generator_draws_the_same_change() -> None:
     assert first.control_mm is not None
     assert np.array_equal(first.matrix, second.matrix)  # type: ignore[arg-type]
     assert np.array_equal(first.control_mm, second.control_mm)  # type: ignore[arg-type]
-    assert first.is_mirrored == second.is_mirrored
+    assert first.mirrored_axes == second.mirrored_axes
 
 
 def test_one_probability_does_not_move_the_others() -> None:
@@ -286,7 +286,7 @@ def test_one_probability_does_not_move_the_others() -> None:
     one, other = (sample_spatial(policy, np.random.default_rng(5), (8, 8, 8), ONE_MM) for policy in (always, without))
     assert other.matrix is None
     assert np.array_equal(one.control_mm, other.control_mm)  # type: ignore[arg-type]
-    assert one.is_mirrored == other.is_mirrored
+    assert one.mirrored_axes == other.mirrored_axes
 
 
 def test_probabilities_are_kept() -> None:

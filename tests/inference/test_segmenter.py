@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,9 @@ from oracles import ORACLE_TASK
 from medunet.errors import DatasetError, InputError, ModelError, OutputError, VolumeError
 from medunet.inference import Segmentation, Segmenter, load
 from medunet.io import read_label_map, read_volume, write_nifti_image
-from medunet.models import SYNTHETIC_WARNING, Model
+from medunet.models import SYNTHETIC_WARNING, Model, Postprocessing
+from medunet.postprocessing import measure_case
+from medunet.postprocessing.quality import build_quality_ranges
 from medunet.tasks import Task
 from medunet.volume import Volume
 
@@ -95,11 +98,40 @@ def test_many_scans_come_one_by_one(segmenter: Segmenter, make_densities: Any, t
 def test_stages_are_timed_and_tiles_counted(segmenter: Segmenter, make_densities: Any) -> None:
     calls: list[tuple[int, int]] = []
     result = segmenter.segment(make_densities()[0], on_tiles=lambda done, total: calls.append((done, total)))
-    assert list(result.timings) == ["read", "prepare", "network", "restore"]
+    assert list(result.timings) == ["read", "prepare", "network", "restore", "postprocess"]
     assert all(seconds >= 0 for seconds in result.timings.values())
     assert calls
     assert calls[-1][0] == calls[-1][1]
     assert result.device == "cpu"
+
+
+def test_the_mask_is_what_the_models_postprocessing_leaves(
+    build_oracle: Callable[..., Model], make_volume: Any
+) -> None:
+    # Bone in two parts, of which the smaller one goes; muscle in two parts, which stays.
+    grid = make_volume(shape=(12, 14, 10), spacing=SPACING, orientation="RAS")
+    expected = np.zeros((1, 12, 14, 10), np.uint8)
+    expected[:, 2:6, 2:6, 2:6] = 7
+    expected[:, 8:10, 2:6, 6:8] = 2
+    expected[:, 3, 12, 3] = 2
+    found = expected.copy()
+    found[:, 9, 10:12, 3] = 7
+    scan = grid.with_array(np.array((-1000, 0, -100, 0, 0, 0, 0, 900), np.float32)[found])
+    scan.array[found == 2] = 0
+    model = build_oracle(spacing=SPACING)
+    assert np.array_equal(Segmenter(model, "cpu").segment(scan).labels.array, found)
+    kept = dataclasses.replace(model, postprocessing=Postprocessing(keep_largest=("bone",)))
+    segmentation = Segmenter(kept, "cpu").segment(scan)
+    assert np.array_equal(segmentation.labels.array, expected)
+    assert segmentation.volumes_ml["bone"] == pytest.approx(64 * np.prod(SPACING) / 1000)
+
+
+def test_what_the_model_has_seen_travels_with_the_mask(build_oracle: Callable[..., Model], make_densities: Any) -> None:
+    scan, mask = make_densities()
+    ranges = build_quality_ranges([measure_case(scan, mask, ORACLE_TASK)], ORACLE_TASK)
+    model = dataclasses.replace(build_oracle(), quality=ranges)
+    assert Segmenter(model, "cpu").segment(scan).quality == ranges
+    assert Segmenter(build_oracle(), "cpu").segment(scan).quality is None
 
 
 def test_the_same_scan_gives_the_same_mask_twice(segmenter: Segmenter, make_densities: Any) -> None:

@@ -8,6 +8,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,20 @@ from safetensors.torch import save_file
 
 import medunet
 from medunet.errors import MedunetError, ModelError, OutputError
-from medunet.models import check_is_model, find_newest_model, get_runs_folder, read_model, write_weights
+from medunet.models import (
+    Postprocessing,
+    TriedStep,
+    check_is_model,
+    find_newest_model,
+    get_runs_folder,
+    read_model,
+    read_records,
+    write_results,
+    write_weights,
+)
 from medunet.models.folder import compute_weights_sha256
+from medunet.postprocessing import measure_case
+from medunet.postprocessing.quality import build_quality_ranges
 
 FILES = ["card.md", "metrics.json", "plan.json", "task.json", "training.json", "weights.safetensors"]
 
@@ -200,6 +213,86 @@ def test_a_task_that_the_network_does_not_speak_is_refused(folder: Path) -> None
     edit_json(folder / "task.json", labels={"fat": [1]}, name="oracle-ct")
     with pytest.raises(ModelError, match="labels"):
         read_model(folder)
+
+
+# ---- post-processing and quality ranges ----------------------------------------------------------------------------------
+
+
+def write_results_again(folder: Path, **options: Any) -> None:
+    model = read_model(folder)
+    write_results(folder, model.task, model.plan, model.training, {"num_cases": 0}, **options)
+
+
+def test_what_was_learnt_after_training_reads_back(folder: Path, make_densities: Any) -> None:
+    tried = TriedStep(
+        step="label bone", is_used=True, reason="raises it", dice_without={"bone": 0.5}, dice_with={"bone": None}
+    )
+    postprocessing = Postprocessing(
+        keep_largest_foreground=True, keep_largest=("bone", "fat"), num_cases=3, tried=(tried,)
+    )
+    quality = build_quality_ranges([measure_case(*make_densities(), ORACLE_TASK)], ORACLE_TASK, {"bone": [0.5, 0.75]})
+    write_results_again(folder, postprocessing=postprocessing, quality=quality)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, "postprocessing.json", "quality.json"])
+    model = read_model(folder)
+    assert model.postprocessing == postprocessing
+    assert model.quality == quality
+    assert model.quality is not None
+    assert model.quality.labels["bone"].dice is not None
+    assert model.quality.labels["bone"].dice.median == 0.625
+    card = (folder / "card.md").read_text()
+    assert "| Post-processing | largest part kept of all labels as one, bone, fat |" in card
+
+
+def test_a_model_of_before_leaves_masks_as_they_are(folder: Path) -> None:
+    model = read_model(folder)
+    assert model.postprocessing == Postprocessing()
+    assert model.postprocessing.does_nothing
+    assert model.quality is None
+    assert "| Post-processing | none |" in (folder / "card.md").read_text()
+
+
+def test_the_records_need_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medunet.models.folder.build_network", lambda plan: pytest.fail("built"))
+    assert read_records(folder).task == ORACLE_TASK
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("postprocessing.json", '{"keep_largest": ["bine"]}', "names the label 'bine'; task.json has fat, muscle"),
+        ("postprocessing.json", '{"keep_smallest": ["bone"]}', "keep_smallest"),
+        ("postprocessing.json", "{", "no readable JSON"),
+        ("quality.json", '{"num_cases": 3}', "spacing_mm"),
+        ("quality.json", "", "no readable JSON"),
+    ],
+)
+def test_damage_is_named_there_too(folder: Path, name: str, content: str, words: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(ModelError, match=f"{re.escape(name)}.*{re.escape(words)}"):
+        read_model(folder)
+
+
+def test_a_run_counts_as_finished_only_when_everything_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "metrics.json").unlink()
+    written: list[str] = []
+
+    def write(path: Path, _: object) -> None:
+        written.append(path.name)
+
+    for function in ("write_json_atomic", "write_text_atomic"):
+        monkeypatch.setattr(f"medunet.models.folder.{function}", write)
+    write_results_again(folder, postprocessing=Postprocessing())
+    assert written == ["postprocessing.json", "card.md", "metrics.json"]
+
+
+def test_the_card_says_that_cases_failed(folder: Path) -> None:
+    model = read_model(folder)
+    row = {"mean": 0.5, "num_scored": 2}
+    metrics = {"num_cases": 2, "mean_dice": 0.5, "labels": {"bone": row}, "failed": [{"case_id": "x", "reason": "y"}]}
+    write_results(folder, model.task, model.plan, model.training, metrics)
+    assert "1 more could not be scored" in (folder / "card.md").read_text()
 
 
 # ---- finding -----------------------------------------------------------------------------------------------------------

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
-from medunet.networks import PatchNetwork, build_network
+from medunet.networks import PatchNetwork, ResidualUNet, UNet, build_network
 from medunet.planning import NetworkPlan
 
 
-def build_plan(axis: int | None) -> NetworkPlan:
+def build_plan(axis: int | None, architecture: Literal["unet", "residual-unet"] = "unet") -> NetworkPlan:
     """Two scales; a 2D plan has stride and kernel 1 along its slice axis."""
 
     def flatten(numbers: tuple[int, int, int]) -> Any:
         return tuple(1 if other == axis else n for other, n in enumerate(numbers))
 
     return NetworkPlan(
+        architecture=architecture,
         spatial_dims=3 if axis is None else 2,
         in_channels=2,
         out_channels=3,
@@ -91,3 +92,28 @@ def test_an_axis_that_is_only_coarse_is_no_slice_axis() -> None:
     network = build_network(plan)
     assert network.slice_axis == 2
     assert network(torch.zeros(1, 1, 8, 6, 1)).shape == (1, 2, 8, 6, 1)
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+@pytest.mark.parametrize(("architecture", "kind"), [("unet", UNet), ("residual-unet", ResidualUNet)])
+def test_the_plan_names_the_architecture(architecture: Any, kind: type, axis: int | None) -> None:
+    network = build_network(build_plan(axis, architecture))
+    assert type(network.network) is kind
+    patches = make_patches(axis)
+    assert torch.equal(network.forward_scales(patches)[0], network(patches))
+
+
+@pytest.mark.parametrize("architecture", ["unet", "residual-unet"])
+def test_blocks_and_convolutions_are_the_plans(architecture: Any) -> None:
+    plan = build_plan(None, architecture).model_copy(
+        update={"encoder_blocks": (1, 3, 2), "decoder_convolutions": (1, 2)}
+    )
+    network = build_network(plan).network
+    per_block = 2 if architecture == "residual-unet" else 1
+
+    def count(module: torch.nn.Module) -> int:
+        return sum(isinstance(part, torch.nn.Conv3d) and part.kernel_size == (3, 3, 3) for part in module.modules())
+
+    stem = 1 if architecture == "residual-unet" else 0
+    assert [count(stage) for stage in network.encoder] == [stem + per_block, 3 * per_block, 2 * per_block]
+    assert [count(stage) for stage in network.decoder] == [1, 2]

@@ -18,6 +18,8 @@ ISOTROPIC: dict[str, Any] = {
     "features": (4, 8, 16),
     "strides": [(1, 1, 1), (2, 2, 2), (2, 2, 2)],
     "kernels": [(3, 3, 3)] * 3,
+    "encoder_blocks": (2, 2, 2),
+    "decoder_convolutions": (2, 2),
     "num_scales": 2,
 }
 ANISOTROPIC: dict[str, Any] = ISOTROPIC | {
@@ -30,8 +32,9 @@ FLAT: dict[str, Any] = ISOTROPIC | {
     "kernels": [(3, 3)] * 3,
     "num_scales": 1,
 }
-SHAPES = [ISOTROPIC, ANISOTROPIC, FLAT]
-IDS = ["isotropic", "anisotropic", "2d"]
+UNEVEN: dict[str, Any] = ISOTROPIC | {"encoder_blocks": (1, 3, 2), "decoder_convolutions": (1, 2)}
+SHAPES = [ISOTROPIC, ANISOTROPIC, FLAT, UNEVEN]
+IDS = ["isotropic", "anisotropic", "2d", "uneven"]
 
 
 def build(settings: dict[str, Any], seed: int = 0, **changes: Any) -> UNet:
@@ -71,15 +74,19 @@ def test_logits_lie_on_the_grid_of_the_image(settings: dict[str, Any], size: Any
 
 
 def count_by_formula(settings: dict[str, Any]) -> int:
-    """Two convolutions with two numbers of normalisation per channel; transposed ones as large as their stride; heads."""
+    """Convolutions with two numbers of normalisation per channel; transposed ones as large as their stride; heads."""
     features, widths = settings["features"], [settings["in_channels"], *settings["features"]]
+
+    def count_row(first: int, width: int, size: int, num_convolutions: int) -> int:
+        return (first + (num_convolutions - 1) * width) * width * size + 2 * width * num_convolutions
+
     total = 0
     for stage, kernel in enumerate(settings["kernels"]):
-        size = math.prod(kernel)
-        total += widths[stage] * features[stage] * size + features[stage] ** 2 * size + 4 * features[stage]
+        size, width = math.prod(kernel), features[stage]
+        total += count_row(widths[stage], width, size, settings["encoder_blocks"][stage])
         if stage < len(features) - 1:
-            total += features[stage + 1] * features[stage] * math.prod(settings["strides"][stage + 1])
-            total += 2 * features[stage] ** 2 * size + features[stage] ** 2 * size + 4 * features[stage]
+            total += features[stage + 1] * width * math.prod(settings["strides"][stage + 1])
+            total += count_row(2 * width, width, size, settings["decoder_convolutions"][stage])
     return total + sum((features[scale] + 1) * settings["out_channels"] for scale in range(settings["num_scales"]))
 
 
@@ -96,6 +103,8 @@ def test_parameters_of_the_hippocampus_network() -> None:
         "features": (32, 64, 128, 256),
         "strides": [(1, 1, 1)] + [(2, 2, 2)] * 3,
         "kernels": [(3, 3, 3)] * 4,
+        "encoder_blocks": (2,) * 4,
+        "decoder_convolutions": (2,) * 3,
     }
     assert sum(parameter.numel() for parameter in UNet(**settings).parameters()) == 5_601_158
 
@@ -199,6 +208,8 @@ def test_a_size_that_does_not_divide_is_explained(settings: dict[str, Any], size
     [
         ({"features": (4,), "strides": [(1, 1, 1)], "kernels": [(3, 3, 3)]}, "at least 2"),
         ({"features": (4, 8)}, r"as many strides \(3\) and kernels \(3\) as features \(2\)"),
+        ({"encoder_blocks": (2, 2)}, r"3 stages need 3 numbers of encoder blocks.*got \(2, 2\) and \(2, 2\)"),
+        ({"decoder_convolutions": (2, 2, 2)}, r"and 2 of decoder convolutions; got \(2, 2, 2\) and \(2, 2, 2\)"),
         ({"num_scales": 3}, "num_scales is 3; 3 stages have 1 to 2"),
         ({"num_scales": 0}, "num_scales is 0"),
     ],

@@ -15,7 +15,7 @@ from medunet.errors import LabelError
 from medunet.io import write_nifti_image, write_nifti_labels
 from medunet.planning import Normalization, Plan
 from medunet.preprocessing import prepare_cases, preprocess_image
-from medunet.preprocessing.store import compute_store_key
+from medunet.preprocessing.prepare import compute_store_key
 from medunet.tasks import Case, Task, read_case
 from medunet.volume import Volume
 

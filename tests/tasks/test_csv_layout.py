@@ -132,7 +132,7 @@ def test_no_fold_divides_a_patient(tmp_path: Path) -> None:
 
 
 def test_folds_of_patients_follow_the_rule_for_cases(tmp_path: Path) -> None:
-    # Ten patients, two scans each: KFold of scikit-learn over ten, see GOLDEN_FOLDS in test_dataset.py.
+    # Ten patients, two scans each: KFold of scikit-learn over ten, see GOLDEN_FOLDS in test_folds.py.
     patients = [f"p{number // 2}" for number in range(20)]
     dataset = read_dataset(write_patients(tmp_path, patients))
     for fold, expected in enumerate([[0, 7], [3, 9], [4, 6], [1, 8], [2, 5]]):
@@ -173,6 +173,38 @@ def test_row_43_a_patient_is_not_quoted_from_a_faulty_row(files: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         read_dataset(write_table(files, *rows))
     assert "Doe" not in str(caught.value)
+
+
+# ---- annotated -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "expected"),
+    [
+        (
+            "case,image,label,annotated",
+            ["liver;aorta", "", " a ; left b "],
+            [{"liver", "aorta"}, None, {"a", "left b"}],
+        ),
+        ("case;annotated;image;label", ['"liver;spleen"', "", "liver"], [{"liver", "spleen"}, None, {"liver"}]),
+        ("case,image,label", None, [None, None, None]),
+    ],
+)
+def test_annotated_labels(files: Path, header: str, cells: Any, expected: Any) -> None:
+    delimiter = max(",;", key=header.count)
+    rows = [
+        {"case": name, "image": f"i/{name}.nii.gz", "label": f"l/{name}.nii.gz", "annotated": cells and cells[number]}
+        for number, name in enumerate("abc")
+    ]
+    path = write_table(files, header, *(delimiter.join(row[key] for key in header.split(delimiter)) for row in rows))
+    assert [case.annotated for case in read_dataset(path).cases] == expected
+
+
+@pytest.mark.parametrize("cell", ["liver;", ";", "liver;;spleen", "liver;liver", "liver; liver"])
+def test_annotated_labels_that_are_unclear(files: Path, cell: str) -> None:
+    path = write_table(files, "case,image,label,annotated", f"p,i/a.nii.gz,l/a.nii.gz,{cell}")
+    with pytest.raises(DatasetError, match=rf"the annotated labels '{cell}' in row 2; expected different names"):
+        read_dataset(path)
 
 
 # ---- refused ---------------------------------------------------------------------------------------------------------

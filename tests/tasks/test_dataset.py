@@ -1,4 +1,4 @@
-"""Layouts are recognised; what is missing, double or outside is refused; folds are nnU-Net's."""
+"""Layouts are recognised; what is missing, double or outside is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tiny_datasets import describe, touch, write_image, write_labels
 
 from medunet.errors import DatasetError
-from medunet.tasks import Case, Dataset, load_task, read_case, read_dataset, split_fold
+from medunet.tasks import Case, load_task, read_case, read_dataset
 
 # ---- layouts ---------------------------------------------------------------------------------------------------------
 
@@ -190,65 +190,7 @@ def test_a_damaged_description(tmp_path: Path, content: bytes, message: str) -> 
         read_dataset(tmp_path)
 
 
-# ---- folds -------------------------------------------------------------------------------------------------------------
-
-
-def build_dataset(num_cases: int) -> Dataset:
-    cases = tuple(Case(case_id=f"{n:03d}", images=(Path("i"),), labels=Path("l")) for n in range(num_cases))
-    return Dataset(name="x", folder=Path("x"), layout="x", cases=cases)
-
-
-def to_indices(cases: tuple[Case, ...]) -> list[int]:
-    return [int(case.case_id) for case in cases]
-
-
-# KFold(5, shuffle=True, random_state=12345) as scikit-learn documents it: RandomState.shuffle of the indices, then folds
-# in that order, the first n % 5 of them one larger. The shuffles were worked out with a Mersenne Twister written by
-# hand: [0, 7, 3, 9, 6, 4, 1, 8, 5, 2] for ten cases, [0, 9, 7, 3, 6, 10, 8, 12, 11, 4, 1, 5, 2] for thirteen.
-GOLDEN_FOLDS = {
-    10: [[0, 7], [3, 9], [4, 6], [1, 8], [2, 5]],
-    13: [[0, 7, 9], [3, 6, 10], [8, 11, 12], [1, 4], [2, 5]],
-}
-
-
-@pytest.mark.parametrize("num_cases", GOLDEN_FOLDS)
-def test_folds_are_those_of_scikit_learn(num_cases: int) -> None:
-    dataset = build_dataset(num_cases)
-    assert [to_indices(split_fold(dataset, fold)[1]) for fold in range(5)] == GOLDEN_FOLDS[num_cases]
-
-
-@pytest.mark.parametrize("num_cases", [2, 3, 4, 5, 6, 11, 41])
-def test_every_case_validates_exactly_once(num_cases: int) -> None:
-    dataset = build_dataset(num_cases)
-    splits = [split_fold(dataset, fold) for fold in range(min(5, num_cases))]
-    assert sorted(index for _, validation in splits for index in to_indices(validation)) == list(range(num_cases))
-    for training, validation in splits:
-        assert sorted(to_indices(training) + to_indices(validation)) == list(range(num_cases))
-        assert to_indices(training) == sorted(to_indices(training))
-    sizes = [len(validation) for _, validation in splits]
-    assert max(sizes) - min(sizes) <= 1
-    if num_cases < 5:
-        assert set(sizes) == {1}
-
-
-def test_all_cases_train_without_a_fold() -> None:
-    dataset = build_dataset(3)
-    assert split_fold(dataset, None) == (dataset.cases, ())
-    assert split_fold(build_dataset(1), None)[1] == ()
-
-
-@pytest.mark.parametrize(
-    ("num_cases", "fold", "message"),
-    [
-        (10, 5, "There is no fold 5; 10 cases give the folds 0 to 4"),
-        (10, -1, "There is no fold -1"),
-        (3, 3, "3 cases give the folds 0 to 2"),
-        (1, 0, "holds one case, which cannot be split; train on it with --fold all"),
-    ],
-)
-def test_a_fold_that_does_not_exist(num_cases: int, fold: int, message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
-        split_fold(build_dataset(num_cases), fold)
+# ---- reading -----------------------------------------------------------------------------------------------------------
 
 
 def test_listed_files_are_read_in_the_order_of_channels(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from medunet.augmentation import AugmentationPolicy
 from medunet.errors import TrainingError
 from medunet.preprocessing import StoredCase
 from medunet.tasks import Task
-from medunet.training.sampling import PatchSampler, _crop
+from medunet.training.patches import crop_patch
+from medunet.training.sampling import PatchSampler
 
 ONE_MM = (1.0, 1.0, 1.0)
 ONLY_MIRRORS = AugmentationPolicy(
@@ -183,7 +184,7 @@ def test_a_crop_is_a_crop_of_the_padded_case(start: tuple[int, int, int], size: 
     big_codes = torch.zeros(45, 46, 47, dtype=torch.uint8)
     big_codes[20:25, 20:26, 20:27] = labels
     box = tuple(slice(20 + first, 20 + first + n) for first, n in zip(start, size, strict=True))
-    crop, codes = _crop(case, start, size)
+    crop, codes = crop_patch(case, start, size)
     assert torch.equal(crop, big[(slice(None), *box)])
     assert torch.equal(codes, big_codes[box])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -17,8 +18,9 @@ import torch
 from medunet.errors import InputError, LabelError, MedunetError, ModelError, OutputError, TrainingError
 from medunet.io import read_label_map, write_nifti_labels
 from medunet.models import read_model
-from medunet.training import Observer, Step, TrainingResult
+from medunet.training import Observer, Step, TrainingResult, engine
 from medunet.training.loop import Trainer
+from medunet.training.losses import Loss
 
 Train = Callable[..., TrainingResult]
 WEIGHTS = "weights.safetensors"
@@ -34,6 +36,18 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int, error: BaseExc
         return step(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_step", fail)
+
+
+def spoil_losses(monkeypatch: pytest.MonkeyPatch, *, at_call: int, spoil: Callable[[Loss], Loss]) -> None:
+    """Change the loss of one step."""
+    build = engine.build_loss
+
+    def build_spoilt(*arguments: Any) -> Callable[..., Loss]:
+        compute = build(*arguments)
+        calls = itertools.count(1)
+        return lambda *inputs: spoil(compute(*inputs)) if next(calls) == at_call else compute(*inputs)
+
+    monkeypatch.setattr(engine, "build_loss", build_spoilt)
 
 
 def read_weights(folder: Path) -> bytes:
@@ -216,22 +230,13 @@ def test_ctrl_c_leaves_a_model_and_a_state(train_tiny: Train, tmp_path: Path, mo
 def test_a_nan_stops_before_the_update_and_names_the_cases(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    from medunet.training import loop
+    monkeypatch.setattr("medunet.training.loop.SAVE_SECONDS", 0.0)  # a state after every step
 
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # a state after every step
-    compute = loop.compute_scaled_loss
-    calls = 0
+    def spoil(loss: Loss) -> Loss:
+        total = loss.total * float("nan") if what == "loss" else torch.sqrt(loss.total * 0)
+        return Loss(total=total, soft_dice=loss.soft_dice)
 
-    def spoil(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        loss = compute(*arguments, **options)
-        if calls == 4:
-            total = loss.total * float("nan") if what == "loss" else torch.sqrt(loss.total * 0)
-            return loop.Loss(total=total, soft_dice=loss.soft_dice)
-        return loss
-
-    monkeypatch.setattr(loop, "compute_scaled_loss", spoil)
+    spoil_losses(monkeypatch, at_call=4, spoil=spoil)
     with pytest.raises(TrainingError, match=r"not finite at iteration 4 \(cases case_\d, case_\d.*--resume"):
         train_tiny(tmp_path / "run", budget="8it")
     model = read_model(tmp_path / "run")
@@ -243,11 +248,8 @@ def test_a_nan_stops_before_the_update_and_names_the_cases(
 def test_a_nan_before_the_first_save_promises_nothing(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medunet.training import loop
-
-    nan = loop.Loss(total=torch.tensor(float("nan"), requires_grad=True), soft_dice=torch.tensor(0.0))
-    monkeypatch.setattr(loop, "compute_scaled_loss", lambda *_, **__: nan)
-    monkeypatch.setattr(loop.Fabric, "clip_gradients", lambda *_, **__: torch.tensor(float("nan")), raising=True)
+    nan = torch.tensor(float("nan"))
+    spoil_losses(monkeypatch, at_call=1, spoil=lambda loss: Loss(total=loss.total * nan, soft_dice=loss.soft_dice))
     with pytest.raises(TrainingError, match=r"iteration 1 .*No state was saved yet"):
         train_tiny(tmp_path / "run")
     assert not (tmp_path / "run" / WEIGHTS).exists()
@@ -311,7 +313,7 @@ def test_a_fault_of_the_sampler_ends_the_training(
     def fail(*_: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("medunet.training.sampling.PatchSampler.draw", fail)
+    monkeypatch.setattr("medunet.training.sampling.PatchSampler._draw_patch", fail)
     with pytest.raises(TrainingError, match="Input/output error"):
         train_tiny(tmp_path / "run")
 

@@ -1,0 +1,115 @@
+"""`QualityRanges`: what scans and masks looked like in training, as the model folder's ``quality.json``.
+
+A scan or a mask outside these ranges is not wrong by itself; it is unlike anything that the model has learnt from or was
+validated on, and a person should look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+QUALITY_VERSION = 1
+
+_PERCENTILES = (0.0, 5.0, 50.0, 95.0, 100.0)
+
+
+class Range(BaseModel):
+    """How one number is spread over cases."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    minimum: float
+    percentile_05: float
+    median: float
+    percentile_95: float
+    maximum: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Range | None:
+        """The range of some values; None of no values.
+
+        Example:
+            >>> Range.of([3.0, 1.0, 2.0]).median
+            2.0
+        """
+        if not values:
+            return None
+        low, percentile_05, median, percentile_95, high = np.percentile(values, _PERCENTILES).tolist()
+        return cls(minimum=low, percentile_05=percentile_05, median=median, percentile_95=percentile_95, maximum=high)
+
+
+class AxisRanges(BaseModel):
+    """One range along each anatomical axis."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    right: Range
+    anterior: Range
+    superior: Range
+
+    @classmethod
+    def of(cls, points: Sequence[tuple[float, float, float]]) -> AxisRanges | None:
+        """The ranges of some points ``(R, A, S)``; None of no points."""
+        right, anterior, superior = (Range.of([point[axis] for point in points]) for axis in range(3))
+        if right is None or anterior is None or superior is None:
+            return None
+        return cls(right=right, anterior=anterior, superior=superior)
+
+
+class ChannelRanges(BaseModel):
+    """Intensities within the body, in the unit of the files: percentiles of a case, spread over cases."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    percentile_00_5: Range
+    median: Range
+    percentile_99_5: Range
+
+
+class LabelRanges(BaseModel):
+    """What one label or region looked like in the reference masks.
+
+    Attributes:
+        num_cases: Cases that hold it.
+        num_without: Cases that were searched for it and do not hold it.
+        num_cut: Cases where it touches the border of the scan; their volumes are left out.
+        volume_ml: Over the cases where it lies whole within the scan; None where there is none.
+        num_parts: Connected parts (26 neighbours); None where no case holds it.
+        position: Centre of mass, as a share of the body's box: 0 at its left, posterior or inferior side, 1 at the other.
+        dice: Of the validation cases; None where none was scored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_cases: int
+    num_without: int
+    num_cut: int
+    volume_ml: Range | None
+    num_parts: Range | None
+    position: AxisRanges | None
+    dice: Range | None
+
+
+class QualityRanges(BaseModel):
+    """What a model has seen.
+
+    Attributes:
+        version: Of this format.
+        num_cases: Cases measured.
+        spacing_mm: Voxel size along R, A, S.
+        field_of_view_mm: Size of the whole scan along R, A, S.
+        channels: Channel name -> intensities.
+        labels: Label name -> its ranges, for every label of the task.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = QUALITY_VERSION
+    num_cases: int
+    spacing_mm: AxisRanges
+    field_of_view_mm: AxisRanges
+    channels: dict[str, ChannelRanges]
+    labels: dict[str, LabelRanges]

@@ -1,0 +1,56 @@
+"""The network's shape, and how it learns, for a patch and a target."""
+
+from __future__ import annotations
+
+from medunet.planning.patch import Patch
+from medunet.planning.plan import NetworkPlan, OptimizerPlan
+from medunet.planning.spacing import to_ras
+from medunet.planning.stages import BASE_FEATURES, choose_blocks, choose_features
+from medunet.planning.targets import Effort, MemoryTarget
+from medunet.tasks import Task
+
+ADAMW = OptimizerPlan(name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="cosine")
+"""Gets far in few steps, which a budget in time wants."""
+NNUNET_SGD = OptimizerPlan(name="sgd", learning_rate=1e-2, weight_decay=3e-5, momentum=0.99, schedule="poly")
+"""nnU-Net's recipe for 250,000 steps (doi:10.1038/s41592-020-01008-z)."""
+
+
+def choose_network(
+    task: Task, patch: Patch, axes: tuple[int, ...], target: MemoryTarget | Effort, *, num_previous_labels: int = 0
+) -> tuple[NetworkPlan, str]:
+    """As deep as the patch allows, as wide as nnU-Net's or as the effort's.
+
+    Args:
+        task: Channels and labels.
+        patch: Topology, axes in nnU-Net's order.
+        axes: Which of R, A and S the patch's axes are.
+        target: Decides architecture and width.
+        num_previous_labels: Labels of the network before, which a cascade sees as additional channels.
+    """
+    architecture = target.rule.architecture if isinstance(target, MemoryTarget) else "unet"
+    base = target.features if isinstance(target, Effort) else BASE_FEATURES
+    num_stages = len(patch.topology.strides)
+    features = choose_features(num_stages, len(axes), base=base)
+    blocks = choose_blocks(architecture, num_stages)
+    network = NetworkPlan(
+        architecture=architecture,
+        spatial_dims=2 if len(axes) == 2 else 3,
+        in_channels=len(task.channels) + num_previous_labels,
+        out_channels=task.num_outputs,
+        features=features,
+        strides=tuple(to_ras(stride, axes) for stride in patch.topology.strides),
+        kernels=tuple(to_ras(kernel, axes) for kernel in patch.topology.kernels),
+        encoder_blocks=blocks.encoder,
+        decoder_convolutions=blocks.decoder,
+        # nnU-Net builds a head at every decoder stage, but the loss of the coarsest has no weight.
+        num_scales=max(1, num_stages - 2),
+    )
+    previous = f"; {num_previous_labels} channels show what the low resolution found" if num_previous_labels else ""
+    return network, f"{num_stages} stages, as deep as the patch allows; {base} channels in the first{previous}"
+
+
+def choose_optimizer(target: MemoryTarget | Effort) -> tuple[OptimizerPlan, str]:
+    """nnU-Net's optimiser with nnU-Net's memory and time, AdamW for a budget."""
+    if isinstance(target, MemoryTarget):
+        return NNUNET_SGD, "nnU-Net's recipe"
+    return ADAMW, "gets far in few steps"

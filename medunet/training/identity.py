@@ -1,0 +1,171 @@
+"""What a training is made of: resuming with anything else would go on with another experiment, so it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeGuard
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+_SHOWN = 3
+"""Cases that a message names; the others are counted."""
+_SILENT_PLAN = frozenset({"version", "reasons"})
+_SILENT_TASK = frozenset({"labels", "title", "codes", "synonyms", "phantom", "budget"})
+"""What a task says to people, and what has done its work once the cases are preprocessed; labels are told one by one."""
+
+
+class RunIdentity(BaseModel):
+    """Everything that decides which weights a training arrives at.
+
+    Task and plan are kept as plain documents, so that a state that was written by another version can still be compared.
+
+    Attributes:
+        medunet_version: That began the training; for information, no reason to refuse.
+        case_checksums: Case id -> SHA-256 of its preprocessed voxels and labels.
+        training_cases: Ids in the order in which they are drawn from.
+        validation_cases: Ids.
+        plan: `medunet.planning.Plan`, or its JSON document.
+        task: `medunet.tasks.Task`, or its JSON document.
+        loss: Name of the loss.
+        seed: Of everything random.
+        augmentation: Name of the augmentation.
+        world_size: Processes that learn together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    medunet_version: str
+    case_checksums: dict[str, str]
+    training_cases: tuple[str, ...]
+    validation_cases: tuple[str, ...]
+    plan: dict[str, Any]
+    task: dict[str, Any]
+    loss: str
+    seed: int
+    augmentation: str
+    world_size: int = 1
+
+    @field_validator("plan", "task", mode="before")
+    @classmethod
+    def _to_document(cls, value: Any) -> Any:
+        return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def describe_difference(saved: RunIdentity, now: RunIdentity) -> str:
+    """What differs, in plain words and one line; empty where training may go on.
+
+    Example:
+        >>> saved = RunIdentity(
+        ...     medunet_version="0.1.0",
+        ...     case_checksums={"a": "1f", "b": "2e"},
+        ...     training_cases=("a", "b"),
+        ...     validation_cases=(),
+        ...     plan={"patch_size": [40, 56, 40]},
+        ...     task={"labels": {"anterior": [1]}},
+        ...     loss="dice-ce",
+        ...     seed=0,
+        ...     augmentation="fast",
+        ... )
+        >>> now = saved.model_copy(update={"case_checksums": {"a": "1f", "b": "3d"}, "plan": {"patch_size": [32, 48, 32]}})
+        >>> describe_difference(saved, now)
+        'case b has other voxels or labels; plan.patch_size 40x56x40 -> 32x48x32'
+    """
+    return "; ".join(
+        [
+            *_compare_cases(saved, now),
+            *_compare_labels(saved.task.get("labels", {}), now.task.get("labels", {})),
+            *_compare_documents(saved.task, now.task, "task", _SILENT_TASK),
+            *_compare_documents(saved.plan, now.plan, "plan", _SILENT_PLAN),
+            *_compare_values(saved, now),
+        ]
+    )
+
+
+def _compare_cases(saved: RunIdentity, now: RunIdentity) -> Iterator[str]:
+    before = {*saved.training_cases, *saved.validation_cases}
+    after = {*now.training_cases, *now.validation_cases}
+    if gone := before - after:
+        yield f"{_count_cases(gone)} fewer: {_name(gone)}"
+    if new := after - before:
+        yield f"{_count_cases(new)} more: {_name(new)}"
+    for source, target, where in (
+        (saved.training_cases, now.validation_cases, "from training to validation"),
+        (saved.validation_cases, now.training_cases, "from validation to training"),
+    ):
+        if moved := set(source) & set(target):
+            yield f"{_count_cases(moved)} moved {where}: {_name(moved)}"
+    if saved.training_cases != now.training_cases and set(saved.training_cases) == set(now.training_cases):
+        yield "the training cases are in another order"
+    changed = {
+        case_id
+        for case_id in saved.case_checksums.keys() & now.case_checksums.keys()
+        if saved.case_checksums[case_id] != now.case_checksums[case_id]
+    }
+    if changed:
+        yield f"{'case' if len(changed) == 1 else 'cases'} {_name(changed)} {_have(changed)} other voxels or labels"
+
+
+def _compare_labels(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in saved:
+        if name not in now:
+            yield f"label '{name}' is gone"
+        elif list(saved[name]) != list(now[name]):
+            yield f"label '{name}' had value {_format(saved[name], ' and ')}, has {_format(now[name], ' and ')}"
+    yield from (f"label '{name}' is new" for name in now if name not in saved)
+    if saved.keys() == now.keys() and list(saved) != list(now):
+        yield "the labels are in another order"
+
+
+def _compare_documents(
+    saved: Mapping[str, Any], now: Mapping[str, Any], where: str, silent: frozenset[str] = frozenset()
+) -> Iterator[str]:
+    """Differences of two JSON documents, each by its path."""
+    for key in [*saved, *(key for key in now if key not in saved)]:
+        if key in silent or (before := saved.get(key)) == (after := now.get(key)):
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _compare_documents(before, after, f"{where}.{key}")
+        elif _is_list_of_documents(before) and _is_list_of_documents(after) and len(before) == len(after):
+            for index, (one, other) in enumerate(zip(before, after, strict=True)):
+                yield from _compare_documents(one, other, f"{where}.{key}.{index}")
+        else:
+            yield f"{where}.{key} {_format(before)} -> {_format(after)}"
+
+
+def _compare_values(saved: RunIdentity, now: RunIdentity) -> Iterator[str]:
+    for name in ("loss", "seed", "augmentation"):
+        if (before := getattr(saved, name)) != (after := getattr(now, name)):
+            yield f"{name} {before} -> {after}"
+    if saved.world_size != now.world_size:
+        yield f"processes that learn together {saved.world_size} -> {now.world_size}"
+
+
+def _is_list_of_documents(value: Any) -> TypeGuard[list[Mapping[str, Any]]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
+
+
+def _count_cases(ids: set[str]) -> str:
+    return "1 case" if len(ids) == 1 else f"{len(ids)} cases"
+
+
+def _have(ids: set[str]) -> str:
+    return "has" if len(ids) == 1 else "have"
+
+
+def _name(ids: Iterable[str]) -> str:
+    ordered = sorted(ids)
+    shown = ", ".join(ordered[:_SHOWN])
+    return shown if len(ordered) <= _SHOWN else f"{shown} and {len(ordered) - _SHOWN} others"
+
+
+def _format(value: Any, separator: str = "x") -> str:
+    """Numbers of a list as in ``40x56x40``, lists of lists with spaces, words with commas."""
+    if value is None:
+        return "none"
+    if not isinstance(value, list | tuple):
+        return str(value)
+    if any(isinstance(item, list | tuple) for item in value):
+        return " ".join(_format(item, separator) for item in value)
+    if any(isinstance(item, str) for item in value):
+        return ", ".join(map(str, value)) or "none"
+    return separator.join(map(str, value)) or "none"

@@ -1,0 +1,80 @@
+"""Losses by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal
+
+import torch
+
+from medunet.errors import InputError
+from medunet.tasks import Task, compute_membership, suggest
+from medunet.training.losses.boundary import weigh_class_boundaries, weigh_region_boundaries
+from medunet.training.losses.entropy import CrossEntropy, Focal, TopCrossEntropy
+from medunet.training.losses.overlap import BatchDice, GeneralizedDice, PatchDice, Tversky
+from medunet.training.losses.segmentation import SegmentationLoss, halve_weights_but_last
+from medunet.training.losses.term import Term
+
+LossName = Literal["dice-ce", "dice-focal", "tversky", "generalized-dice", "topk-ce", "boundary-ce"]
+DiceOver = Literal["batch", "patch"]
+
+# A name says all that is in a loss; where there are two terms, both count 1.
+TERMS: Mapping[LossName, tuple[Term, ...]] = {
+    "dice-ce": (BatchDice(), CrossEntropy()),
+    "dice-focal": (BatchDice(), Focal()),
+    "tversky": (Tversky(),),
+    "generalized-dice": (GeneralizedDice(),),
+    "topk-ce": (TopCrossEntropy(),),
+    "boundary-ce": (CrossEntropy(),),
+}
+
+
+def build_loss(name: LossName, task: Task, device: torch.device) -> SegmentationLoss:
+    """The loss of that name, at every scale half as much as at the one before.
+
+    Args:
+        name: ``"dice-ce"`` is the default of training.
+        task: Its labels say whether outputs are classes (softmax) or regions (sigmoid).
+        device: Of the logits.
+
+    Raises:
+        InputError: If there is no loss of that name.
+
+    Example:
+        >>> from medunet.tasks import load_task
+        >>> loss = build_loss("dice-ce", load_task("prostate-mr"), torch.device("cpu"))
+        >>> logits, codes = torch.zeros(1, 3, 2, 2, 2), torch.zeros(1, 2, 2, 2, dtype=torch.uint8)
+        >>> print(f"{loss([logits], codes).total:.4f}")  # Dice 0, cross-entropy log(3)
+        2.0986
+    """
+    if name not in TERMS:
+        msg = f"There is no loss '{name}'; {suggest(name, TERMS)}"
+        raise InputError(msg)
+    membership = torch.from_numpy(compute_membership(task)).to(device)
+    weigh = partial(weigh_region_boundaries, membership=membership) if task.has_regions else weigh_class_boundaries
+    return SegmentationLoss(
+        terms=TERMS[name],
+        membership=membership,
+        has_regions=task.has_regions,
+        weigh_voxels=weigh if name == "boundary-ce" else None,
+    )
+
+
+def build_nnunet_loss(task: Task, device: torch.device, *, dice_over: DiceOver) -> SegmentationLoss:
+    """nnU-Net 2.8.1's Dice + cross-entropy, number for number, plus the constant 1 (its Dice is negative).
+
+    The coarsest of several scales counts 0. Where regions meet ignored voxels, nnU-Net adds the cross-entropy of the
+    regions up instead of averaging it; here it is always the mean.
+
+    Args:
+        task: As in `build_loss`.
+        device: As in `build_loss`.
+        dice_over: ``"patch"`` for ``batch_dice: false`` of its plans, ``"batch"`` for ``true``.
+    """
+    return SegmentationLoss(
+        terms=(PatchDice() if dice_over == "patch" else BatchDice(), CrossEntropy()),
+        membership=torch.from_numpy(compute_membership(task)).to(device),
+        has_regions=task.has_regions,
+        weigh_scales=halve_weights_but_last,
+    )
