@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
+
+_PRECISIONS: dict[str, Precision] = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
 def choose_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
@@ -71,10 +74,23 @@ def check_num_devices(name: str, num_devices: int) -> None:
         raise InputError(msg)
 
 
-def choose_precision(device: torch.device) -> Precision:
-    """bfloat16 where the hardware multiplies it natively (it halves the time there), else float32."""
+def choose_precision(device: torch.device, name: PrecisionName = "auto") -> Precision:
+    """bfloat16 where the hardware multiplies it natively (it halves the time there), else float32.
+
+    Args:
+        device: That computes.
+        name: ``"auto"`` chooses; ``"bf16"``, ``"fp16"`` and ``"fp32"`` are taken as they are.
+
+    Raises:
+        InputError: If half precision is asked for on a device that has none.
+    """
     import torch
 
+    if name != "auto":
+        if name == "fp16" and device.type != "cuda":
+            msg = f"--precision fp16 needs a CUDA device, this is '{device}'; use bf16 or fp32."
+            raise InputError(msg)
+        return _PRECISIONS[name]
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     return "bf16-mixed" if device.type == "cpu" and _has_native_bf16() else "32-true"

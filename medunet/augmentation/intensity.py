@@ -118,12 +118,14 @@ def _lower_resolution(patch: Tensor, factors: tuple[Triple, ...]) -> Tensor:
 
 def _apply_gamma(patches: Tensor, gammas: list[tuple[float, ...]]) -> Tensor:
     """Gamma on each channel's range; mean and deviation are restored afterwards."""
-    mean, std = patches.mean(_AXES, keepdim=True), patches.std(_AXES, keepdim=True)
+    mean = patches.mean(_AXES, keepdim=True)
     low = patches.amin(_AXES, keepdim=True)
     extent = (patches.amax(_AXES, keepdim=True) - low).clamp(min=1e-7)
-    curved = ((patches - low) / extent) ** _to_factors(gammas, patches) * extent + low
-    spread = curved.std(_AXES, keepdim=True).clamp(min=1e-7)
-    return (curved - curved.mean(_AXES, keepdim=True)) / spread * std + mean
+    curved = ((patches - low) / extent) ** _to_factors(gammas, patches) * extent
+    curved -= curved.mean(_AXES, keepdim=True)
+    # Norms of what has no mean are deviations but for a factor, and many times cheaper than torch.std.
+    spread = torch.linalg.vector_norm(patches - mean, dim=_AXES, keepdim=True)
+    return curved * (spread / torch.linalg.vector_norm(curved, dim=_AXES, keepdim=True).clamp(min=1e-7)) + mean
 
 
 def _apply_inverted_gamma(patches: Tensor, gammas: list[tuple[float, ...]]) -> Tensor:

@@ -79,7 +79,11 @@ def _vote(corners: Tensor, weights: Tensor) -> Tensor:
     """The code ``(N,)`` whose corners weigh most together."""
     # Every corner sums over all eight in the same order: corners of one label get the very same sum, so ties are exact.
     support = torch.zeros_like(weights)
-    for corner, weight in zip(corners, weights, strict=True):
-        support += weight * (corners == corner)
+    for a in range(8):
+        support[a] += weights[a]
+        for b in range(a + 1, 8):
+            agrees = (corners[a] == corners[b]).to(weights.dtype)
+            support[a].addcmul_(agrees, weights[b])
+            support[b].addcmul_(agrees, weights[a])
     winners = torch.where(support == support.amax(0), corners, 255)
     return winners.amin(0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from medunet.augmentation.changes import BIAS_FIELD_ORDER, Anisotropy, Ghosting, Motion
-from medunet.augmentation.spatial import apply_spatial
+from medunet.augmentation.spatial import SpatialChange, apply_spatial, compute_source_offsets
 from medunet.augmentation.transfer import to_device
 from medunet.volume import Array
 
@@ -39,14 +39,11 @@ def apply_bias_field(patch: Tensor, coefficients: tuple[float, ...]) -> Tensor:
 
 def apply_ghosting(patch: Tensor, ghosting: Ghosting) -> Tensor:
     """Dim every n-th plane of k-space along one axis, but never the plane of its centre, which holds the means."""
-    axis = 1 + ghosting.axis
-    length = patch.shape[axis]
-    mask = np.ones(length, dtype=np.float32)
-    mask[:: ghosting.num_ghosts] = 1 - ghosting.intensity  # counted with the centre in the middle, as TorchIO does
-    mask[length // 2] = 1.0
-    weights = _align(to_device(np.fft.ifftshift(mask), patch.device), axis)
-    ghosted: Tensor = torch.fft.ifft(torch.fft.fft(patch, dim=axis) * weights, dim=axis).real
-    return ghosted
+    length = patch.shape[1 + ghosting.axis]
+    planes = np.ones(length)
+    planes[:: ghosting.num_ghosts] = 1 - ghosting.intensity
+    planes[length // 2] = 1.0
+    return _weigh_planes(patch, planes, ghosting.axis)
 
 
 def apply_motion(patch: Tensor, motion: Motion) -> Tensor:
@@ -55,21 +52,18 @@ def apply_motion(patch: Tensor, motion: Motion) -> Tensor:
     The patient is at rest while the centre of k-space is acquired, so that labels stay where they are. Turns are about
     the patch's centre; what comes from outside the patch is its darkest voxel.
     """
-    axis = 1 + motion.axis
-    length = patch.shape[axis]
+    length = patch.shape[1 + motion.axis]
     cuts = [0, *(int(length * time) for time in motion.times), length]
     # Positions 1, 2, ... have moved; the one that holds the centre of k-space swaps places with the patch at rest.
     rest = next(n for n, last in enumerate(cuts[1:]) if last > length // 2)
     order = list(range(len(cuts) - 1))
     order[0], order[rest] = order[rest], order[0]
-    spectrum = torch.zeros(patch.shape, dtype=torch.complex64, device=patch.device)
+    filled = torch.zeros_like(patch)
     for position, (first, last) in zip(order, pairwise(cuts), strict=True):
-        mask = np.zeros(length, dtype=np.float32)
-        mask[first:last] = 1.0
-        weights = _align(to_device(np.fft.ifftshift(mask), patch.device), axis)
+        planes = np.zeros(length)
+        planes[first:last] = 1.0
         moved = patch if position == 0 else _move(patch, motion, position - 1)
-        spectrum += torch.fft.fft(moved, dim=axis) * weights
-    filled: Tensor = torch.fft.ifft(spectrum, dim=axis).real
+        filled += _weigh_planes(moved, planes, motion.axis)
     return filled
 
 
@@ -109,16 +103,28 @@ def compute_motion_matrix(degrees: tuple[float, float, float]) -> Array:
     return matrix
 
 
+def _weigh_planes(patch: Tensor, planes: Array, axis: int) -> Tensor:
+    """Weigh the planes of k-space along one axis, the centre being in the middle, and keep the real part.
+
+    The real part sees a frequency and its negative with the mean of their weights, so half of k-space does.
+    """
+    weights = np.fft.ifftshift(planes)
+    weights = (weights + np.roll(weights[::-1], 1)) / 2
+    spectrum = torch.fft.rfft(patch, dim=1 + axis)
+    spectrum *= _align(to_device(weights[: spectrum.shape[1 + axis]], patch.device), 1 + axis)
+    weighed: Tensor = torch.fft.irfft(spectrum, n=len(planes), dim=1 + axis)
+    return weighed
+
+
 def _move(patch: Tensor, motion: Motion, number: int) -> Tensor:
     """The patch after one motion, interpolated once."""
-    sizes = np.array(patch.shape[1:])
-    spacing = np.array(motion.spacing)
+    i, j, k = patch.shape[1:]
+    sizes, spacing = np.array((i, j, k)), np.array(motion.spacing)
     matrix = np.diag(1 / spacing) @ compute_motion_matrix(motion.degrees[number]) @ np.diag(spacing)
-    centre = (sizes - 1) / 2
-    shift = centre - matrix @ centre + np.array(motion.translation_mm[number]) / spacing
-    axes = [torch.arange(size, dtype=torch.float32, device=patch.device) for size in sizes.tolist()]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    coordinates = grid @ to_device(matrix.T, patch.device) + to_device(shift, patch.device)
+    offsets = compute_source_offsets(SpatialChange(matrix=matrix), (i, j, k), motion.spacing, device=patch.device)
+    assert offsets is not None
+    centre = (sizes - 1) / 2 + np.array(motion.translation_mm[number]) / spacing
+    coordinates = offsets + to_device(centre, patch.device)
     is_outside = ((coordinates < -0.5) | (coordinates >= to_device(sizes - 0.5, patch.device))).any(-1)
     return torch.where(is_outside, patch.amin((1, 2, 3), keepdim=True), apply_spatial(patch, coordinates, "bilinear"))
 

@@ -33,7 +33,7 @@ def condense(
     """
     if len(texts) > max(FEW_CASES, COMMON_SHARE * num_cases):
         text = f"In {len(texts)} of {num_cases} cases ({list_ids(list(texts))}): {summary}"
-        return [Finding(severity=severity, topic=topic, label=label, text=text)]
+        return [Finding(case_ids=tuple(texts), severity=severity, topic=topic, label=label, text=text)]
     return [
         Finding(case_id=case_id, severity=severity, topic=topic, label=label, text=text)
         for case_id, text in texts.items()

@@ -31,25 +31,30 @@ def judge_duplicates(cases: Sequence[CaseFacts], folds: Folds) -> list[Finding]:
     """Equal images under two ids, and equal label maps of different images."""
     findings = []
     for group in _group(cases, _key_image):
-        first, *others = group
         ids = [facts.case_id for facts in group]
-        labels = "the same" if len({facts.labels_sha256 for facts in group}) == 1 else "different"
+        labels = _compare_labels(group)
         leak = (
             " In some fold one trains and another validates, which flatters the score."
             if _is_divided(ids, folds)
             else ""
         )
-        text = f"The image is, voxel by voxel, that of {list_ids(ids[1:])}, with {labels} labels; expected each once.{leak}"
-        findings.append(_warn(first, f"{text} Remove {_say_others(others)}."))
+        text = f"The images of {list_ids(ids)} are the same, voxel by voxel{labels}; expected each once.{leak}"
+        findings.append(_warn(ids, f"{text} Remove all but one."))
     for group in _group(cases, _key_labels):
-        if len({_key_image(facts) for facts in group}) == len(group):
-            first, *others = group
+        if len({_key_image(facts) for facts in group}) > 1:
+            ids = [facts.case_id for facts in group]
             text = (
-                f"The label map is, voxel by voxel, that of {list_ids([facts.case_id for facts in others])}, though the "
-                "images differ; expected labels of its own. Find out which image it belongs to."
+                f"The label maps of {list_ids(ids)} are the same, voxel by voxel, though the images differ; expected each to "
+                "have its own. Find out to which image they belong."
             )
-            findings.append(_warn(first, text))
+            findings.append(_warn(ids, text))
     return findings
+
+
+def _compare_labels(group: Sequence[CaseFacts]) -> str:
+    if not all(facts.is_usable for facts in group):
+        return ""
+    return ", and so are the labels" if len({facts.labels_sha256 for facts in group}) == 1 else ", the labels are not"
 
 
 def judge_outliers(cases: Sequence[CaseFacts], task: Task) -> list[Finding]:
@@ -152,7 +157,7 @@ def _judge_mr_scale(cases: Sequence[CaseFacts], index: int, task: Task) -> list[
         f"median more than {MAX_SCALE_RATIO:g} times off the usual {_say(usual)} (from {_say(min(medians.values()))} to "
         f"{_say(max(medians.values()))}); expected one scale. {remedy}"
     )
-    return [Finding(severity=severity, topic="outlier", text=text)]
+    return [Finding(case_ids=tuple(far), severity=severity, topic="outlier", text=text)]
 
 
 def _say(number: float) -> str:
@@ -201,9 +206,5 @@ def _is_divided(ids: Sequence[str], folds: Folds) -> bool:
     return any(not training.isdisjoint(ids) and not validation.isdisjoint(ids) for training, validation in folds)
 
 
-def _warn(facts: CaseFacts, text: str) -> Finding:
-    return Finding(case_id=facts.case_id, severity="warning", topic="duplicate", text=text)
-
-
-def _say_others(others: Sequence[CaseFacts]) -> str:
-    return "one of the two" if len(others) == 1 else "all but one"
+def _warn(ids: Sequence[str], text: str) -> Finding:
+    return Finding(case_ids=tuple(ids), severity="warning", topic="duplicate", text=text)

@@ -52,7 +52,7 @@ def _judge_absence(cases: Sequence[CaseFacts], holding: Mapping[str, LabelFacts]
         "dataset, complete the contours, or leave the cases out."
     )
     severity: Severity = "warning" if is_exception else "note"
-    return [Finding(severity=severity, topic="labels", label=label, text=text)]
+    return [Finding(case_ids=tuple(absent), severity=severity, topic="labels", label=label, text=text)]
 
 
 def _judge_sides(cases: Sequence[CaseFacts], pair: tuple[str, str]) -> list[Finding]:

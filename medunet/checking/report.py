@@ -26,7 +26,8 @@ class Finding(_Facts):
     """One thing that a person should know before training.
 
     Attributes:
-        case_id: Where; None speaks of the dataset.
+        case_id: Where; None speaks of the dataset or of several cases.
+        case_ids: The cases, where it is said once for several.
         severity: How bad it is.
         topic: What it is about.
         label: Of the task, where it is about one.
@@ -34,10 +35,15 @@ class Finding(_Facts):
     """
 
     case_id: str | None = None
+    case_ids: tuple[str, ...] = ()
     severity: Severity
     topic: Topic
     label: str | None = None
     text: str
+
+    def is_about(self, case_id: str) -> bool:
+        """Whether the case is meant, alone or among others."""
+        return case_id == self.case_id or case_id in self.case_ids
 
 
 class ChannelFacts(_Facts):
@@ -176,6 +182,6 @@ class DatasetReport(_Facts):
         """How many findings are of this severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
-    def list_findings(self, case_id: str | None) -> list[Finding]:
-        """Findings of one case; None gives those of the dataset."""
-        return [finding for finding in self.findings if finding.case_id == case_id]
+    def list_findings(self, case_id: str) -> list[Finding]:
+        """Findings in which a case is meant, alone or among others."""
+        return [finding for finding in self.findings if finding.is_about(case_id)]

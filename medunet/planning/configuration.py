@@ -39,4 +39,4 @@ def choose_configuration(
     if isinstance(target, Effort):
         return "3d", "one network that sees all three axes is the best use of a budget"
     low, reason = full.find_low_resolution()
-    return ("3d", f"low resolution: {reason}") if low is None else ("cascade", f"low resolution: {reason}")
+    return ("3d", f"no cascade: {reason}") if low is None else ("cascade", reason)

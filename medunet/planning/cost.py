@@ -21,6 +21,10 @@ class CostModel(Protocol):
     """How a patch is weighed against a target; ``num_axes`` is 2 for slices and 3 for volumes."""
 
     @property
+    def name(self) -> str:
+        """What the limit comes from."""
+
+    @property
     def unit(self) -> str:
         """What is counted."""
 
@@ -57,6 +61,11 @@ class FeatureVoxels:
 
     target: MemoryTarget
     num_classes: int
+
+    @property
+    def name(self) -> str:
+        """Preset and memory."""
+        return f"nnU-Net's preset {self.target.preset}, {self.target.memory_gb or self.target.rule.memory_gb:g} GB"
 
     @property
     def unit(self) -> str:
@@ -102,6 +111,11 @@ class PatchVoxels:
     """Voxels of the patches themselves, of which an effort pays for so many per batch."""
 
     effort: Effort
+
+    @property
+    def name(self) -> str:
+        """All voxels of a batch."""
+        return f"an effort of {self.effort.voxels:,} per batch"
 
     @property
     def unit(self) -> str:

@@ -45,7 +45,7 @@ class Grid:
         covered = math.prod(min(1.0, n / have) for n, have in zip(patch.size, self.ordered_size, strict=True))
         shown = "slice" if len(self.axes) == 2 else "case"
         return patch, (
-            f"at most {limit:,.0f} {self.costs.unit}, close to a cube in mm, a multiple of "
+            f"at most {limit:,.0f} {self.costs.unit} ({self.costs.name}), close to a cube in mm, a multiple of "
             f"{_format(to_ras(patch.topology.divisors, self.axes))}; covers {covered:.0%} of the median {shown} "
             f"{_format(self.median_shape)}"
         )

@@ -55,17 +55,20 @@ def choose_low_resolution(
     full_voxels = math.prod(median_size)
     coverage = math.prod(patch.size) / full_voxels
     if coverage >= MIN_COVERAGE:
-        return None, f"none: a patch covers {coverage:.0%} of the median case, at least {MIN_COVERAGE:.0%} are enough"
+        return None, f"a patch covers {min(1, coverage):.0%} of the median case, and {MIN_COVERAGE:.0%} are enough"
     mm, found = np.array(spacing, dtype=float), None
     while found is None or math.prod(found.patch.size) / found.median_voxels < MIN_COVERAGE:
         fine = mm.max() / mm > 2
         mm = np.where(fine, mm * _STEP, mm) if fine.any() else mm * _STEP
         found = _plan_at(mm.tolist(), spacing, median_size, costs)
     reduction = full_voxels / found.median_voxels
-    covered = f"a patch of the full resolution covers {coverage:.1%} of the median case; "
+    covered = f"a patch covers {coverage:.1%} of the median case at full resolution; "
     if reduction < MIN_REDUCTION:
-        return None, covered + f"a low resolution is dropped, since it has only {reduction:.2f} times fewer voxels"
-    return found, covered + f"spacing grown until a patch covers {MIN_COVERAGE:.0%}: {reduction:.1f} times fewer voxels"
+        return None, covered + (
+            f"spacing at which it covers {MIN_COVERAGE:.0%} gives only {reduction:.2f} times fewer voxels, not "
+            f"{MIN_REDUCTION:g} times"
+        )
+    return found, covered + f"spacing grown until it covers {MIN_COVERAGE:.0%}, {reduction:.1f} times fewer voxels"
 
 
 def _plan_at(

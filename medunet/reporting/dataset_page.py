@@ -94,11 +94,12 @@ def render_dataset_page(report: DatasetReport, task: Task, thumbnails: Thumbnail
 
 def _choose_cases(report: DatasetReport) -> list[CaseFacts]:
     """At most `MAX_PICTURES` cases in the order of the dataset, those with the worst findings before the others."""
-    worst = {facts.case_id: len(SEVERITIES) for facts in report.cases}
-    for finding in report.findings:
-        if finding.case_id is not None:
-            worst[finding.case_id] = min(worst[finding.case_id], SEVERITIES.index(finding.severity))
-    ranked = sorted(report.cases, key=lambda facts: worst[facts.case_id])[:MAX_PICTURES]
+
+    def rank(facts: CaseFacts) -> int:
+        found = [SEVERITIES.index(finding.severity) for finding in report.list_findings(facts.case_id)]
+        return min(found, default=len(SEVERITIES))
+
+    ranked = sorted(report.cases, key=rank)[:MAX_PICTURES]
     ids = {facts.case_id for facts in ranked}
     return [facts for facts in report.cases if facts.case_id in ids]
 
@@ -109,7 +110,7 @@ def _build_findings(report: DatasetReport) -> Table:
         rows=[
             (
                 Cell(text=finding.severity, order=SEVERITIES.index(finding.severity), tone=_TONES[finding.severity]),
-                Cell(text=finding.case_id or "dataset", order=finding.case_id or ""),
+                Cell(text=_name_cases(finding), order=finding.case_id or ""),
                 finding.topic,
                 finding.text,
             )
@@ -117,6 +118,10 @@ def _build_findings(report: DatasetReport) -> Table:
         ],
         caption="error: training would fail. warning: training would learn something wrong. note: worth a look.",
     )
+
+
+def _name_cases(finding: Finding) -> str:
+    return finding.case_id or (f"{len(finding.case_ids)} cases" if finding.case_ids else "dataset")
 
 
 def _build_labels(report: DatasetReport, task: Task) -> Table:

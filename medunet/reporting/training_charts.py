@@ -88,7 +88,8 @@ def draw_dice_strips(dices: Mapping[str, Sequence[float]]) -> Picture | None:
     """
     colours = get_label_colours(dices)
     scored = [name for name, values in dices.items() if len(values)]
-    shown = [name for name in scored if name in sorted(scored, key=lambda name: np.mean(dices[name]))[:MAX_STRIPS]]
+    worst = set(sorted(scored, key=lambda name: float(np.mean(dices[name])))[:MAX_STRIPS])
+    shown = [name for name in scored if name in worst]
     if not shown:
         return None
     figure = build_chart(8.0, 0.9 + _ROW_INCHES * max(2, len(shown)))

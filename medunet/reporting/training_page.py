@@ -25,6 +25,7 @@ from medunet.planning import Plan
 from medunet.reporting.case_pictures import CasePicture
 from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, embed_jpeg, number_cell, render_page
 from medunet.reporting.training_charts import MAX_STRIPS, draw_curves, draw_dice_strips, read_curves
+from medunet.tasks import Task
 
 Fact = tuple[str, str]
 Rows = list[list[Cell | str]]
@@ -85,7 +86,7 @@ def build_training_page(folder: Path, *, pictures: Sequence[CasePicture] = ()) -
     """
     records = read_records(folder)
     metrics, training = records.metrics, records.training
-    dices = {name: list_dices(metrics, name) for name in records.task.labels}
+    dices = list_dices(metrics, records.task)
     parts: dict[str, Any] = {
         "labels": _build_label_table(metrics),
         "pictures": [_build_picture(picture) for picture in pictures],
@@ -117,10 +118,13 @@ def build_training_page(folder: Path, *, pictures: Sequence[CasePicture] = ()) -
     )
 
 
-def list_dices(metrics: Mapping[str, Any], label: str) -> list[float]:
-    """Dice of one label in the cases that were scored."""
-    entries = [entry for entry in metrics.get("cases", ()) if entry["label"] == label]
-    return [entry["dice"] for entry in entries if entry["dice"] is not None]
+def list_dices(metrics: Mapping[str, Any], task: Task) -> dict[str, list[float]]:
+    """Dice of every label of the task in the cases where it was scored."""
+    dices: dict[str, list[float]] = {name: [] for name in task.labels}
+    for entry in metrics.get("cases", ()):
+        if entry["dice"] is not None:
+            dices[entry["label"]].append(entry["dice"])
+    return dices
 
 
 def compute_case_dices(metrics: Mapping[str, Any]) -> dict[str, float | None]:

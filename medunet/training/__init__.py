@@ -1,8 +1,9 @@
 """From labelled cases to a model folder."""
 
 from medunet.training.budget import Budget, parse_budget
+from medunet.training.fold import TrainingResult
 from medunet.training.progress import Observer, Step
-from medunet.training.run import TrainingResult, train
+from medunet.training.run import train
 from medunet.training.settings import TrainingSettings
 
 __all__ = ["Budget", "Observer", "Step", "TrainingResult", "TrainingSettings", "parse_budget", "train"]

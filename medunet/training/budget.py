@@ -26,13 +26,9 @@ class Budget:
     iterations: int | None = None
     is_full: bool = False
 
-    def scale(self, share: float) -> Budget:
-        """A part of it, for one of several trainings; at least one iteration."""
-        return Budget(
-            seconds=None if self.seconds is None else self.seconds * share,
-            iterations=None if self.iterations is None else max(1, round(self.iterations * share)),
-            is_full=self.is_full,
-        )
+    def take_share(self, share: float) -> Budget:
+        """What one of several trainings gets: a part of the time, but all of the iterations, which are a recipe."""
+        return replace(self, seconds=None if self.seconds is None else self.seconds * share)
 
     def compute_progress(self, iteration: int, seconds: float) -> float:
         """Share of the budget that is used, 0 to 1."""

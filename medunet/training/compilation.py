@@ -81,8 +81,8 @@ def try_compile(compute: Forward, try_out: Callable[[Forward], None], *, has_gra
     Returns:
         The compiled function, or ``compute`` itself.
     """
-    compiled: Forward = torch.compile(compute, dynamic=False, mode="reduce-overhead" if has_graphs else None)
     try:
+        compiled: Forward = torch.compile(compute, dynamic=False, mode="reduce-overhead" if has_graphs else None)
         for _ in range(_NUM_GRAPH_CALLS if has_graphs else 1):
             try_out(compiled)
     except Exception as error:

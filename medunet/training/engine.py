@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ class Engine:
             learning_rate: Of this step.
 
         Returns:
-            The loss before the step, on the device.
+            The loss before the step, on the device, detached.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -132,7 +133,7 @@ class Engine:
         if self.average is not None:
             assert self.plan.optimizer.averaging is not None
             update_average(self.average, self.network, decay=self.plan.optimizer.averaging, num_updates=batch.iteration)
-        return loss
+        return replace(loss, total=loss.total.detach())
 
     def find_fault(self) -> int | None:
         """The first iteration whose loss or gradient was not finite, since the engine was built; waits for a GPU."""

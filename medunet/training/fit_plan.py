@@ -2,43 +2,78 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from medunet.device import choose_precision
-from medunet.planning import CPU_EFFORT, GPU_EFFORT, Configuration, Effort, Fingerprint, Plan, build_plan, fit_effort
+from medunet.device import Precision
+from medunet.planning import (
+    CPU_EFFORT,
+    GPU_EFFORT,
+    Effort,
+    Fingerprint,
+    MemoryTarget,
+    Plan,
+    build_plan,
+    choose_configuration,
+    fit_effort,
+)
 from medunet.tasks import Task
 from medunet.training.budget import Budget
-from medunet.training.loop import measure_step_seconds
+from medunet.training.engine import measure_step_seconds
+from medunet.training.settings import TrainingSettings
 
 _LARGEST_CPU_EFFORT = Effort(voxels=2 * 128**3, features=32)
+_MEMORY_GB = 8.0
+"""What the largest efforts are made for."""
 
 
 def fit_plan(
-    fingerprint: Fingerprint, task: Task, budget: Budget, device: torch.device, configuration: Configuration
+    fingerprint: Fingerprint,
+    task: Task,
+    budget: Budget,
+    device: torch.device,
+    settings: TrainingSettings,
+    precision: Precision,
 ) -> Plan:
-    """Fit patch, width and spacing to a budget in time; a budget in iterations gives the same plan everywhere.
+    """Fit patch, width and spacing to a budget.
+
+    Time is spent on what this device can do in it, iterations give the same plan everywhere, and a ``full`` budget is
+    nnU-Net's own plan.
 
     Args:
         fingerprint: Of the dataset.
         task: Channels and labels.
-        budget: Time or iterations.
+        budget: Of one training.
         device: That will train.
-        configuration: What to train.
+        settings: Configuration, preset and memory.
+        precision: Of the network's arithmetic.
     """
-    is_cpu = device.type == "cpu"
-    if budget.seconds is None:
-        return build_plan(fingerprint, task, CPU_EFFORT if is_cpu else GPU_EFFORT, configuration)
-    precision = choose_precision(device)
-    fitted = fit_effort(
-        fingerprint,
-        task,
-        budget.seconds,
-        lambda plan: measure_step_seconds(plan, task, device, precision),
-        largest=_LARGEST_CPU_EFFORT if is_cpu else GPU_EFFORT,
-        configuration=configuration,
-    )
-    plan = build_plan(fingerprint, task, fitted.effort, configuration)
-    return plan.model_copy(update={"reasons": plan.reasons | {"budget": fitted.reason}})
+    target: MemoryTarget | Effort = CPU_EFFORT if device.type == "cpu" else GPU_EFFORT
+    if budget.is_full:
+        target = MemoryTarget(preset=settings.preset, memory_gb=settings.memory_gb)
+    configuration, why = settings.configuration, "as asked for"
+    if configuration == "auto":
+        configuration, why = choose_configuration(fingerprint, task, target)
+    reasons = {"configuration": why}
+    if budget.seconds is not None and not budget.is_full:
+        fitted = fit_effort(
+            fingerprint,
+            task,
+            budget.seconds,
+            lambda plan: measure_step_seconds(plan, task, device, precision),
+            largest=_find_largest(device, settings.memory_gb),
+            configuration=configuration,
+        )
+        target, reasons["budget"] = fitted.effort, fitted.reason
+    plan = build_plan(fingerprint, task, target, configuration)
+    return plan.model_copy(update={"reasons": reasons | plan.reasons})
+
+
+def _find_largest(device: torch.device, memory_gb: float | None) -> Effort:
+    """The largest batch that a budget may lead to, in proportion to the memory."""
+    largest = _LARGEST_CPU_EFFORT if device.type == "cpu" else GPU_EFFORT
+    return largest if memory_gb is None else replace(largest, voxels=round(largest.voxels * memory_gb / _MEMORY_GB))
 
 
 def describe_plan(plan: Plan) -> str:

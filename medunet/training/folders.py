@@ -24,14 +24,16 @@ def name_run_folder(task_name: str) -> Path:
 
 
 def find_unfinished_run(task_name: str) -> Path:
-    """The newest run of a task that was interrupted: it has a state but no metrics yet.
+    """The newest run of a task that was interrupted: it, or one of its folds, has a state, but it has no metrics yet.
 
     Raises:
         ModelError: If there is none.
     """
     runs = get_runs_folder()
     candidates = [
-        folder for folder in runs.glob(f"{task_name}-*") if has_state(folder) and not (folder / METRICS).is_file()
+        folder
+        for folder in runs.glob(f"{task_name}-*")
+        if any(has_state(run) for run in (folder, *folder.glob("fold_*"))) and not (folder / METRICS).is_file()
     ]
     if not candidates:
         msg = (

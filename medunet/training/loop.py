@@ -349,6 +349,5 @@ class _RunningMeans:
         self.dice: Tensor | None = None
 
     def add(self, loss: Loss) -> None:
-        total = loss.total.detach()
-        self.loss = total if self.loss is None else torch.lerp(total, self.loss, _SMOOTHING)
+        self.loss = loss.total if self.loss is None else torch.lerp(loss.total, self.loss, _SMOOTHING)
         self.dice = loss.soft_dice if self.dice is None else torch.lerp(loss.soft_dice, self.dice, _SMOOTHING)

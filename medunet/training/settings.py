@@ -7,17 +7,32 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
+from medunet.device import PrecisionName
 from medunet.errors import InputError, ModelError
 from medunet.io import write_json_atomic
-from medunet.planning import Configuration
-from medunet.tasks import Task, load_task
+from medunet.planning import Configuration, Preset
+from medunet.tasks import Task, load_task, suggest
+from medunet.training.compilation import Compilation
+from medunet.training.losses import LossName
 from medunet.training.sampling import AugmentationMode
 from medunet.training.state import STATE_FOLDER
 
 logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
+
+Fold: TypeAlias = int | Literal["all", "cv"]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "configuration": (*get_args(Configuration), "auto"),
+    "preset": get_args(Preset),
+    "augmentation": get_args(AugmentationMode),
+    "loss": get_args(LossName),
+    "precision": get_args(PrecisionName),
+    "compilation": get_args(Compilation),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,30 +43,95 @@ class TrainingSettings:
         task: Name or path of the recipe.
         data: Dataset folder; None for the task's phantoms.
         mapping: Names of structures in SEG and RTSTRUCT for labels, each as ``"CTV_p=prostate"``.
-        fold: That validates; None trains on all cases.
-        budget: Such as ``"10min"``; None takes the task's.
-        configuration: ``"3d"`` or ``"2d"``.
-        augmentation: ``"fast"``, ``"torchio"`` or ``"none"``.
-        seed: Of everything random.
+        fold: That validates; ``"all"`` trains on all cases, ``"cv"`` trains every fold.
+        splits: File of own folds (`medunet.tasks.read_splits`); None takes nnU-Net's.
+        budget: ``"10min"``, ``"2h"``, ``"5000it"``, ``"full"``; None takes the task's. The learning rate falls over
+            exactly this. A time is shared by all folds and stages; iterations are those of each.
+        configuration: ``"3d"``, ``"2d"``, ``"3d-low"``, ``"cascade"``, or ``"auto"`` by rule.
+        preset: nnU-Net's plain U-Net (``"default"``) or its residual encoders, where the budget is ``full``.
+        memory_gb: Device memory that a plan may use; None takes the preset's.
+        augmentation: ``"fast"`` (plain torch), ``"torchio"`` (MONAI and TorchIO) or ``"none"``.
+        loss: Name in `medunet.training.losses`.
+        source_model: Model folder whose weights are the start; None starts anew.
+        seed: Of weights, patches and augmentation.
         is_deterministic: Same seed, same device, same weights; needs a budget in iterations.
         device: ``"auto"`` or a torch device.
+        num_devices: Processes on this machine, one per device.
+        num_nodes: Machines.
+        precision: ``"auto"``, ``"bf16"``, ``"fp16"`` or ``"fp32"``.
+        compilation: Whether torch compiles the network: ``"auto"``, ``"on"`` or ``"off"``.
+        num_workers: Threads that draw patches; None fits them to the machine, 0 draws in the training thread.
+        save_seconds: Between two saves.
+
+    Raises:
+        InputError: If a value is not among the choices.
     """
 
     task: str
     data: str | None = None
     mapping: tuple[str, ...] = ()
-    fold: int | None = 0
+    fold: Fold = 0
+    splits: str | None = None
     budget: str | None = None
-    configuration: Configuration = "3d"
+    configuration: Configuration | Literal["auto"] = "auto"
+    preset: Preset = "default"
+    memory_gb: float | None = None
     augmentation: AugmentationMode = "fast"
+    loss: LossName = "dice-ce"
+    source_model: str | None = None
     seed: int = 0
     is_deterministic: bool = False
     device: str = "auto"
+    num_devices: int = 1
+    num_nodes: int = 1
+    precision: PrecisionName = "auto"
+    compilation: Compilation = "auto"
+    num_workers: int | None = None
+    save_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                msg = f"--{name} is '{value}'; {suggest(str(value), known)}"
+                raise InputError(msg)
+        if isinstance(self.fold, str) and self.fold not in ("all", "cv"):
+            msg = f"--fold is '{self.fold}'; expected a number from 0 to 4, all, or cv for every fold."
+            raise InputError(msg)
+        if self.memory_gb is not None and self.memory_gb <= 0:
+            msg = f"--memory-gb is {self.memory_gb}; expected the device's memory in GB, above 0."
+            raise InputError(msg)
+
+
+def build_settings(task: str | Path, data: str | Path | None, options: dict[str, Any]) -> TrainingSettings:
+    """Settings with paths made absolute, so that a run can be resumed from any folder.
+
+    Raises:
+        InputError: If an option does not exist (the nearest is named), or a value is not among the choices.
+    """
+    known = {field.name for field in dataclasses.fields(TrainingSettings)} - {"task", "data"}
+    if unknown := sorted(set(options) - known):
+        msg = f"There is no training option '{unknown[0]}'; {suggest(unknown[0], known)}"
+        raise InputError(msg)
+    paths = {
+        name: None if value is None else str(Path(value).resolve())
+        for name in ("splits", "source_model")
+        if (value := options.get(name)) is not None
+    }
+    return TrainingSettings(
+        task=str(Path(task).resolve() if Path(task).is_file() else task),
+        data=None if data is None else str(Path(data).resolve()),
+        **options | paths | {"mapping": tuple(options.get("mapping", ()))},
+    )
 
 
 def write_settings(folder: Path, settings: TrainingSettings) -> None:
     """Write ``state/settings.json`` below a run folder."""
     write_json_atomic(folder / STATE_FOLDER / SETTINGS, dataclasses.asdict(settings))
+
+
+def has_settings(folder: Path) -> bool:
+    """Whether a training was begun in a folder."""
+    return (folder / STATE_FOLDER / SETTINGS).is_file()
 
 
 def take_over_settings(folder: Path, asked: TrainingSettings, task: Task) -> TrainingSettings:

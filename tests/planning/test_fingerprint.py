@@ -14,7 +14,13 @@ from made_up_fingerprints import make_task
 
 from medunet.errors import DatasetError
 from medunet.io import write_nifti_image, write_nifti_labels
-from medunet.planning import Fingerprint, compute_body_box, compute_body_mask, compute_fingerprint
+from medunet.planning import (
+    Fingerprint,
+    compute_body_box,
+    compute_body_mask,
+    compute_fingerprint,
+    compute_nonzero_mask,
+)
 from medunet.tasks import Case
 from medunet.volume import Volume, to_orientation
 
@@ -51,6 +57,8 @@ def test_foreground_statistics_by_hand(write_case: WriteCase, ramp: Any) -> None
     assert channel.std == pytest.approx(((1020**2 - 1) / 12) ** 0.5)
     assert channel.percentile_00_5 == pytest.approx(1 + 0.005 * 1019)
     assert channel.percentile_99_5 == pytest.approx(1 + 0.995 * 1019)
+    assert channel.median == pytest.approx(510.5)
+    assert (channel.minimum, channel.maximum) == (1, 1020)
 
 
 def test_geometry_and_labels_by_hand(write_case: WriteCase, ramp: Any) -> None:
@@ -61,7 +69,8 @@ def test_geometry_and_labels_by_hand(write_case: WriteCase, ramp: Any) -> None:
     fingerprint = compute_fingerprint(cases, make_task())
     assert fingerprint.num_cases == 3
     assert fingerprint.spacings == ((1.0, 2.0, 0.5),) * 3
-    assert fingerprint.shapes == ((17, 16, 20),) * 3
+    assert fingerprint.shapes == fingerprint.body_shapes == ((17, 16, 20),) * 3
+    assert fingerprint.nonzero_share == pytest.approx(17 * 16 / 400)
     assert fingerprint.label_frequencies == pytest.approx({"a": 1.0, "b": 2 / 3})
     assert fingerprint.label_volumes_ml == pytest.approx({"a": 1.0, "b": 0.02})  # voxels of 1 mm³
     assert Fingerprint.model_validate_json(fingerprint.model_dump_json()) == fingerprint
@@ -111,6 +120,48 @@ def test_large_foregrounds_are_sampled_the_same_way_each_time(write_case: WriteC
     assert first.channels[0].mean == pytest.approx(40, abs=4 * 10 / 10_000**0.5)
 
 
+def test_every_case_counts_the_same(write_case: WriteCase) -> None:
+    """100 voxels of 10 and 4000 of 30: mean 20, deviation 10, as if both had as many."""
+    small, large = np.full(SHAPE, 10.0, np.float32), np.full(SHAPE, 30.0, np.float32)
+    few, many = np.zeros(8000, np.uint8), np.zeros(8000, np.uint8)
+    few[:100], many[:4000] = 1, 1
+    cases = [write_case("a", small, few.reshape(SHAPE)), write_case("b", large, many.reshape(SHAPE))]
+    (channel,) = compute_fingerprint(cases, make_task()).channels
+    assert (channel.mean, channel.std, channel.percentile_00_5, channel.percentile_99_5) == (20, 10, 10, 30)
+
+
+def test_a_case_without_foreground_does_not_count(write_case: WriteCase, ramp: Any) -> None:
+    image, labels = ramp
+    cases = [write_case("a", image, labels), write_case("b", 5 * image, labels * 0)]
+    both, one = compute_fingerprint(cases, make_task()), compute_fingerprint(cases[:1], make_task())
+    assert both.channels == one.channels
+    assert both.label_frequencies == {"a": 0.5, "b": 0.5}
+
+
+def test_air_of_a_ct_is_nonzero_but_no_body(write_case: WriteCase) -> None:
+    """nnU-Net crops CT at zeros, which are rare; preprocessing crops to the body. Shares are a median over cases."""
+    image = np.full(SHAPE, -1000.0, np.float32)
+    image[4:10, 5:, 2:18] = 40.0
+    padded = image.copy()
+    padded[:, :, :5] = 0.0
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5, 6, 7] = 1
+    task = make_task(modality="CT", intensity="ct-percentile")
+    fingerprint = compute_fingerprint([write_case(name, image, labels) for name in "ab"], task)
+    assert fingerprint.shapes == (SHAPE,) * 2
+    assert fingerprint.body_shapes == ((6, 15, 16),) * 2
+    assert fingerprint.nonzero_share == 1.0
+    cropped = compute_fingerprint([write_case("c", padded, labels)], task)
+    assert cropped.shapes == ((20, 20, 15),)
+    assert cropped.nonzero_share == 0.75
+
+
+def test_noise_of_the_affine_is_no_spacing(write_case: WriteCase, ramp: Any) -> None:
+    affine = np.diag([0.7000000003, 2.9999999996, 0.0000041234567, 1.0])
+    (spacing,) = compute_fingerprint([write_case("a", *ramp, affine)], make_task()).spacings
+    assert spacing == (0.7, 3.0, 4.123457e-06)
+
+
 def test_faulty_cases_are_counted(write_case: WriteCase, ramp: Any) -> None:
     image, labels = ramp
     cases = [write_case(name, image, labels + (7 if name in "bd" else 0)) for name in "abcd"]
@@ -152,6 +203,16 @@ def test_the_box_is_tight(modality: str, air: float, tissue: float) -> None:
 @pytest.mark.parametrize(("modality", "air"), [("CT", -1000.0), ("MR", 0.0)])
 def test_without_a_body_the_box_is_everything(modality: str, air: float) -> None:
     assert compute_body_box(np.full((1, 3, 4, 5), air), modality) == (slice(0, 3), slice(0, 4), slice(0, 5))
+
+
+def test_a_nonzero_mask_has_no_holes() -> None:
+    image = np.zeros((2, 7, 7, 7))
+    image[1, 1:6, 1:6, 1:6] = -5.0
+    image[1, 3, 3, 3] = 0.0  # inside
+    image[0, 0, 0, 0] = 1.0  # another channel
+    expected = np.zeros((7, 7, 7), bool)
+    expected[1:6, 1:6, 1:6] = expected[0, 0, 0] = True
+    assert np.array_equal(compute_nonzero_mask(image), expected)
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 7), st.integers(0, 8)), min_size=1, max_size=6))

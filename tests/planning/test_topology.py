@@ -23,14 +23,15 @@ ISOTROPIC = (1.0, 1.0, 1.0)
         ((8, 8, 8), ISOTROPIC, (2, 2, 2), 2),
         ((7, 7, 7), ISOTROPIC, (1, 1, 1), 1),
         ((7, 16, 16), ISOTROPIC, (1, 4, 4), 3),  # 16 8 4
-        ((1, 64, 64), (5.0, 1.0, 1.0), (1, 16, 16), 5),  # a slice
+        ((64, 64), (1.0, 1.0), (16, 16), 5),  # a slice
+        ((4096, 4096), (1.0, 1.0), (1024, 1024), 11),
     ],
 )
 def test_known_depths(patch_size: Any, spacing: Any, divisors: Any, num_stages: int) -> None:
     topology = compute_topology(patch_size, spacing)
     assert topology.divisors == divisors
     assert len(topology.strides) == len(topology.kernels) == num_stages
-    assert topology.strides[0] == (1, 1, 1)
+    assert topology.strides[0] == (1,) * len(patch_size)
 
 
 def test_prostate_mr_by_hand() -> None:
@@ -62,11 +63,6 @@ def test_a_lone_axis_needs_twelve_voxels(length: int, divisor: int) -> None:
     assert topology.divisors == (4, 4, 4 * divisor)
 
 
-def test_there_are_at_most_eight_stages() -> None:
-    assert len(compute_topology((4096, 4096, 1), ISOTROPIC).strides) == 8
-    assert len(compute_topology((64, 64, 64), ISOTROPIC, max_stages=3).strides) == 3
-
-
 def test_a_lone_short_axis_still_gives_a_network() -> None:
     """The rule for a lone axis would stop before the first halving, and a U-Net needs two stages."""
     topology = compute_topology((8, 40, 40), (1.0, 3.0, 3.0))
@@ -75,7 +71,7 @@ def test_a_lone_short_axis_still_gives_a_network() -> None:
 
 def test_the_last_stage_is_convolved_along_all_axes() -> None:
     """As nnU-Net does; it also tells a slice's missing axis from one that is only coarse."""
-    assert compute_topology((20, 112, 1), (0.4, 4.1, 4.9)).kernels == ((3, 1, 1), (3, 3, 1))
+    assert compute_topology((20, 112), (0.4, 4.1)).kernels == ((3, 1), (3, 3))
 
 
 patches = st.tuples(*[st.integers(8, 200)] * 3)
@@ -85,7 +81,7 @@ spacings = st.tuples(*[st.floats(0.3, 6)] * 3)
 @given(patches, spacings)
 def test_properties(patch_size: tuple[int, int, int], spacing: tuple[float, float, float]) -> None:
     topology = compute_topology(patch_size, spacing)
-    assert 2 <= len(topology.strides) <= 8
+    assert len(topology.strides) >= 2
     for size, divisor in zip(patch_size, topology.divisors, strict=True):
         assert -(-size // divisor) >= 4  # no axis ends below four voxels
     assert all(set(stride) <= {1, 2} and 2 in stride for stride in topology.strides[1:])
@@ -101,8 +97,8 @@ def test_axes_have_no_rank(patch_size: Any, spacing: Any, order: list[int]) -> N
         return tuple(values[axis] for axis in order)
 
     there = compute_topology(patch_size, spacing)
-    moved = compute_topology(permute(patch_size), permute(spacing))  # type: ignore[arg-type]
+    moved = compute_topology(permute(patch_size), permute(spacing))
     assert moved == Topology(
-        strides=tuple(permute(stride) for stride in there.strides),  # type: ignore[misc]
-        kernels=tuple(permute(kernel) for kernel in there.kernels),  # type: ignore[misc]
+        strides=tuple(permute(stride) for stride in there.strides),
+        kernels=tuple(permute(kernel) for kernel in there.kernels),
     )

@@ -1,0 +1,222 @@
+"""What is learnt, from what and how: settled once, before the first step, and the same for every fold."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from medunet.device import Precision, choose_device, choose_precision
+from medunet.errors import InputError
+from medunet.models import get_runs_folder
+from medunet.models.folder import Model, read_model, write_description
+from medunet.phantoms import write_phantom_dataset
+from medunet.planning import Fingerprint, Plan, compute_fingerprint
+from medunet.preprocessing import StoredCase, prepare_cases
+from medunet.tasks import (
+    Case,
+    Dataset,
+    Splits,
+    Task,
+    check_annotated,
+    count_folds,
+    load_task,
+    parse_mapping,
+    read_dataset,
+    read_splits,
+)
+from medunet.training.budget import Budget, parse_budget
+from medunet.training.distributed import World
+from medunet.training.fine_tune import adapt_plan
+from medunet.training.fit_plan import describe_plan, fit_plan
+from medunet.training.folders import read_plan
+from medunet.training.progress import Observer
+from medunet.training.settings import TrainingSettings, write_settings
+
+logger = logging.getLogger(__name__)
+
+NUM_PHANTOMS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """All that the trainings of one call share.
+
+    Attributes:
+        settings: What the user decided.
+        task: What is learnt.
+        dataset: From which cases.
+        splits: Own folds; None for nnU-Net's.
+        plan: How.
+        source: Model to begin with; None begins anew.
+        budget: Of each training.
+        device: Of this process.
+        precision: Of the network's arithmetic.
+        world: Processes that learn together.
+        observer: Told what happens; by the first process only.
+        should_stop: Asked after every step, see `Trainer`.
+    """
+
+    settings: TrainingSettings
+    task: Task
+    dataset: Dataset
+    splits: Splits | None
+    plan: Plan
+    source: Model | None
+    budget: Budget
+    device: torch.device
+    precision: Precision
+    world: World
+    observer: Observer
+    should_stop: Callable[[], str | None]
+
+    def open_cases(self, cases: Sequence[Case]) -> list[StoredCase]:
+        """Preprocess what is not preprocessed yet, in the first process; the others find its files."""
+        if not cases:
+            return []
+        with self.world.in_turn():
+            return prepare_cases(
+                cases,
+                self.task,
+                self.plan,
+                get_runs_folder() / "preprocessed" / self.task.name,
+                num_workers=count_workers(),
+                on_case=count_cases("preprocessing", len(cases), self.observer),
+            )
+
+
+def prepare_experiment(
+    folder: Path,
+    settings: TrainingSettings,
+    *,
+    world: World,
+    observer: Observer,
+    should_stop: Callable[[], str | None],
+    resumes: bool,
+) -> Experiment:
+    """Find the cases, measure them, and fit a plan to them and the budget.
+
+    Args:
+        folder: Gets settings, task and plan, once the data have been read: a faulty dataset leaves no empty run behind.
+        settings: What the user decided.
+        world: Processes that learn together.
+        observer: Told what happens.
+        should_stop: See `Trainer`.
+        resumes: Whether the folder holds a plan to go on with.
+
+    Raises:
+        InputError: If task, data, budget or device cannot be used.
+        OutputError: If the folder cannot be written.
+    """
+    task = load_task(settings.task)
+    whole_budget = parse_budget(settings.budget or task.budget)
+    if settings.is_deterministic and whole_budget.iterations is None:
+        msg = (
+            "--deterministic needs a budget in iterations, such as 2000it; "
+            f"'{settings.budget or task.budget}' depends on the clock."
+        )
+        raise InputError(msg)
+    device = choose_device(settings.device, local_rank=world.local_rank)
+    precision = choose_precision(device, settings.precision)
+    source = None if settings.source_model is None else read_model(settings.source_model)
+    with world.in_turn():
+        dataset = _find_dataset(settings, task, observer)
+    check_annotated(dataset.cases, task)
+    _warn_about_mismatch(dataset, task)
+    splits = None if settings.splits is None else read_splits(settings.splits, dataset)
+    num_trainings = count_folds(dataset, splits) if settings.fold == "cv" else 1
+    budget = whole_budget.take_share(1 / num_trainings)
+
+    def settle_plan() -> Plan:
+        if resumes:
+            return read_plan(folder)
+        fingerprint = compute_fingerprint(
+            dataset.cases,
+            task,
+            num_workers=count_workers(),
+            on_case=count_cases("reading", len(dataset.cases), observer),
+        )
+        _warn_about_absent_labels(fingerprint, dataset)
+        plan = fit_plan(fingerprint, task, budget, device, settings, precision)
+        if source is not None:
+            plan = adapt_plan(plan, task, source)
+        write_settings(folder, settings)
+        write_description(folder, task, plan)
+        return plan
+
+    plan = Plan.model_validate_json(world.share(settle_plan().model_dump_json() if world.is_first else None))
+    for topic, reason in plan.reasons.items():
+        logger.info("plan: %s: %s", topic, reason)
+    observer.on_message(describe_plan(plan))
+    if "budget" in plan.reasons and not resumes:
+        observer.on_message(f"Budget: {plan.reasons['budget']}")
+    return Experiment(
+        settings=settings,
+        task=task,
+        dataset=dataset,
+        splits=splits,
+        plan=plan,
+        source=source,
+        budget=budget,
+        device=device,
+        precision=precision,
+        world=world,
+        observer=observer,
+        should_stop=should_stop,
+    )
+
+
+def count_workers() -> int:
+    """Threads that read and preprocess."""
+    return min(8, os.cpu_count() or 1)
+
+
+def count_cases(stage: str, num_cases: int, observer: Observer) -> Callable[[str], None]:
+    """A callback that counts finished cases of a stage for the observer."""
+    num_done = 0
+
+    def count(case_id: str) -> None:
+        nonlocal num_done
+        num_done += 1
+        observer.on_case(stage, case_id, num_done, num_cases)
+
+    return count
+
+
+def _find_dataset(settings: TrainingSettings, task: Task, observer: Observer) -> Dataset:
+    if settings.data is not None:
+        return read_dataset(settings.data, mapping=parse_mapping(settings.mapping))
+    if task.phantom is None:
+        msg = f"Task '{task.name}' has no embedded data; name a dataset folder with --data."
+        raise InputError(msg)
+    folder = get_runs_folder() / "phantoms" / f"{task.phantom}-{NUM_PHANTOMS}"
+    observer.on_message(
+        f"No --data given: using {NUM_PHANTOMS} SYNTHETIC phantoms ({task.phantom}) in {folder}. "
+        "A model that learns from them is not for clinical use."
+    )
+    count = count_cases("making phantoms", NUM_PHANTOMS, observer)
+    write_phantom_dataset(task.phantom, folder, num_cases=NUM_PHANTOMS, seed=0, on_case=count)
+    return read_dataset(folder)
+
+
+def _warn_about_mismatch(dataset: Dataset, task: Task) -> None:
+    if dataset.modality is not None and dataset.modality != task.modality:
+        logger.warning(
+            "%s says that its images are %s; task '%s' is for %s. Is it the right task?",
+            dataset.name,
+            dataset.modality,
+            task.name,
+            task.modality,
+        )
+
+
+def _warn_about_absent_labels(fingerprint: Fingerprint, dataset: Dataset) -> None:
+    absent = [name for name, share in fingerprint.label_frequencies.items() if share == 0]
+    if absent:
+        logger.warning(
+            "No case of %s holds %s: the model cannot learn it. Is it the right task?", dataset.name, ", ".join(absent)
+        )

@@ -1,0 +1,242 @@
+"""One training: cases kept apart, the loop, and all that is known about the model afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version as get_version
+from pathlib import Path
+
+import torch
+
+import medunet
+from medunet.evaluation import Evaluation
+from medunet.models.folder import TrainingRecord, write_results, write_weights
+from medunet.postprocessing import compute_quality_ranges
+from medunet.tasks import Case, split_fold
+from medunet.training.experiment import Experiment, count_cases, count_workers
+from medunet.training.fine_tune import load_matching_weights
+from medunet.training.identity import RunIdentity
+from medunet.training.loop import LoopResult, Trainer
+from medunet.training.report import write_report
+from medunet.training.validation import Validation, summarize_validation, validate_cases
+
+_PATHS = ("task", "data", "splits", "source_model")
+_NUM_WATCHED = 4
+"""Validation cases that are looked at while training; all are scored at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What training leaves behind.
+
+    Attributes:
+        folder: The model folder.
+        validation_cases: That were kept apart.
+        evaluation: Scores of the validation cases on their own grids; None when trained on all cases.
+        num_iterations: Optimiser steps, over all sessions.
+        seconds: In the loop, over all sessions.
+        data_wait: Share of the time in the loop that was spent waiting for patches; None for several trainings.
+    """
+
+    folder: Path
+    validation_cases: tuple[Case, ...]
+    evaluation: Evaluation | None
+    num_iterations: int
+    seconds: float
+    data_wait: float | None
+
+
+def train_fold(
+    experiment: Experiment, folder: Path, fold: int | None, *, resumes: bool, masks: Path | None = None
+) -> TrainingResult:
+    """Train one network and validate it.
+
+    Args:
+        experiment: What is learnt, from what and how.
+        folder: The run folder, which becomes the model folder; holds plan and task.
+        fold: That validates; None trains on all cases.
+        resumes: Whether to go on from the state in the folder.
+        masks: Where masks of the validation cases stay; None keeps none.
+    """
+    training_cases, validation_cases = split_fold(experiment.dataset, fold, experiment.splits)
+    experiment.observer.on_message(
+        f"{experiment.dataset.name}: {len(training_cases)} training and {len(validation_cases)} validation cases "
+        f"({experiment.dataset.layout})"
+    )
+    trainer = _build_trainer(experiment, folder, training_cases, validation_cases)
+    if experiment.source is not None and not resumes:
+        report = load_matching_weights(
+            trainer.engine.network, experiment.task, experiment.plan, experiment.source
+        ).describe()
+        for line in report:
+            experiment.observer.on_message(line)
+    run = _Fold(
+        experiment=experiment,
+        folder=folder,
+        fold=fold,
+        training_cases=training_cases,
+        validation_cases=validation_cases,
+        trainer=trainer,
+    )
+    return run.finish(trainer.fit(resumes=resumes, on_save=run.save), masks)
+
+
+def _build_trainer(
+    experiment: Experiment, folder: Path, training_cases: Sequence[Case], validation_cases: Sequence[Case]
+) -> Trainer:
+    settings = experiment.settings
+    training, watched = (experiment.open_cases(cases) for cases in (training_cases, validation_cases[:_NUM_WATCHED]))
+    identity = RunIdentity(
+        medunet_version=medunet.__version__,
+        case_checksums={case.case_id: case.checksum for case in (*training, *watched)},
+        training_cases=tuple(case.case_id for case in training_cases),
+        validation_cases=tuple(case.case_id for case in validation_cases),
+        plan=experiment.plan.model_dump(mode="json"),
+        task=experiment.task.model_dump(mode="json"),
+        loss=settings.loss,
+        seed=settings.seed,
+        augmentation=settings.augmentation,
+        world_size=experiment.world.size,
+    )
+    return Trainer(
+        folder=folder,
+        task=experiment.task,
+        plan=experiment.plan,
+        training_cases=training,
+        validation_cases=watched,
+        budget=experiment.budget,
+        device=experiment.device,
+        precision=experiment.precision,
+        seed=settings.seed,
+        is_deterministic=settings.is_deterministic,
+        augmentation=settings.augmentation,
+        fingerprint=identity,
+        observer=experiment.observer,
+        loss=settings.loss,
+        compilation=settings.compilation,
+        world=experiment.world,
+        should_stop=experiment.should_stop,
+        groups=[case.group for case in training_cases],
+        num_workers=settings.num_workers,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fold:
+    """All that belongs to one training."""
+
+    experiment: Experiment
+    folder: Path
+    fold: int | None
+    training_cases: tuple[Case, ...]
+    validation_cases: tuple[Case, ...]
+    trainer: Trainer
+
+    def save(self, result: LoopResult) -> None:
+        """Write the weights so far, so that an interrupted run is a model too."""
+        write_weights(self.folder, result.weights, self._build_record(result))
+
+    def finish(self, result: LoopResult, masks: Path | None) -> TrainingResult:
+        """Validate on the cases' own grids, and write what was found out; in the first process."""
+        validation = None
+        if self.experiment.world.is_first:
+            with tempfile.TemporaryDirectory(prefix="medunet-validation-") as temporary:
+                masks = masks or Path(temporary)
+                validation = self._validate(masks)
+                self._write(result, validation, masks)
+        return TrainingResult(
+            folder=self.folder,
+            validation_cases=self.validation_cases,
+            evaluation=validation,
+            num_iterations=result.iteration,
+            seconds=result.seconds,
+            data_wait=result.data_wait,
+        )
+
+    def _validate(self, masks: Path) -> Validation | None:
+        if not self.validation_cases:
+            return None
+        return validate_cases(
+            self.trainer.network,
+            self.validation_cases,
+            self.experiment.task,
+            self.experiment.plan,
+            self.experiment.device,
+            self.experiment.precision,
+            self.experiment.observer,
+            masks=masks,
+        )
+
+    def _write(self, result: LoopResult, validation: Validation | None, masks: Path) -> None:
+        task, cases = self.experiment.task, (*self.training_cases, *self.validation_cases)
+        quality = compute_quality_ranges(
+            cases,
+            task,
+            dices=None if validation is None else list_dices(validation),
+            num_workers=count_workers(),
+            on_case=count_cases("measuring", len(cases), self.experiment.observer),
+        )
+        write_results(
+            self.folder,
+            task,
+            self.experiment.plan,
+            self._build_record(result),
+            summarize_validation(validation),
+            postprocessing=None if validation is None else validation.postprocessing,
+            quality=quality,
+        )
+        write_report(task, self.folder, validation, self.validation_cases, masks)
+
+    def _build_record(self, result: LoopResult) -> TrainingRecord:
+        experiment = self.experiment
+        settings = dataclasses.asdict(experiment.settings)
+        return TrainingRecord(
+            medunet_version=medunet.__version__,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            dataset=experiment.dataset.name,
+            is_synthetic=experiment.dataset.is_synthetic,
+            training_cases=tuple(case.case_id for case in self.training_cases),
+            validation_cases=tuple(case.case_id for case in self.validation_cases),
+            case_list_sha256=_hash_cases(self.training_cases, self.validation_cases),
+            fold=self.fold,
+            budget=experiment.settings.budget or experiment.task.budget,
+            num_iterations=result.iteration,
+            seconds=round(result.seconds, 1),
+            seed=experiment.settings.seed,
+            is_deterministic=experiment.settings.is_deterministic,
+            device=_describe_device(experiment.device),
+            precision=experiment.precision,
+            # Without paths: a model travels, and folders may be named after patients.
+            settings={name: value for name, value in settings.items() if name not in _PATHS}
+            | self.trainer.describe()
+            | {"source_model": None if experiment.source is None else experiment.source.folder.name},
+            versions={name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
+            | {"python": platform.python_version()},
+        )
+
+
+def list_dices(evaluation: Evaluation) -> dict[str, list[float]]:
+    """Label -> Dice of every case where there was something to score."""
+    dices: dict[str, list[float]] = {}
+    for score in evaluation.scores:
+        if score.dice is not None:
+            dices.setdefault(score.label, []).append(score.dice)
+    return dices
+
+
+def _hash_cases(*groups: Sequence[Case]) -> str:
+    ids = [[case.case_id for case in group] for group in groups]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+
+
+def _describe_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"
