@@ -125,7 +125,10 @@ def _apply_gamma(patches: Tensor, gammas: list[tuple[float, ...]]) -> Tensor:
     curved -= curved.mean(_AXES, keepdim=True)
     # Norms of what has no mean are deviations but for a factor, and many times cheaper than torch.std.
     spread = torch.linalg.vector_norm(patches - mean, dim=_AXES, keepdim=True)
-    return curved * (spread / torch.linalg.vector_norm(curved, dim=_AXES, keepdim=True).clamp(min=1e-7)) + mean
+    changed: Tensor = (
+        curved * (spread / torch.linalg.vector_norm(curved, dim=_AXES, keepdim=True).clamp(min=1e-7)) + mean
+    )
+    return changed
 
 
 def _apply_inverted_gamma(patches: Tensor, gammas: list[tuple[float, ...]]) -> Tensor:

@@ -30,22 +30,22 @@ def warp_labels(codes: Tensor, coordinates: Tensor) -> Tensor:
     summary = _summarize_cells(codes).flatten().index_select(0, cells)
     result = summary.to(torch.uint8)
     mixed = torch.nonzero(summary < 0)[:, 0]
-    corners = _gather_corners(codes, cells[mixed])
-    result[mixed] = _vote(corners, _compute_weights(shares[:, mixed]))
+    corners = _gather_corners(codes, cells.index_select(0, mixed))
+    result.index_copy_(0, mixed, _vote(corners, _compute_weights([share.index_select(0, mixed) for share in shares])))
     return result.reshape(shape)
 
 
-def _locate(coordinates: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of each position's lowest corner in the flat codes ``(N,)``, and shares ``(3, N)`` of the way to the next."""
-    cells: Tensor | int = 0
+def _locate(coordinates: Tensor, codes: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Index ``(N,)`` of each position's lowest corner in the flat codes, and the share of the way to the next, by axis."""
+    flat = coordinates.reshape(-1, 3)
+    cells = torch.zeros(len(flat), dtype=torch.int32, device=flat.device)
     shares = []
-    for position, size, stride in zip(coordinates.reshape(-1, 3).unbind(-1), codes.shape, codes.stride(), strict=True):
-        position = position.clamp(0, size - 1)
+    for axis, (size, stride) in enumerate(zip(codes.shape, codes.stride(), strict=True)):
+        position = flat[:, axis].clamp(0, size - 1)
         lowest = position.floor().clamp_(max=max(size - 2, 0))
-        shares.append(position - lowest)
-        cells = lowest.long() * stride + cells
-    assert isinstance(cells, Tensor)
-    return cells, torch.stack(shares)
+        shares.append(position.sub_(lowest))
+        cells.add_(lowest.int(), alpha=stride)
+    return cells, shares
 
 
 def _summarize_cells(codes: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def _gather_corners(codes: Tensor, cells: Tensor) -> Tensor:
     return torch.stack([flat.index_select(0, cells + step) for step in steps])
 
 
-def _compute_weights(shares: Tensor) -> Tensor:
+def _compute_weights(shares: list[Tensor]) -> Tensor:
     """Trilinear weights ``(8, N)`` of the corners, in the order of `_gather_corners`."""
     i, j, k = (torch.stack([1 - share, share]) for share in shares)  # (2, N) each
     return (i[:, None, None] * j[None, :, None] * k[None, None]).reshape(8, -1)
@@ -85,5 +85,5 @@ def _vote(corners: Tensor, weights: Tensor) -> Tensor:
             agrees = (corners[a] == corners[b]).to(weights.dtype)
             support[a].addcmul_(agrees, weights[b])
             support[b].addcmul_(agrees, weights[a])
-    winners = torch.where(support == support.amax(0), corners, 255)
-    return winners.amin(0)
+    losers = (support < support.amax(0)).to(torch.uint8) * 255
+    return (corners | losers).amin(0)  # a loser's code becomes 255, which no winner's exceeds

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.errors import InputError, TrainingError
+from medunet.errors import InputError, TrainingError, TrainingStoppedError
 
 if TYPE_CHECKING:
     from medunet.training import TrainingResult
+
+EXIT_REQUEUE = 75
+"""EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again."""
 
 
 def train(
@@ -27,14 +31,50 @@ def train(
         typer.Option("--map", help='Name in SEG or RTSTRUCT labels for a label: "CTV_p=prostate". May be repeated.'),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", "-b", help="10min, 2h, 5000it; default: the task's.")
+        str | None,
+        typer.Option("--budget", "-b", help="10min, 2h, 5000it, or full (nnU-Net's recipe); default: the task's."),
     ] = None,
-    fold: Annotated[str, typer.Option("--fold", help="Fold kept for validation, 0 to 4, or all.")] = "0",
-    configuration: Annotated[str, typer.Option("--configuration", "-c", help="3d or 2d.")] = "3d",
+    fold: Annotated[
+        str, typer.Option("--fold", help="Fold kept for validation, 0 to 4; all: none is; cv: every one in turn.")
+    ] = "0",
+    splits: Annotated[
+        Path | None,
+        typer.Option("--splits", help="Own folds: splits_final.json of nnU-Net, or .csv with case and fold."),
+    ] = None,
+    configuration: Annotated[
+        str, typer.Option("--configuration", "-c", help="auto, 2d, 3d, 3d-low or cascade.")
+    ] = "auto",
+    preset: Annotated[
+        str, typer.Option("--preset", help="default, M, L or XL: nnU-Net's networks, where the budget is full.")
+    ] = "default",
+    memory_gb: Annotated[
+        float | None,
+        typer.Option("--memory-gb", help="Device memory that a plan may use; default: 8, or the preset's."),
+    ] = None,
+    loss: Annotated[
+        str,
+        typer.Option("--loss", help="dice-ce, dice-focal, tversky, generalized-dice, topk-ce or boundary-ce."),
+    ] = "dice-ce",
     augmentation: Annotated[
         str, typer.Option("--augmentation", help="fast (plain torch), torchio (MONAI and TorchIO) or none.")
     ] = "fast",
+    source_model: Annotated[
+        Path | None,
+        typer.Option("--from", help="Model folder to begin with; what fits is taken over, the rest listed."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    devices: Annotated[
+        int | None, typer.Option("--devices", help="Processes on this machine, one per GPU; default: 1.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", help="Machines; default: 1.")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="auto, bf16, fp16 or fp32.")] = "auto",
+    compilation: Annotated[
+        str, typer.Option("--compile", help="auto, on or off: whether torch compiles the network.")
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Threads that draw patches; 0: none; default: as the machine has them."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of weights, patches and augmentation.")] = 0,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Same seed, same device: same weights. Needs a budget in it.")
@@ -42,11 +82,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --output, or with the task's newest interrupted run.")
     ] = False,
+    requeue: Annotated[
+        bool, typer.Option("--requeue", help="Go on with --output where it holds a run, else start: for batch jobs.")
+    ] = False,
 ) -> None:
     """Train a network on labelled volumes, validate it, and leave a model folder."""
-    chosen_fold = _parse_fold(fold)
-    _check_choice("--configuration", configuration, ("3d", "2d"))
-    _check_choice("--augmentation", augmentation, ("fast", "torchio", "none"))
+    if requeue and output is None:
+        msg = "--requeue needs --output, so that the job finds its run again."
+        raise InputError(msg)
 
     from medunet import training
     from medunet.cli.progress import ConsoleObserver
@@ -56,23 +99,37 @@ def train(
             result = training.train(
                 task,
                 data,
-                mapping=mapping or (),
                 output=output,
-                fold=chosen_fold,
+                resume="auto" if requeue else resume,
+                observer=observer,
+                mapping=mapping or (),
+                fold=_parse_fold(fold),
+                splits=splits,
                 budget=budget,
-                configuration=configuration,  # type: ignore[arg-type]  # checked above
-                augmentation=augmentation,  # type: ignore[arg-type]
+                configuration=configuration,
+                preset=preset,
+                memory_gb=memory_gb,
+                loss=loss,
+                augmentation=augmentation,
+                from_model=source_model,
                 device=device,
+                devices=devices,
+                nodes=nodes,
+                precision=precision,
+                compile=compilation,
+                workers=workers,
                 seed=seed,
                 deterministic=deterministic,
-                resume=resume,
-                observer=observer,
             )
-        except KeyboardInterrupt as interrupt:
-            msg = f"Interrupted. {observer.describe_where()} Go on with: medunet train --task {task} --resume" + (
+        except (TrainingStoppedError, KeyboardInterrupt) as stop:
+            reason = "Interrupted" if isinstance(stop, KeyboardInterrupt) else f"Stopped ({stop.reason})"
+            msg = f"{reason}. {observer.describe_where()} Go on with: medunet train --task {task} --resume" + (
                 f" --output {output}" if output else ""
             )
-            raise TrainingError(msg) from interrupt
+            if isinstance(stop, TrainingStoppedError) and stop.reason != "SIGINT":
+                print(f"error: {msg}", file=sys.stderr)
+                raise typer.Exit(EXIT_REQUEUE) from stop
+            raise TrainingError(msg) from stop
     _print_result(result, device)
 
 
@@ -117,18 +174,5 @@ def _draw_middle_case(result: TrainingResult, device: str) -> Path:
     return path
 
 
-def _parse_fold(text: str) -> int | None:
-    if text == "all":
-        return None
-    if not text.isdecimal():
-        msg = f"--fold is '{text}'; expected a number from 0 to 4, or all."
-        raise InputError(msg)
-    return int(text)
-
-
-def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        from medunet.tasks import suggest
-
-        msg = f"{option} is '{value}'; {suggest(value, known)}"
-        raise InputError(msg)
+def _parse_fold(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text

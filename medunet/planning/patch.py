@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medunet.errors import InputError
 from medunet.planning.cost import CostModel
 from medunet.planning.topology import Topology, compute_topology
 
@@ -33,6 +34,11 @@ class Patch:
     topology: Topology
     cost: float
 
+    @property
+    def has_two_stages(self) -> bool:
+        """Whether a U-Net can be built for it."""
+        return len(self.topology.strides) > 1
+
 
 def choose_patch(spacing: Sequence[float], median_size: Sequence[float], costs: CostModel) -> Patch:
     """Start with a patch that is a cube in mm, clip it to the median case, and cut it down to what can be paid for.
@@ -44,16 +50,19 @@ def choose_patch(spacing: Sequence[float], median_size: Sequence[float], costs: 
         spacing: mm, two or three axes.
         median_size: Voxels of the median case at that spacing.
         costs: How patches are weighed.
+
+    Raises:
+        InputError: If the target pays for no patch that a U-Net can be built for.
     """
     limit = costs.compute_limit(len(spacing))
     patch = _build_patch(_choose_start(spacing, median_size), spacing, costs)
-    seen = {patch.size}
+    seen = {patch}
     while patch.cost > limit:
         smaller = _cut_one_step(patch, spacing, median_size, costs)
-        if smaller is None or smaller.size in seen:
+        if smaller is None or smaller in seen:
             return _cut_strictly(patch, spacing, median_size, costs, limit)
         patch = smaller
-        seen.add(patch.size)
+        seen.add(patch)
     return patch
 
 
@@ -87,7 +96,8 @@ def _cut_one_step(
         return None
     axis = max(axes, key=lambda n: (patch.size[n] / median_size[n], n))
     shorter = compute_topology(_shorten(patch.size, axis, patch.topology.divisors[axis]), spacing)
-    return _build_patch(_shorten(patch.size, axis, shorter.divisors[axis]), spacing, costs)
+    smaller = _build_patch(_shorten(patch.size, axis, shorter.divisors[axis]), spacing, costs)
+    return smaller if smaller.has_two_stages else None
 
 
 def _cut_strictly(
@@ -101,7 +111,11 @@ def _cut_strictly(
     while patch.cost > limit:
         cheaper = _find_cheaper(patch, spacing, median_size, costs)
         if cheaper is None:
-            return patch
+            msg = (
+                f"A patch of {'x'.join(map(str, patch.size))} voxels, the smallest for a U-Net of two stages, costs "
+                f"{patch.cost:,.0f} {costs.unit}; {costs.name} pays for {limit:,.0f}. Plan for more."
+            )
+            raise InputError(msg)
         patch = cheaper
     return patch
 
@@ -112,7 +126,7 @@ def _find_cheaper(
     for axis in sorted(range(len(spacing)), key=lambda n: -patch.size[n] / median_size[n]):
         for cut in range(patch.topology.divisors[axis], patch.size[axis] - costs.min_edge + 1):
             candidate = _build_patch(_shorten(patch.size, axis, cut), spacing, costs)
-            if candidate.cost < patch.cost:
+            if candidate.cost < patch.cost and candidate.has_two_stages:
                 return candidate
     return None
 

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from medunet.errors import DatasetError, InputError, VolumeError
 from medunet.io import has_structure_names, write_bytes_atomic
 from medunet.planning import Plan
 from medunet.preprocessing.case_file import CaseFile, DamagedCaseError, open_case_file
+from medunet.preprocessing.one_core import keeping_cores, use_one_core
 from medunet.preprocessing.pipeline import compute_fill, preprocess_image, preprocess_labels
 from medunet.preprocessing.store import StoredCase, open_stored_case, serialize_stored_case
 from medunet.tasks import Case, Task, encode_labels, list_case_files, read_case
@@ -76,16 +76,14 @@ def prepare_cases(
     def load(case: Case, file: CaseFile) -> StoredCase:
         return _load(case, file, task, plan, folder, in_memory=in_memory)
 
-    pool = ThreadPoolExecutor(num_workers, "medunet-preprocessing", initializer=torch.set_num_threads, initargs=(1,))
-    threads = torch.get_num_threads()
-    try:
-        files = _check_faults(list(pool.map(prepare, cases)))
-        in_memory = sum(file.path.stat().st_size for file in files) <= memory_gib * 2**30
-        return list(pool.map(load, cases, files))
-    finally:
-        # After a full disk or Ctrl-C the cases that wait need not be tried.
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # what a worker sets for itself is also the default of threads to come
+    with keeping_cores():
+        pool = ThreadPoolExecutor(num_workers, "medunet-preprocessing", initializer=use_one_core)
+        try:
+            files = _check_faults(list(pool.map(prepare, cases)))
+            in_memory = sum(file.path.stat().st_size for file in files) <= memory_gib * 2**30
+            return list(pool.map(load, cases, files))
+        finally:  # after a full disk or Ctrl-C the cases that wait need not be tried
+            pool.shutdown(cancel_futures=True)
 
 
 def compute_store_key(case: Case, task: Task, plan: Plan) -> str:

@@ -254,7 +254,11 @@ def _build_fabric(device: torch.device, precision: PrecisionPlugin, world: World
 
 def _use_channels_last(network: nn.Module, spatial_dims: int) -> None:
     """Convolutions answer in the memory layout of their weights, so that the whole network follows them."""
-    network.to(memory_format=torch.channels_last_3d if spatial_dims == 3 else torch.channels_last)  # type: ignore[call-overload]
+    layout = torch.channels_last_3d if spatial_dims == 3 else torch.channels_last
+    for parameter in network.parameters():
+        # With one voxel or one channel both layouts are the same bytes, and DDP would complain about their strides.
+        if parameter.dim() == spatial_dims + 2 and parameter.shape[1] > 1 and math.prod(parameter.shape[2:]) > 1:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def _move(tensor: Any, device: torch.device) -> Any:

@@ -114,7 +114,7 @@ def prepare_experiment(
     """
     task = load_task(settings.task)
     whole_budget = parse_budget(settings.budget or task.budget)
-    if settings.is_deterministic and whole_budget.iterations is None:
+    if settings.deterministic and whole_budget.iterations is None:
         msg = (
             "--deterministic needs a budget in iterations, such as 2000it; "
             f"'{settings.budget or task.budget}' depends on the clock."
@@ -122,7 +122,7 @@ def prepare_experiment(
         raise InputError(msg)
     device = choose_device(settings.device, local_rank=world.local_rank)
     precision = choose_precision(device, settings.precision)
-    source = None if settings.source_model is None else read_model(settings.source_model)
+    source = None if settings.from_model is None else read_model(settings.from_model)
     with world.in_turn():
         dataset = _find_dataset(settings, task, observer)
     check_annotated(dataset.cases, task)

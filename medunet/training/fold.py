@@ -27,7 +27,7 @@ from medunet.training.loop import LoopResult, Trainer
 from medunet.training.report import write_report
 from medunet.training.validation import Validation, summarize_validation, validate_cases
 
-_PATHS = ("task", "data", "splits", "source_model")
+_PATHS = ("task", "data", "splits", "from_model")
 _NUM_WATCHED = 4
 """Validation cases that are looked at while training; all are scored at the end."""
 
@@ -115,16 +115,16 @@ def _build_trainer(
         device=experiment.device,
         precision=experiment.precision,
         seed=settings.seed,
-        is_deterministic=settings.is_deterministic,
+        is_deterministic=settings.deterministic,
         augmentation=settings.augmentation,
         fingerprint=identity,
         observer=experiment.observer,
         loss=settings.loss,
-        compilation=settings.compilation,
+        compilation=settings.compile,
         world=experiment.world,
         should_stop=experiment.should_stop,
         groups=[case.group for case in training_cases],
-        num_workers=settings.num_workers,
+        num_workers=settings.workers,
     )
 
 
@@ -210,13 +210,13 @@ class _Fold:
             num_iterations=result.iteration,
             seconds=round(result.seconds, 1),
             seed=experiment.settings.seed,
-            is_deterministic=experiment.settings.is_deterministic,
+            is_deterministic=experiment.settings.deterministic,
             device=_describe_device(experiment.device),
             precision=experiment.precision,
             # Without paths: a model travels, and folders may be named after patients.
             settings={name: value for name, value in settings.items() if name not in _PATHS}
             | self.trainer.describe()
-            | {"source_model": None if experiment.source is None else experiment.source.folder.name},
+            | {"from_model": None if experiment.source is None else experiment.source.folder.name},
             versions={name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
             | {"python": platform.python_version()},
         )

@@ -24,6 +24,7 @@ from medunet.device import check_num_devices, choose_device
 from medunet.errors import InputError, TrainingError
 from medunet.training.distributed import Place, ProcessLostError, World, find_place, open_store
 
+WORKER = "medunet.training.worker"
 _END_SECONDS = 60.0
 _FAIL_SECONDS = 5.0
 
@@ -159,7 +160,7 @@ def _start_worker(arguments: Mapping[str, Any], first: Place, local_rank: int, n
     }
     errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in `_end`
     process = subprocess.Popen(
-        [sys.executable, "-m", "medunet.training.worker"],
+        [sys.executable, "-m", WORKER],
         stdin=subprocess.PIPE,
         stderr=errors,
         env=os.environ | environment,

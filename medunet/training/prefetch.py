@@ -16,9 +16,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
 
-import torch
-
 from medunet.errors import TrainingError
+from medunet.preprocessing.one_core import keeping_cores, use_one_core
 
 T = TypeVar("T")
 
@@ -68,7 +67,7 @@ def _start_threads(draw: Callable[[int], T], results: _Results[T], num_workers: 
     ready = threading.Barrier(num_workers + 1)
 
     def work() -> None:
-        torch.set_num_threads(1)  # of this thread, and of those that start later
+        use_one_core()
         ready.wait()
         while (number := results.claim()) is not None:
             try:
@@ -77,13 +76,12 @@ def _start_threads(draw: Callable[[int], T], results: _Results[T], num_workers: 
                 result = error
             results.put(number, result)
 
-    num_threads = torch.get_num_threads()
     # Daemons, so that one that hangs does not keep the program from ending.
     threads = [threading.Thread(target=work, name=THREAD_NAME, daemon=True) for _ in range(num_workers)]
-    for thread in threads:
-        thread.start()
-    ready.wait()
-    torch.set_num_threads(num_threads)
+    with keeping_cores():
+        for thread in threads:
+            thread.start()
+        ready.wait()
     return threads
 
 

@@ -52,7 +52,7 @@ def train(
     settings = build_settings(task, data, options)
     arguments = {"task": str(task), "data": None if data is None else str(data), "resume": resume, **_to_json(options)}
     arguments |= {"output": None if output is None else str(output)}
-    with open_world(arguments, devices=settings.num_devices, nodes=settings.num_nodes, device=settings.device) as world:
+    with open_world(arguments, devices=settings.devices, nodes=settings.nodes, device=settings.device) as world:
         folder = Path(world.share(str(_choose_folder(settings, output, resume)) if world.is_first else None))
         with RunLock(folder) if world.is_first else nullcontext():
             return _train_in(folder, settings, world, observer or Observer(), resume=resume)

@@ -31,7 +31,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "augmentation": get_args(AugmentationMode),
     "loss": get_args(LossName),
     "precision": get_args(PrecisionName),
-    "compilation": get_args(Compilation),
+    "compile": get_args(Compilation),
 }
 
 
@@ -52,15 +52,15 @@ class TrainingSettings:
         memory_gb: Device memory that a plan may use; None takes the preset's.
         augmentation: ``"fast"`` (plain torch), ``"torchio"`` (MONAI and TorchIO) or ``"none"``.
         loss: Name in `medunet.training.losses`.
-        source_model: Model folder whose weights are the start; None starts anew.
+        from_model: Model folder whose weights are the start; None starts anew.
         seed: Of weights, patches and augmentation.
-        is_deterministic: Same seed, same device, same weights; needs a budget in iterations.
+        deterministic: Same seed, same device, same weights; needs a budget in iterations.
         device: ``"auto"`` or a torch device.
-        num_devices: Processes on this machine, one per device.
-        num_nodes: Machines.
+        devices: Processes on this machine, one per device; None for one, or what torchrun or SLURM started.
+        nodes: Machines; None as for ``devices``.
         precision: ``"auto"``, ``"bf16"``, ``"fp16"`` or ``"fp32"``.
-        compilation: Whether torch compiles the network: ``"auto"``, ``"on"`` or ``"off"``.
-        num_workers: Threads that draw patches; None fits them to the machine, 0 draws in the training thread.
+        compile: Whether torch compiles the network: ``"auto"``, ``"on"`` or ``"off"``.
+        workers: Threads that draw patches; None fits them to the machine, 0 draws in the training thread.
         save_seconds: Between two saves.
 
     Raises:
@@ -78,15 +78,15 @@ class TrainingSettings:
     memory_gb: float | None = None
     augmentation: AugmentationMode = "fast"
     loss: LossName = "dice-ce"
-    source_model: str | None = None
+    from_model: str | None = None
     seed: int = 0
-    is_deterministic: bool = False
+    deterministic: bool = False
     device: str = "auto"
-    num_devices: int = 1
-    num_nodes: int = 1
+    devices: int | None = None
+    nodes: int | None = None
     precision: PrecisionName = "auto"
-    compilation: Compilation = "auto"
-    num_workers: int | None = None
+    compile: Compilation = "auto"
+    workers: int | None = None
     save_seconds: float = 300.0
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ def build_settings(task: str | Path, data: str | Path | None, options: dict[str,
         raise InputError(msg)
     paths = {
         name: None if value is None else str(Path(value).resolve())
-        for name in ("splits", "source_model")
+        for name in ("splits", "from_model")
         if (value := options.get(name)) is not None
     }
     return TrainingSettings(

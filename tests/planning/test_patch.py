@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medunet.errors import InputError
 from medunet.planning import Effort, MemoryTarget
 from medunet.planning.cost import CostModel, FeatureVoxels, PatchVoxels
 from medunet.planning.patch import choose_patch
@@ -91,3 +92,18 @@ def test_cutting_ends_below_the_limit(spacing: list[float], median_size: list[fl
     assert patch.cost == costs.compute_cost(patch.size, patch.topology) <= costs.compute_limit(len(spacing))
     assert all(size % divisor == 0 for size, divisor in zip(patch.size, patch.topology.divisors, strict=True))
     assert len(patch.topology.strides) >= 2
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        (pay_for(511), r"8x8x8 voxels, .* costs 512 voxels; an effort of 1,022 per batch pays for 511. Plan for more"),
+        (
+            FeatureVoxels(target=MemoryTarget(memory_gb=0.001), num_classes=3),
+            r"costs [\d,]+ feature voxels; nnU-Net's preset default, 0.001 GB pays for 70,000. Plan for more",
+        ),
+    ],
+)
+def test_too_little_for_any_patch(costs: CostModel, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        choose_patch((1.0, 1.0, 1.0), (40, 40, 40), costs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import signal
@@ -20,13 +21,22 @@ import pytest
 from medunet.errors import MedunetError, ModelError, OutputError, TrainingError, TrainingStoppedError
 from medunet.io import describe_write_error, read_label_map, read_volume, write_nifti_image, write_nifti_labels
 from medunet.models import read_model
-from medunet.training import Observer, Step, TrainingResult
+from medunet.planning import Effort
+from medunet.training import Observer, Step, TrainingResult, train
 from medunet.training.lock import LOCK_FILE, RunLock
 from medunet.training.log import TrainingLog
 from medunet.training.state import find_state, has_state
 from medunet.volume import Volume
 
 Train = Callable[..., TrainingResult]
+OPTIONS: dict[str, Any] = {
+    "budget": "6it",
+    "fold": "all",
+    "deterministic": True,
+    "device": "cpu",
+    "save_seconds": 0.0,
+}
+"""Of all trainings here; without validation, which is not what is tested."""
 WEIGHTS = "weights.safetensors"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits and signals")
 
@@ -45,11 +55,26 @@ def _survive_signals() -> Generator[None, None, None]:
         signal.signal(signal.Signals[name], handler)
 
 
-@pytest.fixture
-def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Report and save after every step."""
+@pytest.fixture(autouse=True)
+def _report_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medunet.training.loop._REPORT_SECONDS", 0.0)
-    monkeypatch.setattr("medunet.training.loop.SAVE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def train_tiny(train_tiny: Train) -> Train:
+    """The neighbours' fixture with the options of this file; saves after every step."""
+    return lambda output, **options: train_tiny(output, **(OPTIONS | options))
+
+
+@pytest.fixture(scope="module")
+def unbroken_weights(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Of a training that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDUNET_HOME", str(folder / "runs"))
+        patch.setattr("medunet.training.fit_plan.CPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
+        train(tiny_data / "task.yaml", tiny_data / "data", output=folder / "run", **OPTIONS)
+    return read_weights(folder / "run")
 
 
 class AtStep(Observer):
@@ -82,58 +107,54 @@ def stop_at(iteration: int, number: signal.Signals = signal.SIGTERM) -> AtStep:
 def interrupt(train_tiny: Train, folder: Path, **options: Any) -> None:
     """A run that was stopped after its third or fourth step: the loop may have looked for signals just before."""
     with pytest.raises(TrainingStoppedError):
-        train_tiny(folder, observer=stop_at(3), **({"budget": "6it"} | options))
+        train_tiny(folder, observer=stop_at(3), **options)
 
 
 # ---- rows 58 and 62: kill -9, and on to the last bit ------------------------------------------------------------------
 
 _TRAIN_AND_HANG = """
-import sys, time
-from pathlib import Path
+import json, sys, time
 from medunet.planning import Effort
 from medunet.training import Observer, fit_plan, loop, train
 
 if __name__ == "__main__":  # data workers may import this file again
     fit_plan.CPU_EFFORT = Effort(voxels=2 * 16**3, features=4)
-    loop.SAVE_SECONDS = loop._REPORT_SECONDS = 0.0
+    loop._REPORT_SECONDS = 0.0
 
     class Hang(Observer):
         def on_step(self, step):
-            if step.iteration >= 6:
+            if step.iteration >= 4:
                 print(step.iteration, flush=True)
                 time.sleep(600)
 
-    data, output = sys.argv[1:]
-    train(Path(data) / "task.yaml", Path(data) / "data", output=output, budget="12it", deterministic=True, device="cpu",
-          observer=Hang())
+    task, data, output, options = sys.argv[1:]
+    train(task, data, output=output, observer=Hang(), **json.loads(options))
 """
 
 
 @posix
 def test_a_killed_training_goes_on_to_the_very_same_weights(
-    train_tiny: Train, tiny_data: Path, tmp_path: Path, runs: Path
+    train_tiny: Train, tiny_data: Path, tmp_path: Path, runs: Path, unbroken_weights: bytes
 ) -> None:
-    unbroken = train_tiny(tmp_path / "unbroken", budget="12it")
-    script = tmp_path / "train_and_hang.py"
+    script, run = tmp_path / "train_and_hang.py", tmp_path / "killed"
     script.write_text(_TRAIN_AND_HANG)
-    run = tmp_path / "killed"
-    environment = os.environ | {"MEDUNET_HOME": str(runs)}
+    arguments = [str(tiny_data / "task.yaml"), str(tiny_data / "data"), str(run), json.dumps(OPTIONS)]
     with subprocess.Popen(
-        [sys.executable, str(script), str(tiny_data), str(run)],
+        [sys.executable, str(script), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=os.environ | {"MEDUNET_HOME": str(runs)},
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline() == "6\n", process.stderr.read()
+        assert process.stdout.readline() == "4\n", process.stderr.read()
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert has_state(run)
-    resumed = train_tiny(run, resume=True)
-    assert resumed.num_iterations == unbroken.num_iterations == 12
-    assert read_weights(run) == read_weights(tmp_path / "unbroken")
+    assert (run / LOCK_FILE).is_file()  # nobody could remove it
+    assert train_tiny(run, resume=True).num_iterations == 6
+    assert read_weights(run) == unbroken_weights
     assert not (run / LOCK_FILE).exists()
 
 
@@ -246,7 +267,6 @@ def test_a_log_that_cannot_grow_is_named_and_keeps_its_rows(tmp_path: Path) -> N
     assert (tmp_path / "log.csv").read_bytes().startswith(before)
 
 
-@pytest.mark.usefixtures("every_step")
 def test_a_full_disk_in_between_is_a_warning_and_the_training_goes_on(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -263,9 +283,8 @@ def test_a_full_disk_in_between_is_a_warning_and_the_training_goes_on(
         write(path, *arguments, **options)
 
     monkeypatch.setattr(state, "write_bytes_atomic", fail_twice)
-    unbroken = train_tiny(tmp_path / "run", budget="8it")
-    assert unbroken.num_iterations == 8
-    assert num_saves >= 8
+    assert train_tiny(tmp_path / "run").num_iterations == 6
+    assert num_saves >= 6
     warnings = [message for message in caplog.messages if "disk is full" in message]
     assert 1 <= len(warnings) <= 2
     assert has_state(tmp_path / "run")
@@ -292,7 +311,7 @@ def fail_to_read(*_: object, **__: object) -> None:
 def test_an_output_that_is_a_file_is_refused_before_any_work(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medunet.training.run.read_dataset", fail_to_read)
+    monkeypatch.setattr("medunet.training.experiment.read_dataset", fail_to_read)
     (tmp_path / "run").write_text("mine")
     with pytest.raises(OutputError, match="a part of the path is a file"):
         train_tiny(tmp_path / "run")
@@ -308,7 +327,7 @@ def test_a_place_without_room_or_permission_is_refused_before_any_work(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
 ) -> None:
     """Root may write anywhere, so the system's answer is made up."""
-    monkeypatch.setattr("medunet.training.run.read_dataset", fail_to_read)
+    monkeypatch.setattr("medunet.training.experiment.read_dataset", fail_to_read)
     make, open_file = Path.mkdir, os.open
 
     def refuse_folder(self: Path, *arguments: Any, **options: Any) -> None:
@@ -332,20 +351,17 @@ def test_a_place_without_room_or_permission_is_refused_before_any_work(
 
 
 @posix
-@pytest.mark.usefixtures("every_step")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
-def test_a_signal_stops_after_its_step_and_nothing_is_lost(train_tiny: Train, tmp_path: Path, name: str) -> None:
+def test_a_signal_stops_after_its_step_and_saves(train_tiny: Train, tmp_path: Path, name: str) -> None:
     number = signal.Signals[name]
     handlers = signal.getsignal(number)
     with pytest.raises(TrainingStoppedError, match=f"stopped by {name} .*--resume") as caught:
-        train_tiny(tmp_path / "run", budget="6it", observer=stop_at(3, number))
+        train_tiny(tmp_path / "run", observer=stop_at(3, number))
     assert caught.value.reason == name
     assert signal.getsignal(number) is handlers
     assert read_model(tmp_path / "run").training.num_iterations in (3, 4)
+    assert has_state(tmp_path / "run")
     assert not (tmp_path / "run" / LOCK_FILE).exists()
-    assert train_tiny(tmp_path / "run", resume=True).num_iterations == 6
-    train_tiny(tmp_path / "unbroken", budget="6it")
-    assert read_weights(tmp_path / "run") == read_weights(tmp_path / "unbroken")
 
 
 @posix
@@ -386,7 +402,6 @@ def _wait_for_rows(path: Path, process: subprocess.Popen[str]) -> None:
 # ---- row 63: resuming nothing -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("every_step")
 def test_a_run_without_a_state_is_not_begun_anew_over_its_results(train_tiny: Train, tmp_path: Path) -> None:
     interrupt(train_tiny, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "state")
@@ -396,16 +411,15 @@ def test_a_run_without_a_state_is_not_begun_anew_over_its_results(train_tiny: Tr
     assert read_all(tmp_path / "run") == before
 
 
-@pytest.mark.usefixtures("every_step")
-def test_auto_begins_where_there_is_nothing_and_goes_on_where_there_is(train_tiny: Train, tmp_path: Path) -> None:
+def test_auto_begins_where_there_is_nothing_and_goes_on_where_there_is(
+    train_tiny: Train, tmp_path: Path, unbroken_weights: bytes
+) -> None:
     interrupt(train_tiny, tmp_path / "run", resume="auto")
     assert read_model(tmp_path / "run").training.num_iterations in (3, 4)
-    assert train_tiny(tmp_path / "run", resume="auto", budget="6it").num_iterations == 6
-    train_tiny(tmp_path / "unbroken", budget="6it")
-    assert read_weights(tmp_path / "run") == read_weights(tmp_path / "unbroken")
+    assert train_tiny(tmp_path / "run", resume="auto").num_iterations == 6
+    assert read_weights(tmp_path / "run") == unbroken_weights
 
 
-@pytest.mark.usefixtures("every_step")
 def test_auto_does_not_begin_anew_over_results_without_a_state(train_tiny: Train, tmp_path: Path) -> None:
     interrupt(train_tiny, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "state")
@@ -415,9 +429,8 @@ def test_auto_does_not_begin_anew_over_results_without_a_state(train_tiny: Train
     assert read_all(tmp_path / "run") == before
 
 
-@pytest.mark.usefixtures("every_step")
 def test_a_damaged_state_costs_one_save_interval(
-    train_tiny: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    train_tiny: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture, unbroken_weights: bytes
 ) -> None:
     interrupt(train_tiny, tmp_path / "run")
     newest = find_state(tmp_path / "run")
@@ -425,8 +438,7 @@ def test_a_damaged_state_costs_one_save_interval(
     newest.write_bytes(newest.read_bytes()[:-100])
     assert train_tiny(tmp_path / "run", resume=True).num_iterations == 6
     assert "going on from the previous state" in caplog.text
-    train_tiny(tmp_path / "unbroken", budget="6it")
-    assert read_weights(tmp_path / "run") == read_weights(tmp_path / "unbroken")
+    assert read_weights(tmp_path / "run") == unbroken_weights
 
 
 # ---- row 64: resuming with something else ------------------------------------------------------------------------------
@@ -449,7 +461,6 @@ def remove_case(data: Path) -> None:
         (data / kind / "case_2.nii.gz").unlink()
 
 
-@pytest.mark.usefixtures("every_step")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -462,7 +473,7 @@ def test_changed_data_are_refused_by_name(
     train_tiny: Train, tiny_data: Path, tmp_path: Path, change: Callable[[Path], None], words: str
 ) -> None:
     data = shutil.copytree(tiny_data / "data", tmp_path / "data")
-    interrupt(train_tiny, tmp_path / "run", data=data, fold=None)
+    interrupt(train_tiny, tmp_path / "run", data=data)
     before = read_all(tmp_path / "run")
     change(data)
     with pytest.raises(ModelError, match=words):
@@ -473,7 +484,6 @@ def test_changed_data_are_refused_by_name(
     }
 
 
-@pytest.mark.usefixtures("every_step")
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -486,7 +496,7 @@ def test_changed_classes_are_refused_by_name(
 ) -> None:
     task = Path(shutil.copy(tiny_data / "task.yaml", tmp_path / "task.yaml"))
     data = shutil.copytree(tiny_data / "data", tmp_path / "data")
-    interrupt(train_tiny, tmp_path / "run", task=task, data=data, fold=None)
+    interrupt(train_tiny, tmp_path / "run", task=task, data=data)
     task.write_text(task.read_text().replace(old, new))
     if "5" in new:  # files and task agree, but not with the run
         for path in (data / "labels").iterdir():
@@ -499,7 +509,6 @@ def test_changed_classes_are_refused_by_name(
 # ---- row 65: numbers that are none -------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("every_step")
 def test_huge_voxels_stop_the_training_and_name_the_case(train_tiny: Train, tiny_data: Path, tmp_path: Path) -> None:
     """float32 holds 3e38; the first convolution of such voxels does not."""
     data = shutil.copytree(tiny_data / "data", tmp_path / "data")
@@ -509,7 +518,7 @@ def test_huge_voxels_stop_the_training_and_name_the_case(train_tiny: Train, tiny
     task = tmp_path / "task.yaml"
     task.write_text((tiny_data / "task.yaml").read_text().replace("zscore", "none"))
     with pytest.raises(TrainingError, match=r"not finite at iteration \d+ .*case_3") as caught:
-        train_tiny(tmp_path / "run", data=data, task=task, fold=None, budget="40it", augmentation="none")
+        train_tiny(tmp_path / "run", data=data, task=task, budget="40it", augmentation="none")
     if has_state(tmp_path / "run"):
         assert "--resume" in str(caught.value)
         weights = read_model(tmp_path / "run").network.state_dict().values()
@@ -520,7 +529,6 @@ def test_huge_voxels_stop_the_training_and_name_the_case(train_tiny: Train, tiny
 
 
 @posix
-@pytest.mark.usefixtures("every_step")
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_folder_that_another_run_writes_is_refused(train_tiny: Train, tmp_path: Path, resume: bool) -> None:
     if resume:

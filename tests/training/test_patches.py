@@ -125,7 +125,7 @@ def test_only_the_left_right_flip_swaps_labels(tiny_task: Task, axes: Any) -> No
     assert torch.equal(flipped, image.flip([1 + axis for axis in axes]))
     where = tuple(size - 1 if axis in axes else 0 for axis, size in enumerate((2, 3, 4)))
     assert flipped_codes[where] == (2 if 0 in axes else 1)
-    assert flipped_codes.sum() == flipped_codes[where] + 255
+    assert flipped_codes.sum() == int(flipped_codes[where]) + 255
 
 
 def test_a_start_is_drawn_the_same_with_and_without_a_label(make_case: Callable[..., StoredCase]) -> None:

@@ -84,15 +84,15 @@ class GeneralizedDice:
     """
 
     def compute_sums(self, scale: Scale) -> Tensor:
-        """Per output: overlap, size of the prediction, size of the reference, cases that annotate it."""
-        return _add_up(scale.overlap, scale.predicted, scale.reference, scale.annotated, first=0)
+        """Per output: overlap, size of the prediction, size of the reference."""
+        return _add_up(scale.overlap, scale.predicted, scale.reference, first=0)
 
     def compute_loss(self, sums: Tensor) -> Tensor:
         """``1 - 2 sum(weight overlap) / sum(weight size)``."""
-        overlap, predicted, reference, num_cases = sums.reshape(4, -1)
+        overlap, predicted, reference = sums.reshape(3, -1)
         is_present = reference > 0
         smallest = reference.masked_fill(~is_present, torch.inf).amin()
-        weights = torch.where(is_present, (smallest / reference.clamp(min=1)) ** 2, 1.0) * (num_cases > 0)
+        weights = torch.where(is_present, (smallest / reference.clamp(min=1)) ** 2, 1.0)
         size = (weights * (predicted + reference)).sum()
         dice: Tensor = (2 * (weights * overlap).sum() + _SMOOTH) / (size + _SMOOTH)
         return 1 - dice

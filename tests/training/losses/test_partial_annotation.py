@@ -31,11 +31,12 @@ def annotate(*rows: str) -> Tensor:
 def test_classes_that_are_not_annotated_are_background(name: str) -> None:
     """The loss is that of the smaller task, whose background has the probability of both."""
     codes = make_codes(CLASSES)
-    codes[codes == 2] = 0
     codes[1, 2] = IGNORE_CODE
     logits = make_noise(CLASSES, codes)
     merged = torch.stack([logits[:, [0, 2]].logsumexp(1), logits[:, 1]], 1)
-    smaller = build(name, build_task("a"))([merged], codes)
+    smaller = build(name, build_task("a"))([merged], codes.masked_fill(codes == 2, 0))
+    if name == "boundary-ce":
+        codes[codes == 2] = 0  # it would be an object
     loss = build(name, CLASSES)([logits], codes, annotate("110", "110"))
     assert loss.total.item() == pytest.approx(smaller.total.item(), rel=1e-5)
     assert loss.soft_dice.item() == pytest.approx(smaller.soft_dice.item(), rel=1e-5)

@@ -1,0 +1,119 @@
+"""The other process of `tests/training/test_distributed.py`; it does what the first one does.
+
+It stands for `medunet.training.worker` and calls a function of this module instead of `train`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_training import SGD, build_tiny_cases, build_tiny_plan, build_tiny_task
+
+from medunet.errors import TrainingError, TrainingStoppedError
+from medunet.training import Budget, Observer
+from medunet.training.distributed import World
+from medunet.training.launch import open_world
+from medunet.training.loop import LoopResult, Trainer
+from medunet.training.sampling import Batch
+
+
+def build_trainer(
+    folder: Path, world: World | None, *, batch_size: int, num_iterations: int, **options: Any
+) -> Trainer:
+    """float32, nothing random but patches and augmentation, momentum and a running mean of the weights."""
+    given: dict[str, Any] = {
+        "augmentation": "fast",
+        "observer": Observer(),
+        "budget": Budget(iterations=num_iterations),
+    }
+    return Trainer(
+        folder=folder,
+        task=build_tiny_task(),
+        plan=build_tiny_plan(SGD, batch_size=batch_size),
+        training_cases=build_tiny_cases(),
+        validation_cases=build_tiny_cases(1),
+        device=torch.device("cpu"),
+        precision="32-true",
+        seed=4,
+        is_deterministic=True,
+        fingerprint="same",
+        world=world,
+        **(given | options),
+    )
+
+
+def fit(trainer: Trainer, *, resumes: bool = False) -> LoopResult:
+    trainer.folder.mkdir(exist_ok=True, parents=True)
+    return trainer.fit(resumes=resumes, on_save=lambda _: None)
+
+
+def stop_after(trainer: Trainer, num_iterations: int) -> None:
+    trainer.should_stop = lambda: "SIGTERM" if trainer.state.iteration == num_iterations else None
+
+
+def learn(folder: Path, world: World) -> dict[str, Any]:
+    """Everything that ends well or in the same way for all, so that processes are started once only."""
+    with world.in_turn():
+        is_there = (folder / "preprocessed").exists()
+        (folder / "preprocessed").touch()
+    shared = world.share("from the first" if world.is_first else None)
+    told = world.gather(f"{world.rank} {shared} {is_there}")
+    unbroken = fit(build_trainer(folder / "unbroken", world, batch_size=2, num_iterations=6))
+    reason = stop_and_describe(folder / "broken", world)
+    resumed = fit(build_trainer(folder / "broken", world, batch_size=2, num_iterations=6), resumes=True)
+    fault = see_a_nan(folder / "nan", world)
+    return {"told": told, "unbroken": unbroken, "resumed": resumed, "reasons": world.gather(reason), "fault": fault}
+
+
+def stop_and_describe(folder: Path, world: World) -> str:
+    """Only the last process is asked to stop, at iteration 3."""
+    trainer = build_trainer(folder, world, batch_size=2, num_iterations=6)
+    if world.rank == world.size - 1:
+        trainer.should_stop = lambda: "SIGTERM" if trainer.state.iteration == 3 else None
+    try:
+        fit(trainer)
+    except TrainingStoppedError as error:
+        return f"{trainer.state.iteration} {error.reason}"
+    return "not stopped"
+
+
+def see_a_nan(folder: Path, world: World) -> str:
+    """A patch of the last process is not finite, in batch 2."""
+    trainer = build_trainer(folder, world, batch_size=2, num_iterations=1000)
+    draw = trainer.sampler.draw
+
+    def draw_nan(iteration: int) -> Batch:
+        batch = draw(iteration)
+        if iteration == 2:
+            batch.image.fill_(float("nan"))
+        return batch
+
+    if not world.is_first:
+        trainer.sampler.draw = draw_nan  # type: ignore[method-assign]
+    try:
+        fit(trainer)
+    except TrainingError as error:
+        return str(error)
+    return "not noticed"
+
+
+def lose_a_process(folder: Path, world: World) -> None:
+    """The last process fails in the middle of the training."""
+    trainer = build_trainer(folder / "run", world, batch_size=2, num_iterations=1000)
+    if not world.is_first:
+        trainer.should_stop = lambda: str(1 // (3 - trainer.state.iteration)) and None
+    fit(trainer)
+
+
+def main() -> None:
+    arguments = json.loads(sys.stdin.buffer.readline())
+    with open_world(arguments) as world:
+        globals()[arguments["function"]](Path(arguments["folder"]), world)
+
+
+if __name__ == "__main__":
+    main()
