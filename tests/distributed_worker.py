@@ -5,13 +5,11 @@ It stands for `medunet.training.worker` and calls a function of this module inst
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_training import SGD, build_tiny_cases, build_tiny_plan, build_tiny_task
+from tiny_training import SGD, build_tiny_cases, build_tiny_identity, build_tiny_plan, build_tiny_task
 
 from medunet.errors import TrainingError, TrainingStoppedError
 from medunet.training import Budget, Observer
@@ -19,6 +17,7 @@ from medunet.training.distributed import World
 from medunet.training.launch import open_world
 from medunet.training.loop import LoopResult, Trainer
 from medunet.training.sampling import Batch
+from medunet.training.worker import run_worker
 
 
 def build_trainer(
@@ -40,7 +39,7 @@ def build_trainer(
         precision="32-true",
         seed=4,
         is_deterministic=True,
-        fingerprint="same",
+        fingerprint=build_tiny_identity(),
         world=world,
         **(given | options),
     )
@@ -109,11 +108,18 @@ def lose_a_process(folder: Path, world: World) -> None:
     fit(trainer)
 
 
-def main() -> None:
-    arguments = json.loads(sys.stdin.buffer.readline())
-    with open_world(arguments) as world:
-        globals()[arguments["function"]](Path(arguments["folder"]), world)
+def fail_before_training(folder: Path, world: World) -> None:
+    """The last process fails while the first one waits for it."""
+    if not world.is_first:
+        msg = f"no room left in {folder.name}"
+        raise OSError(msg)
+    world.gather("waiting")
+
+
+def call(function: str, folder: str) -> None:
+    with open_world({}) as world:
+        globals()[function](Path(folder), world)
 
 
 if __name__ == "__main__":
-    main()
+    run_worker(call)

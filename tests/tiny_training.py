@@ -12,6 +12,7 @@ from medunet.planning import Plan
 from medunet.planning.plan import NetworkPlan, Normalization, OptimizerPlan
 from medunet.preprocessing import StoredCase
 from medunet.tasks import Task
+from medunet.training.identity import RunIdentity
 from medunet.training.sampling import Batch
 
 ADAMW = OptimizerPlan(name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="cosine")
@@ -58,6 +59,21 @@ def build_tiny_plan(optimizer: OptimizerPlan = ADAMW, *, spatial_dims: Any = 3, 
         ),
         optimizer=optimizer,
         reasons={},
+    )
+
+
+def build_tiny_identity() -> RunIdentity:
+    """The same for every training."""
+    return RunIdentity(
+        medunet_version="0",
+        case_checksums={},
+        training_cases=(),
+        validation_cases=(),
+        plan={},
+        task={},
+        loss="dice-ce",
+        seed=0,
+        augmentation="fast",
     )
 
 

@@ -20,10 +20,11 @@ from medunet.volume import Array
 
 
 def apply_bias_field(patch: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    """Multiply by the exponential of a polynomial of third order (Sudre 2017, doi:10.1016/j.media.2017.07.003).
+    """Multiply by the exponential of a polynomial of third order.
 
-    The field acts on the signal above each channel's darkest voxel, as a normalised patch is negative where there is
-    little signal; TorchIO multiplies the intensities as they are.
+    From Sudre 2017 (sciencedirect.com/science/article/pii/S1361841517300257), after Van Leemput 1999. The
+    field acts on the signal above each channel's darkest voxel, as a normalised patch is negative where there is little
+    signal; TorchIO multiplies the intensities as they are.
 
     Args:
         patch: ``(C, I, J, K)`` float32.

@@ -98,9 +98,10 @@ def build_policy(modality: Modality) -> AugmentationPolicy:
     """The policy of a modality: nnU-Net's list for both, and the scanner's artifacts for MR.
 
     The artifacts and their formulas are TorchIO's (doi:10.1016/j.cmpb.2021.106236): bias field (Sudre 2017,
-    doi:10.1016/j.media.2017.07.003), ghosting, motion (Shaw 2019, proceedings.mlr.press/v102/shaw19a) and anisotropy
-    (Billot 2020, doi:10.1007/978-3-030-59728-3_18). Their strengths are about half of TorchIO's, which are meant for
-    whole heads, and they are rare, so that most patches stay as they were scanned; no paper gives these numbers.
+    sciencedirect.com/science/article/pii/S1361841517300257), ghosting, motion (Shaw 2019,
+    proceedings.mlr.press/v102/shaw19a) and anisotropy (Billot 2020, doi:10.1007/978-3-030-59728-3_18). Their strengths
+    are about half of TorchIO's, which are meant for whole heads, and they are rare, so that most patches stay as they
+    were scanned; no paper gives these numbers.
 
     Example:
         >>> build_policy("CT").ghosting_probability, build_policy("MR").ghosting_probability

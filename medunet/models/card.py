@@ -20,7 +20,6 @@ def build_card(
 ) -> str:
     """The card as Markdown."""
     synthetic = f"\n> **{SYNTHETIC_WARNING}**\n" if training["is_synthetic"] else ""
-    fold = "all cases" if training["fold"] is None else f"fold {training['fold']} kept for validation"
     features = f"{plan.network.features[0]} to {max(plan.network.features)} channels"
     network = f"{plan.network.spatial_dims}D U-Net, {len(plan.network.features)} stages of {features}"
     loop = (
@@ -34,7 +33,7 @@ def build_card(
 | Task | `{task.name}` |
 | Input | {task.modality}: {", ".join(task.channels)} |
 | Output | {", ".join(f"{name} ({'+'.join(map(str, values))})" for name, values in task.labels.items())} |
-| Learnt from | {training["dataset"]}: {len(training["training_cases"])} cases, {fold} |
+| Learnt from | {training["dataset"]}: {len(training["training_cases"])} cases, {_describe_fold(training, metrics)} |
 | Network | {network} |
 | Voxels | {_format(plan.spacing)} mm, patches of {_format(plan.patch_size)} |
 | Training | {loop} |
@@ -51,6 +50,12 @@ def build_card(
 It has seen only images like those it learnt from: the same modality, field of view and region. It is a research tool,
 not a medical device; a person must check every mask that matters.
 """
+
+
+def _describe_fold(training: dict[str, Any], metrics: dict[str, Any]) -> str:
+    if folds := metrics.get("folds"):
+        return f"{len(folds)} networks, each of which has not seen one fold"
+    return "all cases" if training["fold"] is None else f"fold {training['fold']} kept for validation"
 
 
 def _format_metrics(metrics: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """From a dataset's fingerprint to a `Plan`: pure functions, JSON out."""
 
-from medunet.planning.body import compute_body_box, compute_body_mask, compute_nonzero_mask
+from medunet.planning.body import compute_body_box, compute_body_mask
 from medunet.planning.configuration import choose_configuration
 from medunet.planning.effort import FittedEffort, fit_effort
 from medunet.planning.fingerprint import Fingerprint, compute_fingerprint
@@ -31,7 +31,6 @@ __all__ = [
     "compute_body_box",
     "compute_body_mask",
     "compute_fingerprint",
-    "compute_nonzero_mask",
     "compute_topology",
     "fit_effort",
 ]

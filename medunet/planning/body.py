@@ -34,14 +34,6 @@ def compute_body_box(image: Array, modality: str) -> tuple[slice, slice, slice]:
     return _compute_box(compute_body_mask(image, modality))
 
 
-def compute_nonzero_mask(image: Array) -> Array:
-    """Voxels that are nonzero in any channel, ``(I, J, K)``, with holes filled: nnU-Net's idea of a patient in MR."""
-    from scipy.ndimage import binary_fill_holes
-
-    mask: Array = binary_fill_holes(np.any(image != 0, axis=0))
-    return mask
-
-
 def compute_nonzero_box(image: Array) -> tuple[slice, slice, slice]:
     """The smallest box around the voxels that are nonzero in any channel, as nnU-Net crops; everything when none is."""
     return _compute_box(np.any(image != 0, axis=0))

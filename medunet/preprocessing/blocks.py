@@ -17,8 +17,8 @@ BLOCK = 16
 """Voxels along each side of a block."""
 
 Box = tuple[slice, slice, slice]
-ReadRun = Callable[[int, Array], None]
-"""Fills an array with the blocks that begin at a given block of the file."""
+ReadRuns = Callable[[Sequence[tuple[int, Array]]], None]
+"""Fills arrays with the blocks that begin at given blocks of the file."""
 
 
 def to_blocks(array: Array) -> Array:
@@ -35,11 +35,11 @@ def to_blocks(array: Array) -> Array:
     return np.ascontiguousarray(split.transpose(1, 3, 5, 0, 2, 4, 6))
 
 
-def read_box_from_blocks(read: ReadRun, blocks_shape: Sequence[int], dtype: np.dtype[np.generic], box: Box) -> Array:
+def read_box_from_blocks(read: ReadRuns, blocks_shape: Sequence[int], dtype: np.dtype[np.generic], box: Box) -> Array:
     """Put a box together from the blocks that it touches.
 
     Args:
-        read: Gets the index of a block, all axes flattened, and an array of as many blocks as shall be read from there.
+        read: Gets indices of blocks, all axes flattened, each with an array of as many blocks as shall be read from there.
         blocks_shape: Of `to_blocks`.
         dtype: Of the voxels.
         box: Within the volume, not empty.
@@ -51,13 +51,11 @@ def read_box_from_blocks(read: ReadRun, blocks_shape: Sequence[int], dtype: np.d
     first = [edge.start // BLOCK for edge in box]
     size_i, size_j, size_k = (math.ceil(edge.stop / BLOCK) - at for edge, at in zip(box, first, strict=True))
     blocks = np.empty((size_i, size_j, size_k, channels, BLOCK, BLOCK, BLOCK), dtype)
-    for i in range(size_i):
-        row = ((first[0] + i) * counts[1] + first[1]) * counts[2] + first[2]
-        if size_k == counts[2]:  # whole rows follow each other in the file: one run
-            read(row, blocks[i])
-            continue
-        for j in range(size_j):
-            read(row + j * counts[2], blocks[i, j])
+    rows = ((first[0] + np.arange(size_i)[:, None]) * counts[1] + first[1] + np.arange(size_j)) * counts[2] + first[2]
+    if size_k == counts[2]:  # whole rows follow each other in the file: one run
+        read([(int(rows[i, 0]), blocks[i]) for i in range(size_i)])
+    else:
+        read([(int(rows[i, j]), blocks[i, j]) for i in range(size_i) for j in range(size_j)])
     merged = blocks.transpose(3, 0, 4, 1, 5, 2, 6).reshape(channels, size_i * BLOCK, size_j * BLOCK, size_k * BLOCK)
     inner = tuple(slice(edge.start - at * BLOCK, edge.stop - at * BLOCK) for edge, at in zip(box, first, strict=True))
     return np.ascontiguousarray(merged[(slice(None), *inner)])

@@ -15,7 +15,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,22 +53,26 @@ class CaseFile:
         path: Where it lies.
         shape: ``(I, J, K)`` of the case.
         checksum: SHA-256 over its tensors when it was written.
+        version: Inode and time of the file that was looked at; one that was made anew has another.
         entries: Where each tensor lies.
     """
 
     path: Path
     shape: Shape3
     checksum: str
+    version: tuple[int, int]
     entries: Mapping[str, _Entry]
 
     def read_box(self, name: str, box: Box) -> Array:
         """``(C, *box)`` of a tensor in blocks."""
         entry = self.entries[name]
-        handle = _open(self.path, self.checksum)
+        handle = _open(self.path, self.version)
         num_bytes = entry.dtype.itemsize * int(np.prod(entry.shape[3:]))
 
-        def read(block: int, blocks: Array) -> None:
-            handle.read_into(blocks, entry.offset + block * num_bytes)
+        def read(runs: Sequence[tuple[int, Array]]) -> None:
+            handle.announce([(entry.offset + block * num_bytes, blocks.nbytes) for block, blocks in runs])
+            for block, blocks in runs:
+                handle.read_into(blocks, entry.offset + block * num_bytes)
 
         return read_box_from_blocks(read, entry.shape, entry.dtype, box)
 
@@ -80,7 +85,7 @@ class CaseFile:
         entry = self.entries[name]
         rows = np.empty((stop - start, *entry.shape[1:]), entry.dtype)
         num_bytes = entry.dtype.itemsize * int(np.prod(entry.shape[1:]))
-        _open(self.path, self.checksum).read_into(rows, entry.offset + start * num_bytes)
+        _open(self.path, self.version).read_into(rows, entry.offset + start * num_bytes)
         return rows
 
     def verify(self) -> None:
@@ -118,6 +123,7 @@ def open_case_file(path: Path) -> CaseFile:
         OSError: If it cannot be read.
     """
     with path.open("rb") as file:
+        status = os.fstat(file.fileno())
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length <= _LARGEST_HEADER else b""
     try:
@@ -130,10 +136,11 @@ def open_case_file(path: Path) -> CaseFile:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"{path} is not a preprocessed case, or its beginning is damaged."
         raise DamagedCaseError(msg) from error
-    if path.stat().st_size != expected:
-        msg = f"{path} has {path.stat().st_size} bytes; expected {expected}. It was cut off or changed."
+    if status.st_size != expected:
+        msg = f"{path} has {status.st_size} bytes; expected {expected}. It was cut off or changed."
         raise DamagedCaseError(msg)
-    return CaseFile(path=path, shape=(i, j, k), checksum=checksum, entries=entries)
+    version = status.st_ino, status.st_mtime_ns
+    return CaseFile(path=path, shape=(i, j, k), checksum=checksum, version=version, entries=entries)
 
 
 def _parse_entry(entry: dict[str, Any], start: int) -> _Entry:
@@ -151,10 +158,13 @@ class _Handle:
         self._path = path
         self._lock = threading.Lock()
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self._descriptor)  # also at the end of the program, before modules are gone
 
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):  # opening may have failed
-            os.close(self._descriptor)
+    def announce(self, parts: Sequence[tuple[int, int]]) -> None:
+        """Let the system fetch several parts (offset, number of bytes) at once, where it can; reading them waits less."""
+        if hasattr(os, "posix_fadvise"):
+            for offset, num_bytes in parts:
+                os.posix_fadvise(self._descriptor, offset, num_bytes, os.POSIX_FADV_WILLNEED)
 
     def read_into(self, array: Array, offset: int) -> None:
         """Fill a contiguous array with the bytes from an offset on."""
@@ -177,7 +187,6 @@ class _Handle:
 
 
 @functools.lru_cache(_OPEN_FILES)
-def _open(path: Path, checksum: str) -> _Handle:
-    """By its checksum too: a file that was made anew is another one."""
-    del checksum
+def _open(path: Path, version: tuple[int, int]) -> _Handle:
+    del version  # part of the key: what was open before a file was made anew is not asked again
     return _Handle(path)

@@ -34,7 +34,7 @@ def style_axes(axes: Axes, title: str = "") -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(LINE)
-    axes.tick_params(labelsize=8, colors=FAINT, length=2)
+    axes.tick_params(which="both", labelsize=8, colors=FAINT, length=2)
     axes.set_axisbelow(True)
     if title:
         axes.set_title(title, loc="left", fontsize=9.5, color=INK, weight="bold", parse_math=False)

@@ -60,7 +60,7 @@ def format_plan(plan: Plan) -> str:
         reason = plan.reasons.get(name, "")
         lines += _format_rows([(name.replace("_", " "), text or reason)])
         if text and reason:
-            lines += _wrap(reason, first="  " + " " * _NAME_WIDTH + "because ")
+            lines += _wrap(reason, first="  " + " " * _NAME_WIDTH + "why: ")
         if name == "network":
             lines += _format_stages(plan)
     return "\n".join(lines)

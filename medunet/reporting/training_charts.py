@@ -111,7 +111,8 @@ def draw_dice_strips(dices: Mapping[str, Sequence[float]]) -> Picture | None:
             markeredgecolor=INK,
             markeredgewidth=0.2,
         )
-        axes.plot(values[is_lost], heights[is_lost], "x", color=RED, markersize=5, clip_on=False)
+        if is_lost.any():
+            axes.plot(values[is_lost], heights[is_lost], "x", color=RED, markersize=5, clip_on=False)
     axes.set_yticks(range(len(shown)), [shorten(name) for name in shown], parse_math=False)
     axes.set_ylim(max(2, len(shown)) - 0.4, -0.6)
     axes.set_xlim(0, 1)
@@ -144,8 +145,9 @@ def _set_scale(axes: Axes, scale: str, values: Sequence[Array]) -> None:
         axes.set_ylim(0, max(0.1, 1.1 * highest))
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     elif scale == "log" and lowest > 0 and highest > 5 * lowest:
-        axes.set_yscale("log")
+        axes.set_yscale("log", subs=(2, 5))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
 
 
 def _parse_number(text: object) -> float | None:

@@ -286,7 +286,7 @@ def _build_quality_table(records: ModelRecords) -> Table | None:
             number_cell(row.num_without, 0),
             number_cell(row.num_cut, 0),
             *_build_range_cells(row.volume_ml),
-            Cell(text=UNDEFINED if row.num_parts is None else f"{row.num_parts.minimum:g}–{row.num_parts.maximum:g}"),
+            Cell(text=_format_counts(row.num_parts)),
         ]
         for name, row in records.quality.labels.items()
     ]
@@ -303,6 +303,12 @@ def _build_range_cells(values: Range | None) -> list[Cell]:
         return [number_cell(None), number_cell(None)]
     spread = f"{values.percentile_05:.4g}–{values.percentile_95:.4g}"
     return [Cell(text=f"{values.median:.4g}", order=values.median), Cell(text=spread, order=values.percentile_05)]
+
+
+def _format_counts(values: Range | None) -> str:
+    if values is None:
+        return UNDEFINED
+    return f"{values.minimum:g}" + (f"–{values.maximum:g}" if values.maximum > values.minimum else "")
 
 
 # ---- facts -------------------------------------------------------------------------------------------------------------
@@ -349,7 +355,7 @@ def _describe_training(records: ModelRecords) -> list[Fact]:
     return [
         ("finished", training.created),
         ("data", training.dataset + (" (synthetic)" if training.is_synthetic else "")),
-        ("fold", "none: all cases were learnt from" if training.fold is None else str(training.fold)),
+        ("fold", _describe_fold(records)),
         ("cases", f"{len(training.training_cases)} to learn from, {len(training.validation_cases)} to validate"),
         ("budget", training.budget),
         ("iterations", f"{training.num_iterations:,} in {_format_duration(training.seconds)}"),
@@ -359,8 +365,17 @@ def _describe_training(records: ModelRecords) -> list[Fact]:
     ]
 
 
+def _describe_fold(records: ModelRecords) -> str:
+    if folds := records.metrics.get("folds"):
+        return f"cross-validation: {len(folds)} networks, each case scored by the one that had not seen it"
+    fold = records.training.fold
+    return "none: all cases were learnt from" if fold is None else str(fold)
+
+
 def _list_files(folder: Path) -> list[Fact]:
-    return [(name, what) for name, what in _FILES.items() if (folder / name).exists()]
+    files = [(name, what) for name, what in _FILES.items() if (folder / name).exists()]
+    folds = sorted(path.name for path in folder.glob("fold_*") if path.is_dir())
+    return files + [(name, "the network of this fold, a model by itself") for name in folds]
 
 
 # ---- how values look -----------------------------------------------------------------------------------------------------
@@ -387,6 +402,8 @@ def _format_duration(seconds: float) -> str:
 def _format_value(value: object, separator: str = " × ") -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_format_value(part)}" for name, part in value.items()) or UNDEFINED
     if isinstance(value, (list, tuple)):
         return separator.join(_format_value(part) for part in value) or UNDEFINED
     return UNDEFINED if value is None or value == "" else str(value)

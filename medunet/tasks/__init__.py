@@ -10,7 +10,7 @@ from medunet.tasks.cases import (
     read_case_scan,
 )
 from medunet.tasks.dataset import Dataset, read_dataset
-from medunet.tasks.encoding import IGNORE_CODE, compute_membership, encode_annotated, encode_labels, list_class_values
+from medunet.tasks.encoding import IGNORE_CODE, compute_membership, encode_labels, list_class_values
 from medunet.tasks.folds import Splits, count_folds, read_splits, split_fold
 from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.recipes import list_tasks, load_task
@@ -33,7 +33,6 @@ __all__ = [
     "compute_membership",
     "count_folds",
     "describe_first_fault",
-    "encode_annotated",
     "encode_labels",
     "list_case_files",
     "list_class_values",

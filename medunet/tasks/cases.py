@@ -19,6 +19,7 @@ from medunet.io import (
 )
 from medunet.io.dicom.content import find_objects
 from medunet.tasks.case import Case
+from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.structure_names import check_mapping, structures_to_labels
 from medunet.tasks.task import Task
 from medunet.volume import Volume, align_to_grid
@@ -39,13 +40,16 @@ def read_case(case: Case, task: Task) -> tuple[Volume, Volume]:
         TaskError: If the mapping of the dataset names labels that the task does not have.
     """
     check_mapping(case.mapping, task)
+    check_annotated([case], task)
     scan = read_case_scan(case, task)
     check_channels(scan.volume, task, f"case '{case.case_id}'")
     if has_structure_names(case.labels):
         structures = read_structures(case.labels, scan)
-        return scan.volume, structures_to_labels(structures, task, mapping=case.mapping, name=str(case.labels))
-    labels = align_to_grid(read_label_map(case.labels), scan.volume, str(case.labels), str(case.images[0]))
-    check_label_values(labels, task, str(case.labels))
+        labels = structures_to_labels(structures, task, mapping=case.mapping, name=str(case.labels))
+    else:
+        labels = align_to_grid(read_label_map(case.labels), scan.volume, str(case.labels), str(case.images[0]))
+        check_label_values(labels, task, str(case.labels))
+    check_annotated_values(labels, case, task)
     return scan.volume, labels
 
 

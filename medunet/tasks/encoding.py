@@ -7,8 +7,6 @@ that overlap, a code is one of the stored values and belongs to several channels
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import numpy as np
 
 from medunet.tasks.task import Task
@@ -42,22 +40,6 @@ def compute_membership(task: Task) -> Array:
         return np.eye(task.num_outputs, dtype=np.float32)
     rows = [[0, *(value in values for value in task.all_values)] for values in task.labels.values()]
     return np.array(rows, dtype=np.float32)
-
-
-def encode_annotated(annotated: Collection[str] | None, task: Task) -> tuple[bool, ...] | None:
-    """Which output channels a case annotates; background always is.
-
-    Args:
-        annotated: Labels of the task (`Case.annotated`); None for all.
-        task: The labels; must have been checked (`medunet.tasks.check_annotated`).
-
-    Returns:
-        One value per output, or None for all.
-    """
-    if annotated is None:
-        return None
-    background = () if task.has_regions else (True,)
-    return (*background, *(label in annotated for label in task.labels))
 
 
 def list_class_values(task: Task) -> list[int]:

@@ -74,7 +74,7 @@ def check_annotated_values(labels: Volume, case: Case, task: Task) -> None:
     allowed = {value for label in case.annotated for value in task.labels[label]}
     found = {int(value) for value in np.unique(labels.array)} & set(task.all_values)
     if hidden := found - allowed:
-        names = [name for name, values in task.labels.items() if hidden & set(values) and name not in case.annotated]
+        names = [name for name, values in task.labels.items() if hidden & set(values)]
         msg = (
             f"{case.labels} holds {', '.join(names)}, but case '{case.case_id}' is said to annotate only "
             f"{', '.join(sorted(case.annotated))}. Add to the list what was annotated, or correct the label map."

@@ -151,9 +151,12 @@ def adapt_plan(plan: Plan, task: Task, source: Model) -> Plan:
     )
     patch_size, batch_size = _fit_patch(plan, theirs, median_shape)
     rules = dict(zip(source.task.channels, theirs.normalization, strict=True))
-    reason = f"spacing, network and intensities of {source.folder.name}, so that its weights fit"
+    taken_over = f"that of {source.folder.name}"
+    reasons = plan.reasons | dict.fromkeys(("spacing", "network", "normalization", "patch_size"), taken_over)
+    reasons["fine_tuning"] = f"spacing, network and intensities of {source.folder.name}, so that its weights fit"
+    reasons["batch_size"] = "as many patches as keep an iteration as cheap as planned, at least 2"
     if patch_size != theirs.patch_size:
-        reason += "; a smaller patch, to keep an iteration as cheap as planned"
+        reasons["patch_size"] = f"{taken_over}, made smaller to keep an iteration as cheap as planned"
     return plan.model_copy(
         update={
             "spacing": theirs.spacing,
@@ -164,7 +167,7 @@ def adapt_plan(plan: Plan, task: Task, source: Model) -> Plan:
                 rules.get(name, own) for name, own in zip(task.channels, plan.normalization, strict=True)
             ),
             "network": network,
-            "reasons": plan.reasons | {"fine_tuning": reason},
+            "reasons": reasons,
         }
     )
 

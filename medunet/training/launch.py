@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -96,7 +97,8 @@ class _Worker:
     def describe_failure(self) -> str:
         self.errors.seek(0)
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
-        reason = lines[-1].removeprefix("error: ") if lines else f"exit code {self.process.returncode}"
+        # torch puts the rank before the last line of a traceback.
+        reason = re.sub(r"^(\[rank\d+\]: |error: )", "", lines[-1]) if lines else f"exit code {self.process.returncode}"
         if self.process.returncode == -9 and not lines:
             reason = "it was killed; most often the machine has no memory left"
         return f"Process {self.rank} of this training has failed: {reason}"

@@ -87,10 +87,10 @@ def _read_rows(path: Path, *, last: int) -> list[dict[str, str]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    rows = csv.DictReader(text.splitlines(), restval="")
+    whole = text[: text.rfind("\n") + 1]
     return [
         {name: row.get(name) or "" for name in COLUMNS}
-        for row in rows
+        for row in csv.DictReader(whole.splitlines(), restval="")
         if (row.get("iteration") or "").isdecimal() and int(row["iteration"]) <= last
     ]
 

@@ -94,7 +94,7 @@ class Trainer:
         seed: int,
         is_deterministic: bool,
         augmentation: AugmentationMode,
-        fingerprint: RunIdentity | str,
+        fingerprint: RunIdentity,
         observer: Observer,
         loss: LossName = "dice-ce",
         compilation: Compilation = "auto",
@@ -146,6 +146,11 @@ class Trainer:
         )
         self._means = _RunningMeans()
         self._recent: dict[int, tuple[str, ...]] = {}  # cases of the iterations that were not looked at yet
+
+    @property
+    def _checks_every_step(self) -> bool:
+        """On a GPU asking would make each step wait; there `_report` asks a little later."""
+        return self.device.type != "cuda"
 
     @property
     def network(self) -> nn.Module:
@@ -235,7 +240,7 @@ class Trainer:
         """One optimiser step."""
         self._recent[batch.iteration] = batch.case_ids
         loss = self.engine.step(batch, compute_learning_rate(self.plan.optimizer, progress))
-        if self.device.type != "cuda":  # there asking would make the step wait; `_report` asks a little later
+        if self._checks_every_step:
             self._check()
         return loss
 

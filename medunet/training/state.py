@@ -80,7 +80,7 @@ def has_state(folder: Path) -> bool:
     return find_state(folder) is not None
 
 
-def save_state(folder: Path, state: TrainingState, identity: RunIdentity | str) -> None:
+def save_state(folder: Path, state: TrainingState, identity: RunIdentity) -> None:
     """Write the state below a run folder; what was the newest becomes the previous one.
 
     A kill, a crash or a full disk at any moment leaves at least one whole state.
@@ -93,7 +93,6 @@ def save_state(folder: Path, state: TrainingState, identity: RunIdentity | str) 
     Raises:
         OutputError: If it cannot be written; the older states stay.
     """
-    identity = _as_identity(identity)
     path, previous = folder / STATE_FOLDER / STATE_FILE, folder / STATE_FOLDER / PREVIOUS_FILE
     for file in (path, previous):
         remove_partial_files(file)
@@ -103,14 +102,13 @@ def save_state(folder: Path, state: TrainingState, identity: RunIdentity | str) 
     write_bytes_atomic(path, content, keep_older_as=previous)
 
 
-def load_state(folder: Path, state: TrainingState, identity: RunIdentity | str) -> None:
+def load_state(folder: Path, state: TrainingState, identity: RunIdentity) -> None:
     """Fill a state from a run folder: from the newest file, or from the previous one when the newest is damaged.
 
     Raises:
         ModelError: If there is none, all are damaged, or they belong to a run with other cases, another plan or another
             task; the message says what differs. ``state`` is then as it was.
     """
-    identity = _as_identity(identity)
     tensors, counters = _read_newest(folder)
     saved = counters.identity
     if difference := describe_difference(saved, identity):
@@ -128,22 +126,6 @@ def load_state(folder: Path, state: TrainingState, identity: RunIdentity | str) 
         )
     _fill(state, tensors, folder)
     state.iteration, state.seconds = counters.iteration, counters.seconds
-
-
-def _as_identity(identity: RunIdentity | str) -> RunIdentity:  # SHIM until loop and run give a RunIdentity
-    if isinstance(identity, RunIdentity):
-        return identity
-    return RunIdentity(
-        medunet_version="",
-        case_checksums={},
-        training_cases=(),
-        validation_cases=(),
-        plan={"identity": identity},
-        task={},
-        loss="",
-        seed=0,
-        augmentation="",
-    )
 
 
 def _read_newest(folder: Path) -> tuple[dict[str, Tensor], _Counters]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,11 +156,15 @@ def score_masks(cases: Sequence[Case], task: Task, folder: Path, failures: Itera
     Args:
         cases: Those without masks in the folder are passed over.
         task: Labels.
-        folder: Of `predict_masks`.
-        failures: Go into the result.
+        folder: Of `predict_masks`; that of a cross-validation holds the cases of all folds, which are judged together.
+        failures: Known before; they go into the result, and these cases are not tried again.
     """
     scorer = _Scorer(task, folder)
-    failures = [*failures, *scorer.score_raw([case for case in cases if has_mask_pair(folder, case.case_id)])]
+    failures = list(failures)
+    failed = {failure.case_id for failure in failures}
+    failures += scorer.score_raw(
+        [case for case in cases if case.case_id not in failed and has_mask_pair(folder, case.case_id)]
+    )
     raw = scorer.score(Postprocessing())
     postprocessing = choose_postprocessing(
         task, scorer.num_cases, lambda candidate: _compute_mean_dices(scorer.score(candidate), task)
@@ -256,35 +260,6 @@ def summarize_validation(evaluation: Evaluation | None) -> dict[str, Any]:
             "cases": [dataclasses.asdict(score) for score in evaluation.raw.scores],
         }
     return metrics
-
-
-def combine_folds(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The ``metrics.json`` of a cross-validation from those of its folds.
-
-    Means are over all cases, each of which was scored once by a network that had not seen it; not over folds, whose
-    sizes differ.
-
-    Args:
-        folds: Results of `summarize_validation`, fold 0 first.
-
-    Raises:
-        ValueError: If a case occurs in two folds, so that some network had seen it or it would count twice.
-    """
-    case_ids = [{entry["case_id"] for entry in metrics["cases"]} for metrics in folds]
-    if twice := [case_id for n, of_fold in enumerate(case_ids) for case_id in of_fold & set().union(*case_ids[:n])]:
-        msg = f"Case '{min(twice)}' was validated in two folds; expected every case in one."
-        raise ValueError(msg)
-    combined = summarize_validation(_join_scores(folds))
-    combined["failed"] = [entry for metrics in folds for entry in metrics.get("failed", ())]
-    combined["folds"] = [{"num_cases": metrics["num_cases"], "mean_dice": metrics["mean_dice"]} for metrics in folds]
-    if any("without_postprocessing" in metrics for metrics in folds):
-        raw = summarize_validation(_join_scores([metrics.get("without_postprocessing", metrics) for metrics in folds]))
-        combined["without_postprocessing"] = {key: raw[key] for key in ("mean_dice", "labels", "cases")}
-    return combined
-
-
-def _join_scores(folds: Sequence[Mapping[str, Any]]) -> Evaluation:
-    return build_evaluation(LabelScore(**entry) for metrics in folds for entry in metrics["cases"])
 
 
 def _summarize_labels(evaluation: Evaluation) -> dict[str, dict[str, Any]]:

@@ -11,18 +11,20 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from medunet.errors import MedunetError, TrainingStoppedError
 from medunet.training.run import train
 
 
-def main() -> None:
-    """Train with the arguments of the first process; the first one reports, so nothing is said here but errors."""
+def run_worker(function: Callable[..., Any]) -> None:
+    """Call a function with the arguments of the first process; that one reports, so nothing is said here but errors."""
     arguments = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_first, name="medunet-first-process", daemon=True).start()
     logging.getLogger("medunet").setLevel(logging.ERROR)
     try:
-        train(**arguments)
+        function(**arguments)
     except (TrainingStoppedError, KeyboardInterrupt):
         return
     except (MedunetError, OSError) as error:
@@ -36,4 +38,4 @@ def _end_with_first() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_worker(train)

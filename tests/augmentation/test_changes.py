@@ -164,3 +164,17 @@ def test_mirrored_axes_are_drawn_one_by_one(axes: tuple[int, ...]) -> None:
     assert all(change.is_mirrored == (0 in change.mirrored_axes) for change in changes)
     if len(axes) == 3:
         assert len({change.mirrored_axes for change in changes}) == 8
+
+
+def test_the_numbers_are_nnunets() -> None:
+    """As its trainer sets them (version 2): probability, range."""
+    policy = AugmentationPolicy()
+    assert (policy.rotation_probability, policy.rotation_degrees) == (0.2, 30)
+    assert (policy.scaling_probability, policy.scaling) == (0.2, (0.7, 1.4))
+    assert (policy.noise_probability, policy.noise_deviation) == (0.1, (0, 0.1))
+    assert (policy.blur_probability, policy.channel_probability, policy.blur_sigma) == (0.2, 0.5, (0.5, 1.0))
+    assert (policy.brightness_probability, policy.brightness) == (0.15, (0.75, 1.25))
+    assert (policy.contrast_probability, policy.contrast) == (0.15, (0.75, 1.25))
+    assert (policy.low_resolution_probability, policy.low_resolution) == (0.25, (0.5, 1.0))
+    assert (policy.inverted_gamma_probability, policy.gamma_probability, policy.gamma) == (0.1, 0.3, (0.7, 1.5))
+    assert (policy.mirror_probability, policy.mirror_axes) == (0.5, (0,))  # nnU-Net: all axes

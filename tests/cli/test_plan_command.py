@@ -52,7 +52,7 @@ def test_fingerprint_and_plan_with_every_reason(plan: Command, folder: Path) -> 
     assert all(" ".join(reason.split()) in flat for reason in expected.reasons.values())
     assert "Dataset: 2 case(s)" in flat
     assert "posterior 2 1" in flat  # 1 ml in both
-    assert "Plan for task hippocampus-mr configuration 3d spacing 1x1x1 mm" in flat
+    assert "Plan for task hippocampus-mr configuration 3d why: as asked for spacing 1x1x1 mm" in flat
 
 
 def test_json_holds_what_the_functions_give(plan: Command, folder: Path, tmp_path: Path) -> None:
@@ -64,6 +64,7 @@ def test_json_holds_what_the_functions_give(plan: Command, folder: Path, tmp_pat
     fingerprint = measure(folder)
     assert Fingerprint.model_validate(content["fingerprint"]) == fingerprint
     expected = build_plan(fingerprint, load_task("hippocampus-mr"), MemoryTarget(preset="M"), "2d")
+    expected = expected.model_copy(update={"reasons": {"configuration": "as asked for"} | expected.reasons})
     assert {name: Plan.model_validate(one) for name, one in content["plans"].items()} == {"2d": expected}
 
 

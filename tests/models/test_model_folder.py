@@ -295,6 +295,16 @@ def test_the_card_says_that_cases_failed(folder: Path) -> None:
     assert "1 more could not be scored" in (folder / "card.md").read_text()
 
 
+def test_the_card_of_a_cross_validation_claims_no_more_than_it_is(folder: Path) -> None:
+    model = read_model(folder)
+    metrics = {"num_cases": 2, "mean_dice": 0.5, "labels": {"bone": {"mean": 0.5, "num_scored": 2}}, "folds": [{}, {}]}
+    record = model.training.model_copy(update={"fold": None})
+    write_results(folder, model.task, model.plan, record, metrics)
+    card = (folder / "card.md").read_text()
+    assert "2 networks, each of which has not seen one fold" in card
+    assert "all cases" not in card
+
+
 # ---- finding -----------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,6 @@ from medunet.planning import (
     compute_body_box,
     compute_body_mask,
     compute_fingerprint,
-    compute_nonzero_mask,
 )
 from medunet.tasks import Case
 from medunet.volume import Volume, to_orientation
@@ -203,16 +202,6 @@ def test_the_box_is_tight(modality: str, air: float, tissue: float) -> None:
 @pytest.mark.parametrize(("modality", "air"), [("CT", -1000.0), ("MR", 0.0)])
 def test_without_a_body_the_box_is_everything(modality: str, air: float) -> None:
     assert compute_body_box(np.full((1, 3, 4, 5), air), modality) == (slice(0, 3), slice(0, 4), slice(0, 5))
-
-
-def test_a_nonzero_mask_has_no_holes() -> None:
-    image = np.zeros((2, 7, 7, 7))
-    image[1, 1:6, 1:6, 1:6] = -5.0
-    image[1, 3, 3, 3] = 0.0  # inside
-    image[0, 0, 0, 0] = 1.0  # another channel
-    expected = np.zeros((7, 7, 7), bool)
-    expected[1:6, 1:6, 1:6] = expected[0, 0, 0] = True
-    assert np.array_equal(compute_nonzero_mask(image), expected)
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 7), st.integers(0, 8)), min_size=1, max_size=6))

@@ -99,8 +99,8 @@ def test_cutting_ends_below_the_limit(spacing: list[float], median_size: list[fl
     [
         (pay_for(511), r"8x8x8 voxels, .* costs 512 voxels; an effort of 1,022 per batch pays for 511. Plan for more"),
         (
-            FeatureVoxels(target=MemoryTarget(memory_gb=0.001), num_classes=3),
-            r"costs [\d,]+ feature voxels; nnU-Net's preset default, 0.001 GB pays for 70,000. Plan for more",
+            FeatureVoxels(target=MemoryTarget(memory_gb=1e-5), num_classes=3),
+            r"costs [\d,]+ feature voxels; nnU-Net's preset default, 1e-05 GB pays for 700. Plan for more",
         ),
     ],
 )

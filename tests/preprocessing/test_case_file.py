@@ -48,11 +48,12 @@ def test_a_box_of_blocks_is_the_box(box: Any) -> None:
     flat = blocks.reshape(-1, *blocks.shape[3:])
     num_read = 0
 
-    def read(start: int, out: Array) -> None:
+    def read(runs: Any) -> None:
         nonlocal num_read
-        count = out.size // flat[0].size
-        out[:] = flat[start : start + count].reshape(out.shape)
-        num_read += count
+        for start, out in runs:
+            count = out.size // flat[0].size
+            out[:] = flat[start : start + count].reshape(out.shape)
+            num_read += count
 
     found = read_box_from_blocks(read, blocks.shape, blocks.dtype, box)
     assert np.array_equal(found, VOXELS[(slice(None), *box)])
@@ -126,7 +127,7 @@ def test_more_cases_than_files_may_be_open(tmp_path: Path) -> None:
     for path in paths:
         path.write_bytes(content)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    num_open = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 64
+    num_open = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 64
     resource.setrlimit(resource.RLIMIT_NOFILE, (num_open + 80, hard))
     try:
         files = [open_case_file(path) for path in paths]

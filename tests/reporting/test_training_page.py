@@ -188,6 +188,7 @@ def test_failures_and_folds_are_listed(records: ModelRecords) -> None:
     page = Page(build_training_page(fill(records, metrics)))
     assert ["p9", "p9.nii.gz is cut short"] in [row for table in page.tables for row in table]
     assert page.find_table("fold")[1:] == [["0", "2", "0.750"], ["1", "1", "–"]]
+    assert "cross-validation: 2 networks, each case scored by the one that had not seen it" in page.text
     assert "1 validation case(s) could not be scored" in " ".join(page.text)
 
 
@@ -374,10 +375,13 @@ def test_every_case_has_its_dot(drawn: list[Any]) -> None:
     draw_dice_strips(dices)
     (axes,) = drawn[0].axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["bone", "fat"]
-    strokes, dots, crosses = axes.lines[0::3], axes.lines[1::3], axes.lines[2::3]
+    (crosses,) = [line for line in axes.lines if line.get_marker() == "x"]
+    strokes = [line for line in axes.lines if line.get_marker() == "None"]
+    dots = [line for line in axes.lines if line.get_marker() == "."]
     assert [stroke.get_xdata()[0] for stroke in strokes] == [0.8, 0.5]
     assert [line.get_xdata().tolist() for line in dots] == [[0.9, 0.8], [0.5]]
-    assert [line.get_xdata().tolist() for line in crosses] == [[0.0], []]
+    assert crosses.get_xdata().tolist() == [0.0]
+    assert round(crosses.get_ydata()[0]) == 0  # in the row of the bone
     box = axes.patches[0]
     assert (box.get_x(), box.get_x() + box.get_width()) == pytest.approx((0.4, 0.85))
     assert draw_dice_strips({"bone": []}) is None

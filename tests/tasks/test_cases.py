@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,11 @@ def test_names_in_a_label_map_count_before_its_values(tmp_path: Path, make_volum
     _, read = read_case(case, task)
     np.testing.assert_array_equal(read.array == task.labels["rectum"][0], labels == 1)
     np.testing.assert_array_equal(read.array == task.labels["prostate"][0], labels == 2)
+
+
+def test_a_label_map_with_more_than_its_case_annotates(case: Case) -> None:
+    read_case(replace(case, annotated=frozenset({"a", "b"})), build_task())
+    with pytest.raises(LabelError, match="holds b, but case 'p012' is said to annotate only a"):
+        read_case(replace(case, annotated=frozenset({"a"})), build_task())
+    with pytest.raises(DatasetError, match="case 'p012' is said to annotate 'c', which is no label of task"):
+        read_case(replace(case, annotated=frozenset({"c"})), build_task())

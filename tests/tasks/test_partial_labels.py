@@ -11,7 +11,7 @@ import pytest
 from tiny_datasets import describe, touch
 
 from medunet.errors import DatasetError, LabelError
-from medunet.tasks import Case, Task, check_annotated, check_annotated_values, encode_annotated, read_dataset
+from medunet.tasks import Case, Task, check_annotated, check_annotated_values, read_dataset
 from medunet.volume import Volume
 
 BASE = {"name": "x", "title": "x", "modality": "CT", "channels": ["ct"], "intensity": "none"}
@@ -97,19 +97,6 @@ def test_a_label_that_the_task_does_not_have() -> None:
         match=r"case 'p1' is said to annotate 'livr', which is no label of task 'x'; did you mean 'liver'\?",
     ):
         check_annotated([build_case(), build_case("spleen", "livr")], ORGANS)
-
-
-@pytest.mark.parametrize(
-    ("annotated", "task", "outputs"),
-    [
-        (None, ORGANS, None),
-        ({"kidney"}, ORGANS, (True, False, False, True)),
-        ({"spleen", "liver", "kidney"}, ORGANS, (True, True, True, True)),
-        ({"core"}, REGIONS, (False, True, False)),
-    ],
-)
-def test_outputs_that_a_case_annotates(annotated: Any, task: Task, outputs: Any) -> None:
-    assert encode_annotated(annotated, task) == outputs
 
 
 # ---- the label map ---------------------------------------------------------------------------------------------------

@@ -1,12 +1,17 @@
-"""What a budget means, and the learning rate over it."""
+"""What a budget means, the learning rate over it, and whether it is long enough to compile the network."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
+from tiny_training import ADAMW, SGD
 
 from medunet.errors import InputError
-from medunet.training import Budget, parse_budget
-from medunet.training.schedule import compute_learning_rate
+from medunet.training import Budget, compilation, parse_budget
+from medunet.training.compilation import Compilation, find_compiler, should_compile
+from medunet.training.schedule import compute_cosine_share, compute_learning_rate, compute_poly_share
 
 
 @pytest.mark.parametrize(
@@ -43,12 +48,68 @@ def test_progress_counts_what_the_budget_counts() -> None:
 
 
 def test_the_learning_rate_rises_once_then_falls_to_zero() -> None:
-    rates = [compute_learning_rate(2.0, step / 1000) for step in range(1001)]
+    rates = [compute_cosine_share(step / 1000) for step in range(1001)]
     top = rates.index(max(rates))
-    assert rates[0] == pytest.approx(0.02)
+    assert rates[0] == pytest.approx(0.01)
     assert top == 20
-    assert rates[top] == pytest.approx(2.0)
+    assert rates[top] == pytest.approx(1.0)
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert rates[510] == pytest.approx(1.0)
+    assert rates[510] == pytest.approx(0.5)
     assert rates[-1] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 250, 500, 999])
+def test_poly_is_nnunets(epoch: int) -> None:
+    """``initial_lr * (1 - epoch / 1000) ** 0.9`` of its ``PolyLRScheduler``, with 0.01."""
+    assert compute_learning_rate(SGD, epoch / 1000) == pytest.approx(0.01 * (1 - epoch / 1000) ** 0.9)
+
+
+def test_the_schedule_is_the_plans() -> None:
+    assert compute_learning_rate(ADAMW, 0.51) == pytest.approx(ADAMW.learning_rate * 0.5)
+    assert compute_learning_rate(SGD, 0.0) == SGD.learning_rate
+    assert compute_poly_share(1.0) == 0
+
+
+# ---- compiling ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "budget", "compiles"),
+    [
+        ("auto", Budget(seconds=599), False),  # the minute would be more than a tenth
+        ("auto", Budget(seconds=600), True),
+        ("auto", Budget(iterations=2000), False),
+        ("auto", Budget(iterations=2001), True),
+        ("off", Budget(seconds=1e6), False),
+        ("on", Budget(seconds=1), True),
+    ],
+)
+def test_compiling_must_be_earned(
+    monkeypatch: pytest.MonkeyPatch, choice: Compilation, budget: Budget, compiles: bool
+) -> None:
+    monkeypatch.setattr(compilation, "find_compiler", lambda _: "/usr/bin/g++")
+    assert should_compile(choice, budget, torch.device("cpu")) is compiles
+    assert not should_compile(choice, budget, torch.device("mps"))
+
+
+def test_without_a_compiler_only_who_insists_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "find_compiler", lambda _: None)
+    assert not should_compile("auto", Budget(seconds=1e6), torch.device("cpu"))
+    with pytest.raises(InputError, match=r"--compile on needs a C\+\+ compiler.*--compile off"):
+        should_compile("on", Budget(seconds=1e6), torch.device("cpu"))
+
+
+def test_the_compiler_is_looked_for_where_torch_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    cpu = torch.device("cpu")
+    assert find_compiler(cpu) is None
+    for name in ("clang++", "g++", "my-compiler"):
+        (tmp_path / name).touch(mode=0o755)
+        if name != "my-compiler":
+            assert find_compiler(cpu) == str(tmp_path / name)
+    monkeypatch.setenv("CXX", "my-compiler")
+    assert find_compiler(cpu) == str(tmp_path / "my-compiler")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert find_compiler(torch.device("cuda")) is None  # needs Triton too

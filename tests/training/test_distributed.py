@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from medunet.errors import InputError, TrainingError
-from medunet.training import launch
+from medunet.models import read_model
+from medunet.training import TrainingResult, launch
 from medunet.training.distributed import Place, ProcessLostError, World, find_place
 from medunet.training.launch import open_world
 
@@ -157,16 +158,21 @@ def test_a_process_that_fails_while_training_ends_all(run_two: Callable[[str], A
     assert not torch.distributed.is_initialized()
 
 
-def test_a_worker_that_fails_before_training_ends_the_wait_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real worker, `medunet.training.worker`, on a task that does not exist."""
+@pytest.mark.slow
+def test_a_process_that_fails_before_training_ends_the_wait(run_two: Callable[[str], Any]) -> None:
+    with pytest.raises(TrainingError, match=r"Process 1 of this training has failed: no room left in"):
+        run_two("fail_before_training")
+
+
+def test_one_call_trains_with_two_processes(
+    train_tiny: Callable[..., TrainingResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)
-    arguments = {"task": "no-such-task"}
-    with (
-        pytest.raises(TrainingError, match=r"Process 1 of this training has failed: .*'no-such-task'"),
-        open_world(arguments, devices=2, device="cpu") as world,
-    ):
-        world.gather("waiting for the other one")
+    result = train_tiny(tmp_path / "run", devices=2, budget="3it")
+    assert result.num_iterations == 3
+    assert result.evaluation is not None
+    assert read_model(tmp_path / "run").training.settings["num_processes"] == 2
 
 
 @pytest.mark.slow

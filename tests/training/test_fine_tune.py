@@ -251,6 +251,7 @@ def test_the_plan_takes_over_voxels_and_network() -> None:
     assert adapted.normalization == (scaled, plan.normalization[1])  # t1 as in the source, flair as planned
     assert (adapted.patch_size, adapted.batch_size) == ((16, 16, 16), 4)
     assert adapted.optimizer == plan.optimizer
+    assert adapted.reasons["spacing"] == adapted.reasons["patch_size"] == "that of source"
     assert adapted.reasons["fine_tuning"] == "spacing, network and intensities of source, so that its weights fit"
 
 
@@ -264,7 +265,7 @@ def test_a_dear_patch_is_made_smaller(features: tuple[int, ...]) -> None:
     assert affordable / 2 < used <= affordable
     assert adapted.batch_size >= 2
     assert all(n % 4 == 0 and n <= limit for n, limit in zip(adapted.patch_size, (64, 64, 32), strict=True))
-    assert "a smaller patch, to keep an iteration as cheap as planned" in adapted.reasons["fine_tuning"]
+    assert adapted.reasons["patch_size"] == "that of source, made smaller to keep an iteration as cheap as planned"
 
 
 def test_a_patch_is_never_smaller_than_the_network_needs() -> None:

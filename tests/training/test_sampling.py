@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from oracles import build_plan_for
 
 from medunet.augmentation import AugmentationPolicy, build_policy
 from medunet.errors import TrainingError
-from medunet.preprocessing import StoredCase
-from medunet.tasks import Task
+from medunet.preprocessing import StoredCase, prepare_cases
+from medunet.tasks import Task, read_dataset
 from medunet.training.patches import crop_patch
 from medunet.training.sampling import PatchSampler
 
@@ -118,6 +120,28 @@ def test_a_read_that_hangs_names_the_cases_and_the_file(
     sampler = build_sampler([make_case("p1"), make_case("p2")], tiny_task, batch_size=2, timeout_seconds=0.1)
     with pytest.raises(TrainingError, match=r"batch 0 \(cases p[12], p[12]\) does not come, reading nowhere"):
         next(sampler.iterate(0))
+
+
+@pytest.mark.parametrize("mode", ["none", "fast"])
+def test_cases_on_disk_give_the_batches_of_cases_in_memory(
+    tiny_data: Path, tiny_task: Task, tmp_path: Path, mode: str
+) -> None:
+    plan = build_plan_for(tiny_task, (1.1, 1.0, 1.4), (8, 8, 8))
+    cases = read_dataset(tiny_data / "data").cases
+    in_memory, on_disk = (
+        build_sampler(
+            prepare_cases(cases, tiny_task, plan, tmp_path, memory_gib=gib), tiny_task, mode=mode, policy=ALWAYS
+        )
+        for gib in (1.0, 0.0)
+    )
+    assert in_memory.cases[0].is_in_memory
+    assert not on_disk.cases[0].is_in_memory
+    for number in range(4):
+        mine, other = in_memory.draw(number), on_disk.draw(number)
+        assert mine.case_ids == other.case_ids
+        assert torch.equal(mine.image, other.image)
+        assert torch.equal(mine.codes, other.codes)
+    assert any(in_memory.draw(number).codes.any() for number in range(4))
 
 
 # ---- several processes, several patients, partial labels ----------------------------------------------------------------

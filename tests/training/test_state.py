@@ -358,19 +358,27 @@ torch.set_num_threads(1)
 folder, num_rounds = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 identity = RunIdentity(medunet_version="", case_checksums={}, training_cases=(), validation_cases=(), plan={}, task={},
                        loss="", seed=0, augmentation="")
-network = nn.Linear(64, 64)
-state = TrainingState(network=network, optimizer=torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9))
+class NoOptimizer:  # torch's own import its compiler at their first call, which takes seconds
+    param_groups = []
+    def state_dict(self):
+        return {"state": {}}
+    def load_state_dict(self, content):
+        pass
+
+network = nn.Linear(512, 512)  # 1 MB, so that writing takes a while
+state = TrainingState(network=network, optimizer=NoOptimizer())
 
 def set_iteration(iteration):
     state.iteration = iteration
     torch.nn.init.constant_(network.weight, iteration)
 
-set_iteration(1)
-save_state(folder, state, identity)
+for iteration in (1, 2):
+    began = time.perf_counter()
+    set_iteration(iteration)
+    save_state(folder, state, identity)
+    seconds = time.perf_counter() - began  # of the second one: the first also imports
 rng = random.Random(0)
-num_progressed = 0
 for _ in range(num_rounds):
-    begun = state.iteration
     told, tell = os.pipe()
     child = os.fork()
     if child == 0:
@@ -379,23 +387,23 @@ for _ in range(num_rounds):
             save_state(folder, state, identity)
             os.write(tell, state.iteration.to_bytes(4, "little"))
     os.close(tell)
-    time.sleep(rng.uniform(0.0, 0.03))
+    finished = os.read(told, 4)  # one save at least; the kill comes in one of the next
+    time.sleep(rng.uniform(0.0, 2 * seconds))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    finished = os.read(told, 1 << 20)
+    finished += os.read(told, 1 << 20)
     os.close(told)
-    acknowledged = int.from_bytes(finished[-4:], "little") if finished else begun
+    acknowledged = int.from_bytes(finished[-4:], "little")
     load_state(folder, state, identity)
     assert state.iteration in (acknowledged, acknowledged + 1), (state.iteration, acknowledged)
     assert (network.weight == state.iteration).all()
-    num_progressed += state.iteration > begun
-print(num_progressed)
+print(state.iteration)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_kill_at_any_moment_of_a_save_leaves_the_last_finished_one(tmp_path: Path) -> None:
-    """Thirty children save in a loop and are killed with SIGKILL after up to 30 ms."""
+    """Thirty children save in a loop, and each is killed with SIGKILL somewhere in it."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _KILLS, str(tmp_path), "30"],
         capture_output=True,
@@ -404,5 +412,5 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_last_finished_one(tmp_path: P
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 3, "most children were killed before their first save, so nothing was tested"
+    assert int(done.stdout) > 30, "every child should have finished a save"
     assert "damaged" not in done.stderr

@@ -28,7 +28,6 @@ from medunet.training.mask_pairs import MaskPair, read_mask_pair, write_mask_pai
 from medunet.training.progress import Observer
 from medunet.training.validation import (
     Validation,
-    combine_folds,
     compute_stored_dice,
     predict_masks,
     score_masks,
@@ -286,6 +285,26 @@ def test_folds_share_a_folder_and_are_judged_together(cases: list[Case], tmp_pat
     assert read_mask_pair(masks, "p1").prediction.array[0][ISLAND].all()  # kept as the network made them
 
 
+def test_folds_of_different_sizes_weigh_as_their_cases(tmp_path: Path) -> None:
+    bone = build_mask((7, BOX))
+    good = [write_case(tmp_path, f"g{n}", bone, bone) for n in range(3)]
+    missed = write_case(tmp_path, "m", bone, build_mask((2, OTHER)))
+    folds = [validate(of_fold, masks=tmp_path / "masks") for of_fold in (good, [missed])]
+    together = score_masks([*good, missed], ORACLE_TASK, tmp_path / "masks")
+    assert [fold.mean_dice for fold in folds] == [1.0, 0.0]
+    (summary,) = [summary for summary in together.summaries if summary.label == "bone"]
+    assert (summary.mean, summary.num_scored, summary.num_missed) == (0.75, 4, 1)
+
+
+def test_a_case_that_failed_before_is_listed_once(cases: list[Case], tmp_path: Path) -> None:
+    validate(cases, masks=tmp_path / "masks")
+    (tmp_path / "masks" / "p2.npz").write_bytes(b"damaged")
+    first = score_masks(cases, ORACLE_TASK, tmp_path / "masks")
+    again = score_masks(cases, ORACLE_TASK, tmp_path / "masks", first.failures)
+    assert [failure.case_id for failure in first.failures] == ["p2"]
+    assert again == first
+
+
 def test_one_case_is_in_memory_at_a_time(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     masks = tmp_path / "masks"
     validate(cases, masks=masks)
@@ -349,38 +368,6 @@ def test_the_metrics_tell_both_stories(cases: list[Case]) -> None:
 
 def test_without_validation_the_metrics_say_so() -> None:
     assert summarize_validation(None) == {"num_cases": 0, "mean_dice": None, "labels": {}, "cases": [], "failed": []}
-
-
-def test_a_cross_validation_means_over_cases_not_over_folds(cases: list[Case]) -> None:
-    first, second = summarize_validation(validate(cases[:2])), summarize_validation(validate(cases[2:]))
-    bad = {"case_id": "p9", "reason": "damaged"}
-    second["failed"] = [bad]
-    combined = combine_folds([first, second])
-    raw = [128 / 136, 128 / 144, 1.0]
-    assert combined["without_postprocessing"]["labels"]["bone"]["mean"] == pytest.approx(np.mean(raw))
-    assert combined["labels"]["bone"]["mean"] == 1.0
-    assert combined["labels"]["bone"]["num_scored"] == 3
-    assert combined["num_cases"] == 3
-    assert [entry["case_id"] for entry in combined["cases"][:: len(LABELS)]] == ["p1", "p2", "p3"]
-    assert combined["failed"] == [bad]
-    assert combined["folds"] == [{"num_cases": 2, "mean_dice": 1.0}, {"num_cases": 1, "mean_dice": 1.0}]
-
-
-def test_folds_of_different_sizes_weigh_as_their_cases(tmp_path: Path) -> None:
-    bone = build_mask((7, BOX))
-    good = [write_case(tmp_path, f"g{n}", bone, bone) for n in range(3)]
-    missed = write_case(tmp_path, "m", bone, build_mask((2, OTHER)))
-    combined = combine_folds([summarize_validation(validate(good)), summarize_validation(validate([missed]))])
-    assert combined["labels"]["bone"]["mean"] == pytest.approx(0.75)
-    assert combined["labels"]["bone"]["num_missed"] == 1
-    assert [fold["mean_dice"] for fold in combined["folds"]] == [1.0, 0.0]
-
-
-def test_a_case_in_two_folds_is_refused(cases: list[Case]) -> None:
-    metrics = summarize_validation(validate(cases[:2]))
-    other = summarize_validation(validate(cases[1:]))
-    with pytest.raises(ValueError, match="Case 'p2' was validated in two folds"):
-        combine_folds([metrics, other])
 
 
 # ---- the quick look ------------------------------------------------------------------------------------------------------

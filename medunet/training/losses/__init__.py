@@ -1,7 +1,6 @@
 """Losses for classes that exclude each other and for regions that overlap, with ignored voxels and partial labels."""
 
 from medunet.training.losses.build import DiceOver, LossName, build_loss, build_nnunet_loss
-from medunet.training.losses.dice_ce import compute_dice_ce_loss, compute_scaled_loss
 from medunet.training.losses.processes import sum_over_processes
 from medunet.training.losses.segmentation import Loss, SegmentationLoss
 
@@ -12,7 +11,5 @@ __all__ = [
     "SegmentationLoss",
     "build_loss",
     "build_nnunet_loss",
-    "compute_dice_ce_loss",
-    "compute_scaled_loss",
     "sum_over_processes",
 ]

@@ -1,0 +1,323 @@
+"""The loop: what it keeps, when it looks, saves and stops, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import ADAMW, SGD, build_tiny_cases, build_tiny_identity, build_tiny_plan, build_tiny_task
+
+from medunet.errors import TrainingError, TrainingStoppedError
+from medunet.planning.plan import OptimizerPlan
+from medunet.training import Budget, Observer, Step
+from medunet.training import clock as clock_module
+from medunet.training.clock import Clock
+from medunet.training.log import COLUMNS, TrainingLog
+from medunet.training.loop import LoopResult, Trainer
+from medunet.training.state import has_state
+
+AVERAGED = ADAMW.model_copy(update={"averaging": 0.9})
+BuildTrainer = Callable[..., Trainer]
+
+
+@pytest.fixture
+def build_trainer(tmp_path: Path) -> BuildTrainer:
+    def build(optimizer: OptimizerPlan = AVERAGED, *, name: str = "run", **options: Any) -> Trainer:
+        (tmp_path / name).mkdir(exist_ok=True)
+        given: dict[str, Any] = {
+            "plan": build_tiny_plan(optimizer, spatial_dims=options.pop("spatial_dims", 3)),
+            "validation_cases": [],
+            "budget": Budget(iterations=6),
+            "precision": "32-true",
+            "observer": Observer(),
+            "is_deterministic": True,
+        }
+        return Trainer(
+            folder=tmp_path / name,
+            task=build_tiny_task(),
+            training_cases=build_tiny_cases(),
+            device=torch.device("cpu"),
+            seed=1,
+            augmentation="fast",
+            fingerprint=build_tiny_identity(),
+            **(given | options),
+        )
+
+    return build
+
+
+def fit(trainer: Trainer, *, resumes: bool = False) -> LoopResult:
+    return trainer.fit(resumes=resumes, on_save=lambda _: None)
+
+
+def read_rows(trainer: Trainer) -> list[dict[str, str]]:
+    return list(csv.DictReader((trainer.folder / "log.csv").read_text().splitlines()))
+
+
+# ---- stop and go on ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "spatial_dims", "precision"),
+    [(ADAMW, 3, "32-true"), (AVERAGED, 2, "bf16-mixed"), (SGD, 3, "bf16-mixed"), (SGD, 2, "32-true")],
+    ids=["adamw-3d", "adamw-mean-2d", "sgd-mean-3d", "sgd-mean-2d"],
+)
+def test_stopped_and_resumed_is_the_same_to_the_last_bit(
+    build_trainer: BuildTrainer, optimizer: OptimizerPlan, spatial_dims: int, precision: str
+) -> None:
+    options: dict[str, Any] = {"spatial_dims": spatial_dims, "precision": precision}
+    unbroken = fit(build_trainer(optimizer, name="unbroken", **options))
+    trainer = build_trainer(optimizer, name="broken", **options)
+    trainer.should_stop = lambda: "SIGTERM" if trainer.state.iteration == 3 else None
+    with pytest.raises(TrainingStoppedError) as stop:
+        fit(trainer)
+    assert stop.value.reason == "SIGTERM"
+    assert has_state(trainer.folder)
+    resumed = fit(build_trainer(optimizer, name="broken", **options), resumes=True)
+    assert resumed.iteration == unbroken.iteration == 6
+    assert resumed.weights.keys() == unbroken.weights.keys()
+    assert all(torch.equal(tensor, resumed.weights[name]) for name, tensor in unbroken.weights.items())
+
+
+def test_a_stop_saves_before_it_is_raised(build_trainer: BuildTrainer) -> None:
+    saved: list[int] = []
+    trainer = build_trainer(budget=Budget(iterations=1000))
+    trainer.should_stop = lambda: "SIGUSR1" if trainer.state.iteration == 2 else None
+    with pytest.raises(TrainingStoppedError, match="SIGUSR1"):
+        trainer.fit(resumes=False, on_save=lambda result: saved.append(result.iteration))
+    assert saved == [2]
+
+
+def test_the_running_mean_is_what_is_kept_and_validated(
+    build_trainer: BuildTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.nn.Module] = []
+    monkeypatch.setattr("medunet.training.loop.compute_stored_dice", lambda network, *_: seen.append(network))
+    trainer = build_trainer(validation_cases=build_tiny_cases(1))
+    result = fit(trainer)
+    assert trainer.network is trainer.engine.average is trainer.state.average
+    assert seen == [trainer.engine.average] * 3
+    mean = trainer.network.state_dict()
+    assert all(torch.equal(tensor, mean[name]) for name, tensor in result.weights.items())
+    assert all(tensor.is_contiguous() for tensor in result.weights.values())
+    last = trainer.engine.network.state_dict()
+    assert not all(torch.equal(tensor, last[name]) for name, tensor in result.weights.items())
+
+
+def test_weights_loaded_before_the_training_begin_the_mean(build_trainer: BuildTrainer) -> None:
+    trainer = build_trainer(budget=Budget(iterations=1))
+    with torch.no_grad():
+        for parameter in trainer.engine.network.parameters():
+            parameter.fill_(0.25)
+    trainer.should_stop = lambda: "SIGTERM"
+    with pytest.raises(TrainingStoppedError):
+        fit(trainer)
+    assert all(bool((parameter == 0.25).all()) for parameter in trainer.network.parameters())
+
+
+def test_deterministic_kernels_are_for_the_training_only(build_trainer: BuildTrainer) -> None:
+    trainer = build_trainer()
+    inside: list[bool] = []
+    trainer.should_stop = lambda: inside.append(torch.are_deterministic_algorithms_enabled())  # type: ignore[func-returns-value]
+    fit(trainer)
+    assert all(inside)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_nan_on_a_gpu_is_noticed_at_the_next_report(
+    build_trainer: BuildTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where asking after every step would wait for the GPU: the update is skipped, later ones are not made blindly."""
+    monkeypatch.setattr(Trainer, "_checks_every_step", False)
+    monkeypatch.setattr("medunet.training.loop._REPORT_SECONDS", 1e9)
+    trainer = build_trainer(budget=Budget(iterations=50))
+    draw, report = trainer.sampler.draw, trainer._report
+
+    def draw_nan(iteration: int) -> Any:
+        batch = draw(iteration)
+        if iteration == 4:
+            batch.image.fill_(float("nan"))
+        return batch
+
+    monkeypatch.setattr(trainer.sampler, "draw", draw_nan)
+    trainer.should_stop = lambda: report(None, None) if trainer.state.iteration == 9 else None  # type: ignore[func-returns-value,arg-type]
+    with pytest.raises(
+        TrainingError, match=r"not finite at iteration 5 \(cases case_\d, case_\d\).*No state was saved"
+    ):
+        fit(trainer)
+    assert trainer.state.iteration == 9
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in trainer.network.state_dict().values())
+
+
+def test_what_was_decided_is_on_record(build_trainer: BuildTrainer) -> None:
+    assert build_trainer(SGD, loss="dice-focal").describe() == {
+        "optimizer": SGD.model_dump(),
+        "max_gradient_norm": 12.0,
+        "loss": "dice-focal",
+        "is_compiled": False,
+        "num_processes": 1,
+    }
+
+
+# ---- waiting for patches -----------------------------------------------------------------------------------------------
+
+
+def test_waiting_for_patches_is_measured_told_and_logged(
+    build_trainer: BuildTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medunet.training.loop._REPORT_SECONDS", 0.0)
+    steps: list[Step] = []
+
+    class Recorder(Observer):
+        def on_step(self, step: Step) -> None:
+            steps.append(step)
+
+    trainer = build_trainer(observer=Recorder(), budget=Budget(iterations=3))
+    draw = trainer.sampler.draw
+    monkeypatch.setattr(trainer.sampler, "draw", lambda number: (time.sleep(0.5), draw(number))[1])
+    result = fit(trainer)
+    assert 0.5 < result.data_wait <= 1
+    rows = [row for row in read_rows(trainer) if row["loss"]]
+    assert max(float(row["data_wait"]) for row in rows) > 0.5
+    assert max(step.data_wait for step in steps) > 0.5
+    assert all(0 <= float(row["data_wait"]) <= 1 for row in rows)
+
+
+# ---- the clock ---------------------------------------------------------------------------------------------------------
+
+
+class FakeState:
+    iteration = 0
+    seconds = 0.0
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which tests move on."""
+    times = [100.0]
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: times[0])
+    return times
+
+
+def build_clock(budget: Budget, *, iteration: int = 0, seconds: float = 0.0) -> Clock:
+    state = FakeState()
+    state.iteration, state.seconds = iteration, seconds
+    return Clock(budget, state, report_seconds=0.5, save_seconds=300)  # type: ignore[arg-type]
+
+
+def test_it_saves_every_five_minutes_and_reports_twice_a_second(now: list[float]) -> None:
+    from medunet.training.loop import _REPORT_SECONDS, SAVE_SECONDS
+
+    assert (SAVE_SECONDS, _REPORT_SECONDS) == (300.0, 0.5)
+    clock = build_clock(Budget(seconds=1000))
+    seen = []
+    for _ in range(10_000):
+        now[0] += 0.1
+        due = clock.look()
+        seen.append((due.save, due.report))
+    assert sum(save for save, _ in seen) == 3
+    assert sum(report for _, report in seen) == pytest.approx(2000, abs=400)  # 0.5 is not a multiple of 0.1 in binary
+    assert due.progress == pytest.approx(1)
+
+
+def test_earlier_sessions_count(now: list[float]) -> None:
+    clock = build_clock(Budget(seconds=100), iteration=7, seconds=40.0)
+    now[0] += 10
+    due = clock.look()
+    assert (due.seconds, due.progress) == (50.0, 0.5)
+
+
+def test_three_looks_each_once(now: list[float]) -> None:
+    clock = build_clock(Budget(seconds=100))
+    looks = []
+    for second in range(1, 101):
+        now[0] = 100.0 + second
+        if clock.look().validation:
+            looks.append(second)
+            with clock.validating():
+                pass
+    assert looks == [25, 50, 75]
+
+
+def test_a_resumed_run_does_not_repeat_its_looks(now: list[float]) -> None:
+    clock = build_clock(Budget(iterations=8), iteration=5)
+    assert not clock.look().validation
+    assert build_clock(Budget(iterations=8), iteration=5)._validations == [0.75]
+
+
+@pytest.mark.parametrize(("cost", "are_more_due"), [(1.6, True), (1.7, False)])
+def test_looks_that_would_cost_more_than_a_twentieth_are_given_up(
+    now: list[float], cost: float, are_more_due: bool
+) -> None:
+    """Two more to come: 3 x 1.66 s is a twentieth of 100 s."""
+    clock = build_clock(Budget(seconds=100))
+    now[0] += 26
+    assert clock.look().validation
+    with clock.validating():
+        now[0] += cost
+    now[0] += 30
+    assert clock.look().validation is are_more_due
+
+
+def test_waiting_is_a_share_of_the_time(now: list[float]) -> None:
+    clock = build_clock(Budget(seconds=100))
+    now[0] += 3
+    with clock.waiting():
+        now[0] += 1
+    assert clock.measure_data_wait() == pytest.approx(0.25)
+    now[0] += 4
+    assert clock.measure_data_wait() == 0
+    assert clock.data_wait == pytest.approx(1 / 8)
+
+
+# ---- the log -----------------------------------------------------------------------------------------------------------
+
+
+def write_rows(log: TrainingLog, iterations: range) -> None:
+    for iteration in iterations:
+        log.write_step(iteration, iteration * 0.5, learning_rate=1e-3, loss=1.0, dice=0.5, data_wait=0.03)
+
+
+def test_rows_after_the_state_are_dropped_and_written_again(tmp_path: Path) -> None:
+    """A killed run logged until 9, its state is of 6, and its last row was cut short."""
+    with TrainingLog(tmp_path) as log:
+        write_rows(log, range(1, 10))
+        log.write_validation(5, 2.5, 0.75)
+    path = tmp_path / "log.csv"
+    path.write_text(path.read_text() + "1")
+    with TrainingLog(tmp_path, resumes_at=6) as log:
+        write_rows(log, range(7, 9))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [int(row["iteration"]) for row in rows] == [1, 2, 3, 4, 5, 6, 5, 7, 8]
+    assert [row["validation_dice"] for row in rows if row["validation_dice"]] == ["0.75000"]
+    assert tuple(rows[0]) == COLUMNS
+    assert rows[0]["data_wait"] == "0.0300"
+
+
+def test_a_log_of_an_older_version_goes_on_with_empty_columns(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("iteration,seconds,loss\n3,1.50,0.9\n")
+    with TrainingLog(tmp_path, resumes_at=3) as log:
+        write_rows(log, range(4, 5))
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [(row["iteration"], row["loss"], row["data_wait"]) for row in rows] == [
+        ("3", "0.9", ""),
+        ("4", "1.00000", "0.0300"),
+    ]
+
+
+def test_a_log_that_is_gone_is_begun_again(tmp_path: Path) -> None:
+    with TrainingLog(tmp_path, resumes_at=3):
+        pass
+    assert (tmp_path / "log.csv").read_text() == ",".join(COLUMNS) + "\n"
+
+
+def test_a_new_run_begins_a_new_log(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("old")
+    with TrainingLog(tmp_path) as log:
+        write_rows(log, range(1, 2))
+    assert [row["iteration"] for row in csv.DictReader((tmp_path / "log.csv").read_text().splitlines())] == ["1"]
