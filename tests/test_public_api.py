@@ -61,7 +61,7 @@ def test_every_error_can_be_caught_as_one() -> None:
     from medunet import errors
 
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    assert len(kinds) == 10
+    assert len(kinds) == 11
     assert all(issubclass(kind, MedunetError) for kind in kinds)
     assert issubclass(errors.InputError, ValueError)
     assert issubclass(errors.OutputError, OSError)
