@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := .venv-peers
 DEMO := demo
 
 .PHONY: help
@@ -44,7 +45,7 @@ demo: $(INSTALLED) ## Learn from synthetic CT, segment unseen scans, score them,
 .PHONY: test
 test: $(INSTALLED) lint types imports ## Linters, types, import order, tests (what CI runs)
 	@echo "== Tests =="
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -m "not slow and not gpu and not bench"
 
 .PHONY: slow
 slow: $(INSTALLED) ## The tests that take minutes
@@ -66,6 +67,23 @@ imports: $(INSTALLED) ## Rooms import only from rooms above them
 	@echo "== Import order =="
 	$(BIN)/lint-imports
 
+.PHONY: peers
+peers: $(PEERS)/.installed ## Create .venv-peers: medunet and nnU-Net in one interpreter
+
+# torchvision is in the way of nnU-Net beside a CPU build of torch, and nnU-Net does not need it.
+$(PEERS)/.installed: pyproject.toml constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	{ echo 'torchvision==0.28.0'; cat constraints.txt; } > $(PEERS)/constraints.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PEERS)/constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PEERS)/constraints.txt --group test --editable '.[bench]' torchvision
+	$(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
+.PHONY: parity
+parity: $(PEERS)/.installed ## Plans and networks beside those of nnU-Net
+	$(PEERS)/bin/python -m pytest -m bench
+
 .PHONY: bench
 bench: $(INSTALLED) ## medunet beside its peers, as ratios
 	$(BIN)/python benchmarks/bench_augmentation.py
@@ -73,4 +91,4 @@ bench: $(INSTALLED) ## medunet beside its peers, as ratios
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo
-	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -13,7 +13,7 @@ MIN_HU_RANGE = 100.0
 """Air and tissue are 1000 HU apart, fat and muscle 150: a CT with less between its extremes was rescaled."""
 _BYTE_MAX = 255.0
 _NO_AIR_HU = -500.0
-_MIN_OFFSET_SHARE = 0.05  # of voxels from 850 to 1250; dense bone alone never fills so much of an image that has air
+_MIN_OFFSET_SHARE = 0.5  # of voxels from 850 to 1250 among those above 200
 _MAX_OFFSET_AIR_SHARE = 0.001
 _MR_AIR_HU = -900.0
 _MIN_MR_AIR_SHARE = 0.05
@@ -73,7 +73,7 @@ def _judge_ct(channel: ChannelFacts) -> _Oddity | None:
         return _Oddity("picture", "warning", text)
     if channel.share_offset_tissue >= _MIN_OFFSET_SHARE and channel.share_air <= _MAX_OFFSET_AIR_SHARE:
         text = (
-            f"{found}, {channel.share_offset_tissue:.0%} of its voxels lie between 850 and 1250 and none near -1000; "
+            f"{found}, {channel.share_offset_tissue:.0%} of those above 200 lie between 850 and 1250 and none near -1000; "
             "expected soft tissue near 0 and air near -1000 HU. If the rescale intercept was lost, subtract 1024."
         )
         return _Oddity("offset", "warning", text)

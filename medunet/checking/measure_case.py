@@ -19,7 +19,7 @@ OnVolumes = Callable[[str, Volume, Volume], None]
 
 _NUM_SAMPLES = 500_000
 _AIR_HU = (-1100.0, -700.0)
-_OFFSET_TISSUE = (850.0, 1250.0)
+_OFFSET_TISSUE, _OFFSET_AIR = (850.0, 1250.0), 200.0
 _Fault = (MedunetError, OSError, MemoryError)  # what ends training too; anything else is a fault of medunet
 
 
@@ -112,9 +112,6 @@ def _measure_channel(channel: Array, is_labelled: Array | None = None) -> Channe
     labelled = channel[is_labelled] if is_labelled is not None else voxels[:0]
     low, median, high = np.percentile(samples, [0.5, 50, 99.5]).tolist()
 
-    def compute_share(limits: tuple[float, float]) -> float:
-        return float(((samples >= limits[0]) & (samples <= limits[1])).mean())
-
     return ChannelFacts(
         minimum=float(voxels.min()),
         percentile_00_5=low,
@@ -123,10 +120,16 @@ def _measure_channel(channel: Array, is_labelled: Array | None = None) -> Channe
         maximum=float(voxels.max()),
         labelled_median=float(np.median(_sample(labelled))) if labelled.size else None,
         share_negative=float((samples < 0).mean()),
-        share_air=compute_share(_AIR_HU),
-        share_offset_tissue=compute_share(_OFFSET_TISSUE),
+        share_air=_compute_share(samples, _AIR_HU),
+        share_offset_tissue=_compute_share(samples[samples > _OFFSET_AIR], _OFFSET_TISSUE),
         sha256=_hash(channel, np.float32),
     )
+
+
+def _compute_share(voxels: Array, limits: tuple[float, float]) -> float:
+    """Voxels within limits, as a share; 0 of none."""
+    inside = (voxels >= limits[0]) & (voxels <= limits[1])
+    return float(inside.mean()) if voxels.size else 0.0
 
 
 def _sample(voxels: Array) -> Array:

@@ -58,7 +58,8 @@ class ChannelFacts(_Facts):
         labelled_median: Median of voxels of any label; None without one, or where the labels cannot be read.
         share_negative: Voxels below 0, as a share.
         share_air: Voxels from -1100 to -700, which is air in HU.
-        share_offset_tissue: Voxels from 850 to 1250: dense bone in HU, all soft tissue where 1024 was added.
+        share_offset_tissue: Of the voxels above 200, those from 850 to 1250: some of the bone in HU, all soft tissue where
+            1024 was added.
         sha256: Of the voxels along R, A and S as float32, and their shape.
     """
 
@@ -177,6 +178,11 @@ class DatasetReport(_Facts):
     def has_errors(self) -> bool:
         """Whether training would fail."""
         return self.count("error") > 0
+
+    @property
+    def num_usable(self) -> int:
+        """Cases that training can read."""
+        return sum(facts.is_usable for facts in self.cases)
 
     def count(self, severity: Severity) -> int:
         """How many findings are of this severity."""

@@ -13,11 +13,13 @@ from typing import Annotated
 import typer
 
 import medunet
+from medunet.cli.check import check
 from medunet.cli.convert import convert
 from medunet.cli.doctor import doctor
 from medunet.cli.evaluate import evaluate
 from medunet.cli.infer import infer
 from medunet.cli.phantom import phantom
+from medunet.cli.plan import plan
 from medunet.cli.series import series
 from medunet.cli.tasks import app as tasks_app
 from medunet.cli.train import train
@@ -33,6 +35,8 @@ app = typer.Typer(
     # Locals in a traceback can hold patient data.
     pretty_exceptions_enable=False,
 )
+app.command()(check)
+app.command()(plan)
 app.command()(train)
 app.command()(infer)
 app.command()(evaluate)

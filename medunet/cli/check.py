@@ -125,14 +125,16 @@ def _print_cases(console: Console, report: DatasetReport, task: Task) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("case", overflow="fold")
+    # It should fit 80 columns, which is what a log file gets.
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("case", overflow="fold", min_width=8)
     for name in ("size", "mm", "axes", "intensity", "labels"):
         table.add_column(name, no_wrap=True)
-    table.add_column("findings", overflow="fold")
+    for name in ("err", "warn", "note"):
+        table.add_column(name, no_wrap=True, justify="right")
     for facts in report.cases:
         # Text, not str: an id may hold what rich would read as markup.
-        table.add_row(Text(facts.case_id), *_describe(facts, task), _count_findings(report, facts.case_id) or "-")
+        table.add_row(Text(facts.case_id), *_describe(facts, task), *_count_findings(report, facts.case_id))
     console.print(table)
 
 
@@ -141,16 +143,20 @@ def _describe(facts: CaseFacts, task: Task) -> list[str]:
     geometry = ["-", "-", "-"]
     if grid is not None:
         geometry = ["x".join(map(str, grid.shape)), "x".join(f"{mm:.3g}" for mm in grid.spacing), grid.orientation]
-    ranges = [f"{channel.minimum:.4g}..{channel.maximum:.4g}" for channel in facts.channels]
+    ranges = [f"{_say(channel.minimum)}..{_say(channel.maximum)}" for channel in facts.channels]
     labels = f"{len(facts.labels)}/{len(task.labels)}" if facts.is_usable else "-"
     return [*geometry, " ".join(ranges) or "-", labels]
 
 
-def _count_findings(report: DatasetReport, case_id: str) -> str:
+def _say(number: float) -> str:
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+def _count_findings(report: DatasetReport, case_id: str) -> list[str]:
     from medunet.checking import SEVERITIES
 
     found = [finding.severity for finding in report.list_findings(case_id)]
-    return ", ".join(_count(found.count(severity), severity) for severity in SEVERITIES if severity in found)
+    return [str(found.count(severity) or "-") for severity in SEVERITIES]
 
 
 def _print_labels(console: Console, report: DatasetReport, task: Task) -> None:
@@ -168,7 +174,7 @@ def _print_labels(console: Console, report: DatasetReport, task: Task) -> None:
         cells = (
             [f"{ml:.3g}" for ml in (statistics.median(volumes), min(volumes), max(volumes))] if volumes else ["-"] * 3
         )
-        table.add_row(Text(label), ",".join(map(str, values)), f"{len(volumes)}/{len(report.cases)}", *cells)
+        table.add_row(Text(label), ",".join(map(str, values)), f"{len(volumes)}/{report.num_usable}", *cells)
     console.print(table)
 
 

@@ -53,8 +53,11 @@ def train(
     ] = None,
     loss: Annotated[
         str,
-        typer.Option("--loss", help="dice-ce, dice-focal, tversky, generalized-dice, topk-ce or boundary-ce."),
-    ] = "dice-ce",
+        typer.Option(
+            "--loss",
+            help="auto, dice-ce, patch-dice-ce, dice-focal, tversky, generalized-dice, topk-ce or boundary-ce.",
+        ),
+    ] = "auto",
     augmentation: Annotated[
         str, typer.Option("--augmentation", help="fast (plain torch), torchio (MONAI and TorchIO) or none.")
     ] = "fast",

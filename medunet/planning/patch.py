@@ -59,8 +59,14 @@ def choose_patch(spacing: Sequence[float], median_size: Sequence[float], costs: 
     seen = {patch}
     while patch.cost > limit:
         smaller = _cut_one_step(patch, spacing, median_size, costs)
-        if smaller is None or smaller in seen:
-            return _cut_strictly(patch, spacing, median_size, costs, limit)
+        if smaller is None:
+            msg = (
+                f"A patch of {'x'.join(map(str, patch.size))} voxels, the smallest for a U-Net here, costs "
+                f"{patch.cost:,.0f} {costs.unit}; {costs.name} pays for {limit:,.0f}. Plan for more."
+            )
+            raise InputError(msg)
+        # Padding can take back what a step gained, but no dataset was found for which the steps run in a circle.
+        assert smaller not in seen
         patch = smaller
         seen.add(patch)
     return patch
@@ -87,7 +93,7 @@ def _build_patch(size: Sequence[float], spacing: Sequence[float], costs: CostMod
 def _cut_one_step(
     patch: Patch, spacing: Sequence[float], median_size: Sequence[float], costs: CostModel
 ) -> Patch | None:
-    """nnU-Net's step: shorten the axis that covers most of the case; None where every axis is as short as it may be.
+    """nnU-Net's step: shorten the axis that covers most of the case; None where no axis may become shorter.
 
     The step is the divisor of the shorter patch, not of this one: 256 becomes 224 (seven times 32), not 192.
     """
@@ -98,37 +104,6 @@ def _cut_one_step(
     shorter = compute_topology(_shorten(patch.size, axis, patch.topology.divisors[axis]), spacing)
     smaller = _build_patch(_shorten(patch.size, axis, shorter.divisors[axis]), spacing, costs)
     return smaller if smaller.has_two_stages else None
-
-
-def _cut_strictly(
-    patch: Patch, spacing: Sequence[float], median_size: Sequence[float], costs: CostModel, limit: float
-) -> Patch:
-    """Cut so that every step is cheaper, where nnU-Net's steps would run in circles.
-
-    A shorter axis can let the others be halved more often, and the padding that they then need can take back what was
-    gained. So more steps are taken along the axis that covers most of the case, then along the next.
-    """
-    while patch.cost > limit:
-        cheaper = _find_cheaper(patch, spacing, median_size, costs)
-        if cheaper is None:
-            msg = (
-                f"A patch of {'x'.join(map(str, patch.size))} voxels, the smallest for a U-Net of two stages, costs "
-                f"{patch.cost:,.0f} {costs.unit}; {costs.name} pays for {limit:,.0f}. Plan for more."
-            )
-            raise InputError(msg)
-        patch = cheaper
-    return patch
-
-
-def _find_cheaper(
-    patch: Patch, spacing: Sequence[float], median_size: Sequence[float], costs: CostModel
-) -> Patch | None:
-    for axis in sorted(range(len(spacing)), key=lambda n: -patch.size[n] / median_size[n]):
-        for cut in range(patch.topology.divisors[axis], patch.size[axis] - costs.min_edge + 1):
-            candidate = _build_patch(_shorten(patch.size, axis, cut), spacing, costs)
-            if candidate.cost < patch.cost and candidate.has_two_stages:
-                return candidate
-    return None
 
 
 def _shorten(size: Sequence[int], axis: int, by: int) -> list[float]:

@@ -119,6 +119,7 @@ class Plan(BaseModel):
         normalization: One per channel.
         network: Shape of the network.
         optimizer: How it learns.
+        loss: What it learns by, unless the user asks for another: Dice over the whole batch, or of each patch.
         reasons: Why each of these was chosen.
     """
 
@@ -137,4 +138,5 @@ class Plan(BaseModel):
     normalization: tuple[Normalization, ...]
     network: NetworkPlan
     optimizer: OptimizerPlan
+    loss: Literal["dice-ce", "patch-dice-ce"] = "dice-ce"
     reasons: dict[str, str]

@@ -6,10 +6,12 @@ the coarsest first; the rules do too, and what comes out is put back in the orde
 
 from __future__ import annotations
 
+from typing import Literal
+
 from medunet.errors import InputError
 from medunet.planning.batch import choose_batch_size
 from medunet.planning.fingerprint import Fingerprint
-from medunet.planning.grid import build_full_resolution
+from medunet.planning.grid import Grid, build_full_resolution
 from medunet.planning.network import choose_network, choose_optimizer
 from medunet.planning.normalization import choose_normalization
 from medunet.planning.plan import Configuration, Plan
@@ -51,6 +53,7 @@ def build_plan(
     )
     normalization, reasons["normalization"] = choose_normalization(fingerprint, task)
     optimizer, reasons["optimizer"] = choose_optimizer(target)
+    loss, reasons["loss"] = _choose_loss(grid, target, configuration)
     return Plan(
         task=task.name,
         modality=task.modality,
@@ -63,5 +66,21 @@ def build_plan(
         normalization=normalization,
         network=network,
         optimizer=optimizer,
+        loss=loss,
         reasons=reasons,
     )
+
+
+def _choose_loss(
+    grid: Grid, target: MemoryTarget | Effort, configuration: Configuration
+) -> tuple[Literal["dice-ce", "patch-dice-ce"], str]:
+    """Dice over the batch where patches are small parts of a case, so that many hold no label (nnU-Net's rule)."""
+    if isinstance(target, Effort):
+        return "dice-ce", "Dice over the batch, since batches are small"
+    if configuration == "2d":
+        return "dice-ce", "Dice over the batch, since many slices hold no label"
+    if configuration == "3d-low":
+        return "patch-dice-ce", "Dice of each patch, which shows much of the case"
+    if configuration == "3d" and grid.find_low_resolution()[0] is None:
+        return "patch-dice-ce", "Dice of each patch, which shows much of the case"
+    return "dice-ce", "Dice over the batch, since a patch shows little of the case"

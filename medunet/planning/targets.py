@@ -118,7 +118,7 @@ class Effort:
 
 
 GPU_EFFORT = Effort(voxels=2 * 128**3, features=32)
-CPU_EFFORT = Effort(voxels=2 * 64**3, features=16, batch_size=2)
+CPU_EFFORT = Effort(voxels=2 * 64**3, features=16)
 
 
 def choose_memory_target(memory_gb: float) -> MemoryTarget:

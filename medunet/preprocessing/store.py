@@ -158,7 +158,8 @@ def _hold(case: StoredCase, file: CaseFile) -> StoredCase:
 
 
 def _move(tensor: Tensor, device: torch.device | None) -> Tensor:
-    if device is None or tensor.device == device:
+    if device is None:
         return tensor
-    # A copy from pinned memory lets the host go on.
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()  # a copy from there lets the host go on
+    return tensor.to(device, non_blocking=True)

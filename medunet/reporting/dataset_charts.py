@@ -1,34 +1,30 @@
 """Distributions of a dataset as small charts: voxel sizes, extents, intensities and label volumes.
 
 Every case is one mark, so that the one case that differs can be seen; a histogram of five hundred hides it in a bar of
-height one. matplotlib's global state is left alone.
+height one.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medunet.checking import CaseFacts, DatasetReport
-from medunet.reporting.page import Picture, embed_png
+from medunet.reporting.chart import BLUE, FAINT, INK, LINE, build_chart, embed_chart, shorten, style_axes
+from medunet.reporting.page import Picture
 from medunet.reporting.palette import get_label_colours
 from medunet.tasks import Task
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DPI = 144
 _WIDTH_INCHES = 5.4
-_INK, _FAINT, _LINE, _BLUE = "#1c2126", "#667079", "#d9dee3", "#0072B2"
 _AXES = ("left-right", "posterior-anterior", "inferior-superior")
 _NUM_BINS = 24
 _WIDE_RATIO = 20.0  # from here on a linear scale shows a line along the axis
 _MAX_LABELS = 30
-_NAME_LETTERS = 28
 
 
 def draw_charts(report: DatasetReport, task: Task) -> list[Picture]:
@@ -51,7 +47,7 @@ def draw_charts(report: DatasetReport, task: Task) -> list[Picture]:
 
 def _draw_axes_chart(title: str, values: Sequence[Sequence[float]]) -> Picture:
     """A histogram per anatomical axis, one below the other, on one scale."""
-    figure = _build_figure(2.6)
+    figure = build_chart(_WIDTH_INCHES, 2.6)
     columns = np.array(values, dtype=np.float64)  # (cases, 3)
     low, high = float(columns.min()), float(columns.max())
     room = max(0.05 * (high - low), 0.05 * high)
@@ -59,13 +55,13 @@ def _draw_axes_chart(title: str, values: Sequence[Sequence[float]]) -> Picture:
     for axis, name in enumerate(_AXES):
         axes = figure.add_subplot(3, 1, axis + 1)
         counts, edges = np.histogram(columns[:, axis], bins=bins)
-        axes.stairs(counts, edges, fill=True, color=_BLUE)
+        axes.stairs(counts, edges, fill=True, color=BLUE)
         axes.set_xlim(bins[0], bins[-1])
         axes.set_ylim(0, 1.15 * int(counts.max()))
         axes.set_yticks([int(counts.max())])
         median = float(np.median(columns[:, axis]))
-        axes.set_title(f"{name}, median {median:.4g}", fontsize=8, color=_FAINT, loc="right", pad=2)
-        _clean(axes)
+        axes.set_title(f"{name}, median {median:.4g}", fontsize=8, color=FAINT, loc="right", pad=2)
+        style_axes(axes)
         if axis < 2:
             axes.set_xticklabels([])
     return _finish(figure, title, f"{title}: cases per bin, along each axis of the patient.")
@@ -75,22 +71,22 @@ def _draw_intensities(cases: Sequence[CaseFacts], index: int, name: str) -> Pict
     """A vertical line per case from the 0.5th to the 99.5th percentile, with a dot at the median of what is labelled."""
     channels = [facts.channels[index] for facts in cases if index < len(facts.channels)]
     channels.sort(key=lambda channel: (channel.percentile_99_5, channel.median))
-    figure = _build_figure(2.6)
+    figure = build_chart(_WIDTH_INCHES, 2.6)
     axes = figure.add_subplot()
     places = range(1, len(channels) + 1)
     low = [channel.percentile_00_5 for channel in channels]
     high = [channel.percentile_99_5 for channel in channels]
-    axes.vlines(places, low, high, colors=_BLUE, linewidth=max(0.6, min(4.0, 160 / len(channels))), alpha=0.45)
+    axes.vlines(places, low, high, colors=BLUE, linewidth=max(0.6, min(4.0, 160 / len(channels))), alpha=0.45)
     medians = [(place, channel.labelled_median) for place, channel in zip(places, channels, strict=True)]
     known = [(place, median) for place, median in medians if median is not None]
-    axes.plot([place for place, _ in known], [median for _, median in known], ".", color=_INK, markersize=3)
+    axes.plot([place for place, _ in known], [median for _, median in known], ".", color=INK, markersize=3)
     if max(high) > _WIDE_RATIO * float(np.median(high)) > 0:
         axes.set_yscale("symlog", linthresh=max(1e-6, min(map(abs, high))))
-    axes.set_xlabel("cases, by their 99.5th percentile", fontsize=8, color=_FAINT)
+    axes.set_xlabel("cases, by their 99.5th percentile", fontsize=8, color=FAINT)
     axes.set_xlim(0, len(channels) + 1)
-    axes.grid(axis="y", color=_LINE, linewidth=0.6)
-    _clean(axes)
-    title = f"Intensity, {_shorten(name)}"
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    style_axes(axes)
+    title = f"Intensity, {shorten(name)}"
     return _finish(
         figure,
         title,
@@ -104,50 +100,26 @@ def _draw_volumes(volumes: Mapping[str, Sequence[float]], task: Task) -> Picture
 
     shown = list(volumes)[:_MAX_LABELS]
     colours = get_label_colours(task.labels)
-    figure = _build_figure(max(2.6, 0.22 * len(shown) + 0.9))
+    figure = build_chart(_WIDTH_INCHES, max(2.6, 0.22 * len(shown) + 0.9))
     axes = figure.add_subplot()
     jitter = np.random.default_rng(0)
     for row, label in enumerate(shown):
         heights = row + jitter.uniform(-0.28, 0.28, len(volumes[label]))
         axes.plot(volumes[label], heights, ".", color=colours[label], markersize=3.5, alpha=0.8)
-        axes.plot([float(np.median(volumes[label]))] * 2, [row - 0.4, row + 0.4], color=_INK, linewidth=1.4)
+        axes.plot([float(np.median(volumes[label]))] * 2, [row - 0.4, row + 0.4], color=INK, linewidth=1.4)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda ml, _: f"{ml:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_yticks(range(len(shown)), [_shorten(label) for label in shown], parse_math=False)
+    axes.set_yticks(range(len(shown)), [shorten(label) for label in shown], parse_math=False)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.grid(axis="x", color=_LINE, linewidth=0.6)
-    _clean(axes)
+    axes.grid(axis="x", color=LINE, linewidth=0.6)
+    style_axes(axes)
     more = f" The first {_MAX_LABELS} of {len(volumes)} labels." if len(volumes) > _MAX_LABELS else ""
     title = "Label volume, ml"
     return _finish(figure, title, f"{title}: a dot per case, a stroke at the median.{more}")
 
 
-def _build_figure(height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)  # the canvas belongs to this figure alone; pyplot never hears of it
-    return figure
-
-
-def _clean(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_LINE)
-    axes.tick_params(labelsize=8, colors=_FAINT, length=2)
-    axes.set_axisbelow(True)
-
-
 def _finish(figure: Figure, title: str, caption: str) -> Picture:
-    figure.suptitle(title, x=0.02, ha="left", fontsize=9.5, color=_INK, weight="bold", parse_math=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return Picture(source=embed_png(file.getvalue()), description=caption)
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS - 1]}…"
+    figure.suptitle(title, x=0.02, ha="left", fontsize=9.5, color=INK, weight="bold", parse_math=False)
+    return embed_chart(figure, caption)

@@ -134,7 +134,7 @@ def _build_labels(report: DatasetReport, task: Task) -> Table:
             (
                 label,
                 ", ".join(map(str, values)),
-                Cell(text=f"{len(held)} of {len(report.cases)}", order=len(held), tone="plain" if held else "warning"),
+                Cell(text=f"{len(held)} of {report.num_usable}", order=len(held), tone="plain" if held else "warning"),
                 *(_volume_cell(ml) for ml in statistics),
                 number_cell(sum(facts.num_islands > 0 for facts in held), 0),
                 number_cell(sum(bool(facts.borders) for facts in held), 0),
@@ -154,7 +154,7 @@ def _build_labels(report: DatasetReport, task: Task) -> Table:
         rows=rows,
         numeric=(2, 3, 4, 5, 6, 7),
         caption="With islands, at the border: cases in which the label has parts of a few voxels, or touches the edge of "
-        "the image.",
+        "the image. Cases that cannot be read are not counted.",
     )
 
 

@@ -56,9 +56,7 @@ def parse_budget(text: str) -> Budget:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|it)\s*", text)
     amount = float(match.group(1)) if match else 0.0
     if match is None or amount <= 0 or (match.group(2) == "it" and not amount.is_integer()):
-        msg = (
-            f"The budget '{text}' is not understood; expected a time such as 10min or 2h, iterations such as 5000it, or full."
-        )
+        msg = f"The budget '{text}' is not understood; expected a time such as 10min or 2h, iterations such as 5000it, or full."
         raise InputError(msg)
     if match.group(2) == "it":
         return Budget(iterations=int(amount))

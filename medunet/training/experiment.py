@@ -36,6 +36,7 @@ from medunet.training.fit_plan import describe_plan, fit_plan
 from medunet.training.folders import read_plan
 from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings, write_settings
+from medunet.training.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Experiment:
         precision: Of the network's arithmetic.
         world: Processes that learn together.
         observer: Told what happens; by the first process only.
-        should_stop: Asked after every step, see `Trainer`.
+        signals: That end the learning early.
     """
 
     settings: TrainingSettings
@@ -72,7 +73,7 @@ class Experiment:
     precision: Precision
     world: World
     observer: Observer
-    should_stop: Callable[[], str | None]
+    signals: StopSignals
 
     def open_cases(self, cases: Sequence[Case]) -> list[StoredCase]:
         """Preprocess what is not preprocessed yet, in the first process; the others find its files."""
@@ -95,7 +96,7 @@ def prepare_experiment(
     *,
     world: World,
     observer: Observer,
-    should_stop: Callable[[], str | None],
+    signals: StopSignals,
     resumes: bool,
 ) -> Experiment:
     """Find the cases, measure them, and fit a plan to them and the budget.
@@ -105,7 +106,7 @@ def prepare_experiment(
         settings: What the user decided.
         world: Processes that learn together.
         observer: Told what happens.
-        should_stop: See `Trainer`.
+        signals: That end the learning early.
         resumes: Whether the folder holds a plan to go on with.
 
     Raises:
@@ -122,7 +123,8 @@ def prepare_experiment(
         raise InputError(msg)
     device = choose_device(settings.device, local_rank=world.local_rank)
     precision = choose_precision(device, settings.precision)
-    source = None if settings.from_model is None else read_model(settings.from_model)
+    # A training that goes on has taken over all it needs; the source may be gone.
+    source = None if settings.from_model is None or resumes else read_model(settings.from_model)
     with world.in_turn():
         dataset = _find_dataset(settings, task, observer)
     check_annotated(dataset.cases, task)
@@ -144,8 +146,8 @@ def prepare_experiment(
         plan = fit_plan(fingerprint, task, budget, device, settings, precision)
         if source is not None:
             plan = adapt_plan(plan, task, source)
-        write_settings(folder, settings)
         write_description(folder, task, plan)
+        write_settings(folder, settings)  # last: they say that there is something to go on with
         return plan
 
     plan = Plan.model_validate_json(world.share(settle_plan().model_dump_json() if world.is_first else None))
@@ -166,7 +168,7 @@ def prepare_experiment(
         precision=precision,
         world=world,
         observer=observer,
-        should_stop=should_stop,
+        signals=signals,
     )
 
 

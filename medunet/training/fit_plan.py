@@ -18,6 +18,7 @@ from medunet.planning import (
     choose_configuration,
     fit_effort,
 )
+from medunet.planning.effort import BATCH_SIZE
 from medunet.tasks import Task
 from medunet.training.budget import Budget
 from medunet.training.engine import measure_step_seconds
@@ -66,6 +67,9 @@ def fit_plan(
             configuration=configuration,
         )
         target, reasons["budget"] = fitted.effort, fitted.reason
+    elif isinstance(target, Effort):
+        # Of a counted number of steps, many small ones are worth more than few large ones, as in `fit_effort`.
+        target = replace(target, batch_size=BATCH_SIZE.get(configuration, 2))
     plan = build_plan(fingerprint, task, target, configuration)
     return plan.model_copy(update={"reasons": reasons | plan.reasons})
 

@@ -24,6 +24,7 @@ from medunet.training.experiment import Experiment, count_cases, count_workers
 from medunet.training.fine_tune import load_matching_weights
 from medunet.training.identity import RunIdentity
 from medunet.training.loop import LoopResult, Trainer
+from medunet.training.losses import LossName
 from medunet.training.report import write_report
 from medunet.training.validation import Validation, summarize_validation, validate_cases
 
@@ -71,7 +72,7 @@ def train_fold(
         f"({experiment.dataset.layout})"
     )
     trainer = _build_trainer(experiment, folder, training_cases, validation_cases)
-    if experiment.source is not None and not resumes:
+    if experiment.source is not None:
         report = load_matching_weights(
             trainer.engine.network, experiment.task, experiment.plan, experiment.source
         ).describe()
@@ -85,7 +86,9 @@ def train_fold(
         validation_cases=validation_cases,
         trainer=trainer,
     )
-    return run.finish(trainer.fit(resumes=resumes, on_save=run.save), masks)
+    with experiment.signals:  # before and after it there is nothing to save, and Ctrl-C ends at once
+        result = trainer.fit(resumes=resumes, on_save=run.save)
+    return run.finish(result, masks)
 
 
 def _build_trainer(
@@ -93,6 +96,7 @@ def _build_trainer(
 ) -> Trainer:
     settings = experiment.settings
     training, watched = (experiment.open_cases(cases) for cases in (training_cases, validation_cases[:_NUM_WATCHED]))
+    loss: LossName = experiment.plan.loss if settings.loss == "auto" else settings.loss
     identity = RunIdentity(
         medunet_version=medunet.__version__,
         case_checksums={case.case_id: case.checksum for case in (*training, *watched)},
@@ -100,7 +104,7 @@ def _build_trainer(
         validation_cases=tuple(case.case_id for case in validation_cases),
         plan=experiment.plan.model_dump(mode="json"),
         task=experiment.task.model_dump(mode="json"),
-        loss=settings.loss,
+        loss=loss,
         seed=settings.seed,
         augmentation=settings.augmentation,
         world_size=experiment.world.size,
@@ -119,10 +123,10 @@ def _build_trainer(
         augmentation=settings.augmentation,
         fingerprint=identity,
         observer=experiment.observer,
-        loss=settings.loss,
+        loss=loss,
         compilation=settings.compile,
         world=experiment.world,
-        should_stop=experiment.should_stop,
+        should_stop=experiment.signals.should_stop,
         groups=[case.group for case in training_cases],
         num_workers=settings.workers,
     )
@@ -216,7 +220,7 @@ class _Fold:
             # Without paths: a model travels, and folders may be named after patients.
             settings={name: value for name, value in settings.items() if name not in _PATHS}
             | self.trainer.describe()
-            | {"from_model": None if experiment.source is None else experiment.source.folder.name},
+            | {"from_model": experiment.settings.from_model and Path(experiment.settings.from_model).name},
             versions={name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
             | {"python": platform.python_version()},
         )

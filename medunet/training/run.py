@@ -20,6 +20,7 @@ from medunet.training.lock import RunLock
 from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings, build_settings, has_settings, take_over_settings
 from medunet.training.signals import StopSignals
+from medunet.training.state import has_state
 
 
 def train(
@@ -68,24 +69,24 @@ def _choose_folder(settings: TrainingSettings, output: str | Path | None, resume
 def _train_in(
     folder: Path, settings: TrainingSettings, world: World, observer: Observer, *, resume: bool | Literal["auto"]
 ) -> TrainingResult:
-    resumes = has_settings(folder) if resume == "auto" else resume
-    if resumes:
+    is_begun = has_settings(folder) if resume == "auto" else resume
+    if is_begun:
         settings = take_over_settings(folder, settings, load_task(settings.task))
     elif world.is_first:
         _check_unused(folder)
-    with StopSignals() as signals:
-        experiment = prepare_experiment(
-            folder,
-            settings,
-            world=world,
-            observer=observer if world.is_first else Observer(),
-            should_stop=signals.should_stop,
-            resumes=resumes,
-        )
-        if settings.fold == "cv":
-            return train_every_fold(experiment, folder)
-        fold = None if settings.fold == "all" else settings.fold
-        return train_fold(experiment, folder, fold, resumes=resumes)
+    experiment = prepare_experiment(
+        folder,
+        settings,
+        world=world,
+        observer=observer if world.is_first else Observer(),
+        signals=StopSignals(),
+        resumes=is_begun,
+    )
+    if settings.fold == "cv":
+        return train_every_fold(experiment, folder)
+    # A run that was killed before its first save has a plan, but no state to go on from.
+    resumes = has_state(folder) if resume == "auto" else resume
+    return train_fold(experiment, folder, None if settings.fold == "all" else settings.fold, resumes=resumes)
 
 
 def _check_unused(folder: Path) -> None:

@@ -209,7 +209,11 @@ class PatchSampler:
 
 def choose_num_workers(device: torch.device) -> int:
     """Threads that draw ahead: one beside a network that computes on the same cores, as many as there are for a GPU."""
-    return 1 if device.type == "cpu" else min(_MAX_WORKERS, os.cpu_count() or 1)
+    if device.type == "cpu":
+        return 1
+    # The cores that this process may use: containers and job schedulers give less than the machine has.
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MAX_WORKERS, num_cores)
 
 
 def _move_cases(cases: Sequence[StoredCase], device: torch.device) -> Sequence[StoredCase]:

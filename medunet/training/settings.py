@@ -29,7 +29,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "configuration": (*get_args(Configuration), "auto"),
     "preset": get_args(Preset),
     "augmentation": get_args(AugmentationMode),
-    "loss": get_args(LossName),
+    "loss": ("auto", *get_args(LossName)),
     "precision": get_args(PrecisionName),
     "compile": get_args(Compilation),
 }
@@ -51,7 +51,7 @@ class TrainingSettings:
         preset: nnU-Net's plain U-Net (``"default"``) or its residual encoders, where the budget is ``full``.
         memory_gb: Device memory that a plan may use; None takes the preset's.
         augmentation: ``"fast"`` (plain torch), ``"torchio"`` (MONAI and TorchIO) or ``"none"``.
-        loss: Name in `medunet.training.losses`.
+        loss: Name in `medunet.training.losses`, or ``"auto"`` for the plan's.
         from_model: Model folder whose weights are the start; None starts anew.
         seed: Of weights, patches and augmentation.
         deterministic: Same seed, same device, same weights; needs a budget in iterations.
@@ -77,7 +77,7 @@ class TrainingSettings:
     preset: Preset = "default"
     memory_gb: float | None = None
     augmentation: AugmentationMode = "fast"
-    loss: LossName = "dice-ce"
+    loss: LossName | Literal["auto"] = "auto"
     from_model: str | None = None
     seed: int = 0
     deterministic: bool = False

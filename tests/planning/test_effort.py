@@ -51,7 +51,7 @@ def test_more_time_never_buys_less(largest: Effort, configuration: Any) -> None:
 def test_every_rung_leaves_its_steps() -> None:
     """Just enough time for a rung buys it or a later one; a second less than that buys an earlier one."""
     fingerprint = make_fingerprint(shape=(60, 60, 60))
-    rungs = list_rungs(CPU, "3d")
+    rungs = [rung for rung in list_rungs(CPU, "3d") if rung.effort.batch_size == 2]  # for more there is no memory
     plans = [build_plan(fingerprint, make_task(), rung.effort) for rung in rungs]
     needed = [cost(plan) * rung.min_iterations for plan, rung in zip(plans, rungs, strict=True)]
     assert needed == sorted(needed)  # so that halving the list finds the last affordable one

@@ -1,4 +1,4 @@
-"""Patches: cubes in mm, cut by nnU-Net's steps, and an end where those steps would run in circles."""
+"""Patches: cubes in mm, cut by nnU-Net's steps until they can be paid for, or refused."""
 
 from __future__ import annotations
 

@@ -324,6 +324,11 @@ def test_a_file_that_is_gone_is_named(task: Task, plan: Plan, tmp_path: Path) ->
 def test_partial_labels_are_told_per_output(
     case: Case, task: Task, plan: Plan, tmp_path: Path, annotated: Any, expected: Any
 ) -> None:
+    labels = np.zeros((1, *SHAPE), np.int32)  # a case holds no label that was not looked for
+    for name, value in (("a", 4), ("b", 700)):
+        if annotated is None or name in annotated:
+            labels[0, value % 16] = value
+    write_nifti_labels(Volume(labels, np.diag([-1.0, -1.0, -1.5, 1.0])), case.labels)
     partial = dataclasses.replace(case, annotated=None if annotated is None else frozenset(annotated))
     (stored,) = prepare_cases([partial], task, plan, tmp_path / "store")
     assert stored.annotated == expected

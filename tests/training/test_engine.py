@@ -80,6 +80,19 @@ def test_every_precision_learns_with_weights_in_float32(precision: Precision) ->
     assert {tensor.dtype for tensor in engine.network.state_dict().values()} == {torch.float32}
 
 
+def test_float16_gradients_are_unscaled_before_they_are_clipped() -> None:
+    plan = build_tiny_plan(SGD.model_copy(update={"averaging": None}))
+    states = []
+    for precision in ("16-mixed", "32-true"):
+        engine = build_engine(plan, precision=precision)  # type: ignore[arg-type]
+        before = copy_tensors(engine)
+        engine.step(build_tiny_batch(plan), 0.1)
+        states.append(
+            torch.cat([(value - before[name]).flatten() for name, value in engine.network.state_dict().items()])
+        )
+    assert float((states[0] - states[1]).norm() / states[1].norm()) < 0.1
+
+
 def test_the_gradient_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medunet.training.engine.MAX_GRADIENT_NORM", 1e-3)
     plan = build_tiny_plan(SGD.model_copy(update={"momentum": 0.0, "weight_decay": 0.0, "averaging": None}))

@@ -16,12 +16,13 @@ from medunet.training.losses.overlap import BatchDice, GeneralizedDice, PatchDic
 from medunet.training.losses.segmentation import SegmentationLoss, halve_weights_but_last
 from medunet.training.losses.term import Term
 
-LossName = Literal["dice-ce", "dice-focal", "tversky", "generalized-dice", "topk-ce", "boundary-ce"]
+LossName = Literal["dice-ce", "patch-dice-ce", "dice-focal", "tversky", "generalized-dice", "topk-ce", "boundary-ce"]
 DiceOver = Literal["batch", "patch"]
 
 # A name says all that is in a loss; where there are two terms, both count 1.
 TERMS: Mapping[LossName, tuple[Term, ...]] = {
     "dice-ce": (BatchDice(), CrossEntropy()),
+    "patch-dice-ce": (PatchDice(), CrossEntropy()),
     "dice-focal": (BatchDice(), Focal()),
     "tversky": (Tversky(),),
     "generalized-dice": (GeneralizedDice(),),
