@@ -1,16 +1,26 @@
-"""From a scan to a mask: sliding window, the way back to the scan's grid, `Segmenter`."""
+"""From a scan to a mask: sliding window, ensembles and cascades, the way back to the scan's grid, `Segmenter`."""
 
+from medunet.inference.cascade import append_previous_labels
+from medunet.inference.logits import compute_logits
+from medunet.inference.prediction import Prediction, merge_predictions
+from medunet.inference.predictor import Predictor
+from medunet.inference.restoring import restore_label_map, restore_predictions
 from medunet.inference.segmentation import Segmentation
-from medunet.inference.segmenter import Segmenter, compute_logits, load, restore_label_map
+from medunet.inference.segmenter import Segmenter, load
 from medunet.inference.sliding_window import Tiling, apply_sliding_window, plan_tiles
 
 __all__ = [
+    "Prediction",
+    "Predictor",
     "Segmentation",
     "Segmenter",
     "Tiling",
+    "append_previous_labels",
     "apply_sliding_window",
     "compute_logits",
     "load",
+    "merge_predictions",
     "plan_tiles",
     "restore_label_map",
+    "restore_predictions",
 ]

@@ -43,7 +43,8 @@ class Segmentation:
         labels: ``(1, I, J, K)`` on the scan's grid, with the values of the task.
         label_values: Label or region name -> values in ``labels``.
         codes: Label name -> coded term (SNOMED CT), for DICOM.
-        timings: Seconds per stage: ``read``, ``prepare``, ``network``, ``restore``, ``postprocess``.
+        timings: Seconds per stage: ``read``, ``prepare``, ``network``, ``restore``, ``postprocess``; of a cascade also
+            ``low``, its first network.
         device: That computed.
         scan: Where the image came from, without its voxels; None when it came from memory.
         options: How it was read.

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from medunet.device import choose_device, choose_precision
+from medunet.inference.logits import OnTiles
+from medunet.inference.predictor import Predictor
+from medunet.inference.restoring import restore_predictions
 from medunet.inference.segmentation import Segmentation
-from medunet.inference.sliding_window import apply_sliding_window
 from medunet.io import ReadOptions, Scan, describe_source, merge_options, read_scan, scan_from_memory
-from medunet.models import SYNTHETIC_WARNING, Model, find_newest_model, read_model
+from medunet.models import SYNTHETIC_WARNING, AnyModel, find_newest_model, read_model
 from medunet.planning import Plan
 from medunet.postprocessing import apply_postprocessing
-from medunet.preprocessing import preprocess_image, resample_linear, resample_winner
-from medunet.tasks import Task, check_channels, list_class_values
-from medunet.volume import Volume, build_grid
+from medunet.tasks import Task, check_channels
+from medunet.volume import build_grid
 
 logger = logging.getLogger(__name__)
 
-OnTiles = Callable[[int, int], None]
-
 
 class Segmenter:
-    """Turns scans into masks with one model.
+    """Turns scans into masks with one model, which may be an ensemble.
 
     Args:
         model: Read from a model folder.
@@ -41,11 +36,11 @@ class Segmenter:
         device: That computes.
     """
 
-    def __init__(self, model: Model, device: str = "auto") -> None:
+    def __init__(self, model: AnyModel, device: str = "auto") -> None:
         self.model = model
         self.device = choose_device(device)
         self.precision = choose_precision(self.device)
-        self.network = model.network.to(self.device).eval()
+        self._predictor = Predictor(model, self.device, self.precision)
         if model.training.is_synthetic:
             logger.warning(SYNTHETIC_WARNING)
 
@@ -56,7 +51,7 @@ class Segmenter:
 
     @property
     def plan(self) -> Plan:
-        """How."""
+        """How; the members of an ensemble may have others."""
         return self.model.plan
 
     def segment(
@@ -68,7 +63,8 @@ class Segmenter:
             scan: A path (a list of paths for one file per channel) of a NIfTI, NRRD, MetaImage, PNG or TIFF file or of a
                 DICOM folder or zip; a list of pydicom datasets; a nibabel, SimpleITK, MONAI or TorchIO image;
                 ``(array, affine)`` in RAS+ mm; a `Volume`; or a `Scan`.
-            on_tiles: Called with the number of finished tiles and of all.
+            on_tiles: Called with the number of finished tiles and of all; where the plans of an ensemble differ, for one
+                after the other.
             options: What to take where the scan leaves it open.
             **choices: Fields of ``options``, such as ``series="t2"``, ``volume_index=0``, ``allow_gaps=True``.
 
@@ -85,11 +81,8 @@ class Segmenter:
         image = origin.volume
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
         clock.stop("read")
-        prepared = preprocess_image(image, self.plan)
-        clock.stop("prepare")
-        logits = compute_logits(self.network, prepared, self.plan, self.device, self.precision, on_tiles=on_tiles)
-        clock.stop("network")
-        labels = restore_label_map(logits, prepared, image, self.task)
+        predictions = self._predictor.predict(image, on_tiles=on_tiles, on_stage=clock.stop)
+        labels = restore_predictions(predictions, image, self.task)
         clock.stop("restore")
         labels = apply_postprocessing(labels, self.task, self.model.postprocessing)
         clock.stop("postprocess")
@@ -125,72 +118,6 @@ def load(model: str | Path | None = None, *, device: str = "auto") -> Segmenter:
     return Segmenter(read_model(model if model is not None else find_newest_model()), device)
 
 
-def compute_logits(
-    network: torch.nn.Module,
-    prepared: Volume,
-    plan: Plan,
-    device: torch.device,
-    precision: str,
-    *,
-    on_tiles: OnTiles | None = None,
-) -> Tensor:
-    """Logits ``(num_outputs, I, J, K)`` float32 on the network's grid.
-
-    Args:
-        network: On ``device``, in evaluation mode.
-        prepared: Result of `preprocess_image`.
-        plan: Patch size.
-        device: That computes.
-        precision: Of the network's arithmetic.
-        on_tiles: Called with the number of finished tiles and of all.
-    """
-    image = torch.from_numpy(prepared.array).to(device)
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-
-    def predict(tiles: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits: Tensor = network(tiles)
-        return logits
-
-    with torch.inference_mode():
-        return apply_sliding_window(
-            image,
-            predict,
-            plan.patch_size,
-            fill=image.amin(dim=(1, 2, 3)),
-            batch_size=max(1, plan.batch_size // 2),
-            on_tiles=on_tiles,
-        )
-
-
-def restore_label_map(logits: Tensor, prepared: Volume, scan: Volume, task: Task) -> Volume:
-    """Logits on the network's grid to a label map on the scan's.
-
-    Args:
-        logits: ``(num_outputs, I, J, K)``.
-        prepared: The volume that the network saw: its affine places the logits.
-        scan: Gives the grid of the result; voxels outside the network's grid are background.
-        task: Gives the values.
-    """
-    box = _find_covered_box(prepared, scan)
-    covered_affine = scan.affine.copy()
-    covered_affine[:3, 3] += scan.affine[:3, :3] @ [edge.start for edge in box]
-    shape = (box[0].stop - box[0].start, box[1].stop - box[1].start, box[2].stop - box[2].start)
-    values = _choose_dtype(task)
-    if task.has_regions:
-        covered = np.zeros(shape, dtype=values)
-        names = list(task.labels)
-        for name, value in task.compute_region_values():
-            region = resample_linear(logits[names.index(name)], prepared.affine, covered_affine, shape)
-            covered[(region > 0).cpu().numpy()] = value  # a logit above 0 is a probability above one half
-    else:
-        winners = resample_winner(logits, prepared.affine, covered_affine, shape)
-        covered = np.array(list_class_values(task), dtype=values)[winners.numpy()]
-    restored = np.zeros(scan.spatial_shape, dtype=values)
-    restored[box] = covered
-    return Volume(restored[None], scan.affine)
-
-
 def _read_scan(scan: Any, options: ReadOptions) -> Scan:
     is_paths = isinstance(scan, list) and all(isinstance(path, (str, Path)) for path in scan)
     if isinstance(scan, (str, Path)) or is_paths:
@@ -203,27 +130,8 @@ def _drop_voxels(scan: Scan) -> Scan:
     return replace(scan, volume=build_grid(scan.volume.spatial_shape, scan.volume.affine))
 
 
-def _find_covered_box(prepared: Volume, scan: Volume) -> tuple[slice, slice, slice]:
-    """The scan's voxels whose centres lie within the network's grid, borders of half a voxel included."""
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in prepared.spatial_shape], indexing="ij")).reshape(3, -1)
-    to_scan = np.linalg.inv(scan.affine) @ prepared.affine
-    positions = to_scan[:3, :3] @ corners + to_scan[:3, 3:]
-    edges = []
-    for axis, length in enumerate(scan.spatial_shape):
-        # A tolerance, so that rounding of the affines does not cost a plane.
-        first = int(np.clip(np.ceil(positions[axis].min() - 1e-3), 0, length - 1))
-        last = int(np.clip(np.floor(positions[axis].max() + 1e-3), first, length - 1))
-        edges.append(slice(first, last + 1))
-    i, j, k = edges
-    return i, j, k
-
-
-def _choose_dtype(task: Task) -> type[np.integer[Any]]:
-    return np.uint8 if max(task.all_values) <= 255 else np.int32
-
-
 class _Clock:
-    """Seconds between stops."""
+    """Seconds between stops, added up for stages that come again."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -231,5 +139,5 @@ class _Clock:
 
     def stop(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage] = round(now - self._last, 4)
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 4)
         self._last = now

@@ -1,4 +1,4 @@
-"""The model folder: read, write, verify, find."""
+"""The model folder: read, write, verify, find, put together."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,33 +8,45 @@ from medunet.models.postprocessing import Postprocessing, TriedStep
 from medunet.models.quality import QualityRanges
 
 if TYPE_CHECKING:
+    from medunet.models.ensemble import combine_records, copy_model, write_ensemble
     from medunet.models.folder import (
+        AnyModel,
+        Ensemble,
         Model,
-        ModelRecords,
-        TrainingRecord,
-        check_is_model,
         read_model,
-        read_records,
+        read_single_model,
         write_description,
         write_results,
         write_weights,
     )
+    from medunet.models.members import is_ensemble, list_members
+    from medunet.models.records import ModelRecords, TrainingRecord, check_is_model, read_records
 
-_TORCH_NAMES = (
-    "Model",
-    "ModelRecords",
-    "TrainingRecord",
-    "check_is_model",
-    "read_model",
-    "read_records",
-    "write_description",
-    "write_results",
-    "write_weights",
-)
+_HOMES = {
+    "AnyModel": "folder",
+    "Ensemble": "folder",
+    "Model": "folder",
+    "ModelRecords": "records",
+    "TrainingRecord": "records",
+    "check_is_model": "records",
+    "combine_records": "ensemble",
+    "copy_model": "ensemble",
+    "is_ensemble": "members",
+    "list_members": "members",
+    "read_model": "folder",
+    "read_records": "records",
+    "read_single_model": "folder",
+    "write_description": "folder",
+    "write_ensemble": "ensemble",
+    "write_results": "folder",
+    "write_weights": "folder",
+}
 
 __all__ = [
     "HOME_VARIABLE",
     "SYNTHETIC_WARNING",
+    "AnyModel",
+    "Ensemble",
     "Model",
     "ModelRecords",
     "Postprocessing",
@@ -42,20 +54,26 @@ __all__ = [
     "TrainingRecord",
     "TriedStep",
     "check_is_model",
+    "combine_records",
+    "copy_model",
     "find_newest_model",
     "get_runs_folder",
+    "is_ensemble",
+    "list_members",
     "read_model",
     "read_records",
+    "read_single_model",
     "write_description",
+    "write_ensemble",
     "write_results",
     "write_weights",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _TORCH_NAMES:
+    if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    from medunet.models import folder
+    from importlib import import_module
 
-    return getattr(folder, name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from medunet.errors import ModelError
-from medunet.models.names import TRAINING, WEIGHTS
+from medunet.models.names import ENSEMBLE, TRAINING, WEIGHTS
 
 HOME_VARIABLE = "MEDUNET_HOME"
 
@@ -17,20 +17,22 @@ def get_runs_folder() -> Path:
 
 
 def find_newest_model(folder: Path | None = None) -> Path:
-    """The model folder whose weights were written last.
+    """The model folder whose weights were written, or whose ensemble was put together, last.
 
     Args:
-        folder: Searched, one level deep; `get_runs_folder` when None.
+        folder: Searched, one level deep, so that the folds of a cross-validation are not found alone;
+            `get_runs_folder` when None.
 
     Raises:
         ModelError: If there is no model.
     """
     folder = folder or get_runs_folder()
-    candidates = [path.parent for path in folder.glob(f"*/{WEIGHTS}") if (path.parent / TRAINING).is_file()]
+    found = [path for name in (WEIGHTS, ENSEMBLE) for path in folder.glob(f"*/{name}")]
+    candidates = [path for path in found if path.with_name(TRAINING).is_file()]
     if not candidates:
         msg = (
             f"There is no model in {folder.resolve()}; train one with `medunet train`, name one with --model, or set "
             f"{HOME_VARIABLE} to the folder that holds your models."
         )
         raise ModelError(msg)
-    return max(candidates, key=lambda path: (path / WEIGHTS).stat().st_mtime_ns)
+    return max(candidates, key=lambda path: path.stat().st_mtime_ns).parent

@@ -2,6 +2,8 @@
 
 ```text
 weights.safetensors   the network's weights, float32, with their SHA-256 in the file's metadata
+ensemble.json         instead of weights: the model folders below that answer together (medunet.models.members)
+low/                  of a cascade: the model whose labels its network sees beside the image
 plan.json             how a scan becomes patches (medunet.planning.Plan)
 task.json             what is segmented (medunet.tasks.Task)
 training.json         how it was trained: settings, versions, seed, cases, checksum
@@ -15,12 +17,11 @@ card.md               all of that for people
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -28,92 +29,64 @@ from torch import Tensor
 from medunet.errors import ModelError
 from medunet.io import write_bytes_atomic, write_json_atomic, write_text_atomic
 from medunet.models.card import build_card
-from medunet.models.names import CARD, METRICS, PLAN, POSTPROCESSING, QUALITY, TASK, TRAINING, WEIGHTS
+from medunet.models.members import check_lies_within, is_ensemble, list_members
+from medunet.models.names import CARD, LOW, METRICS, PLAN, POSTPROCESSING, QUALITY, TASK, TRAINING, WEIGHTS
 from medunet.models.postprocessing import Postprocessing
 from medunet.models.quality import QualityRanges
+from medunet.models.records import ModelRecords, TrainingRecord, check_is_model, check_same_task, read_records
 from medunet.networks import PatchNetwork, build_network
 from medunet.planning import Plan
-from medunet.tasks import Task, describe_first_fault, parse_task
+from medunet.tasks import Task
 
-
-class TrainingRecord(BaseModel):
-    """How a model came to be.
-
-    Attributes:
-        medunet_version: That wrote it.
-        created: ISO date and time, UTC.
-        dataset: Name of the dataset.
-        is_synthetic: Whether it learnt from phantoms.
-        training_cases: Ids.
-        validation_cases: Ids.
-        case_list_sha256: Of the ids of both.
-        fold: That validated; None when it trained on all.
-        budget: As asked for.
-        num_iterations: Done.
-        seconds: Spent in the loop.
-        seed: Of everything random.
-        is_deterministic: Whether the same seed gives the same weights.
-        device: That trained.
-        precision: Of the network's arithmetic.
-        settings: Everything else that was resolved.
-        versions: Of the packages beneath.
-        weights_sha256: Of the weights file; empty until weights are written.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    medunet_version: str
-    created: str
-    dataset: str
-    is_synthetic: bool
-    training_cases: tuple[str, ...]
-    validation_cases: tuple[str, ...]
-    case_list_sha256: str
-    fold: int | None
-    budget: str
-    num_iterations: int
-    seconds: float
-    seed: int
-    is_deterministic: bool
-    device: str
-    precision: str
-    settings: dict[str, Any]
-    versions: dict[str, str]
-    weights_sha256: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelRecords:
-    """What a model folder says about its model: everything but the weights.
-
-    Attributes:
-        folder: Where it was read from.
-        task: What it segments.
-        plan: How.
-        training: Where it comes from.
-        metrics: What it scored in validation; empty when it was not validated.
-        postprocessing: What is done to a mask after the network; nothing, where the folder does not say.
-        quality: What scans and masks looked like in training; None where the folder does not say.
-    """
-
-    folder: Path
-    task: Task
-    plan: Plan
-    training: TrainingRecord
-    metrics: dict[str, Any]
-    postprocessing: Postprocessing = field(default_factory=Postprocessing)
-    quality: QualityRanges | None = None
+__all__ = [
+    "AnyModel",
+    "Ensemble",
+    "Model",
+    "ModelRecords",
+    "TrainingRecord",
+    "check_is_model",
+    "combine_checksums",
+    "compute_weights_sha256",
+    "read_checked_tensors",
+    "read_model",
+    "read_records",
+    "read_single_model",
+    "write_description",
+    "write_results",
+    "write_weights",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model(ModelRecords):
-    """A model in memory.
+    """One network in memory.
 
     Attributes:
         network: With its weights, on the CPU, in evaluation mode.
+        low: Of a cascade, the model whose labels the network sees beside the image; None otherwise.
     """
 
     network: PatchNetwork
+    low: AnyModel | None = None
+
+    @property
+    def members(self) -> tuple[Model, ...]:
+        """The model itself, so that one and several can be treated alike."""
+        return (self,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble(ModelRecords):
+    """Several networks in memory that answer together.
+
+    Attributes:
+        members: Models of the same task; their plans may differ, and their post-processing does not count.
+    """
+
+    members: tuple[Model, ...]
+
+
+AnyModel: TypeAlias = Model | Ensemble
 
 
 def write_description(folder: Path, task: Task, plan: Plan) -> None:
@@ -151,6 +124,11 @@ def compute_weights_sha256(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def combine_checksums(members: Iterable[TrainingRecord]) -> str:
+    """SHA-256 that says which networks an ensemble is made of, and in which order."""
+    return hashlib.sha256("".join(record.weights_sha256 for record in members).encode()).hexdigest()
+
+
 def write_results(
     folder: Path,
     task: Task,
@@ -183,82 +161,66 @@ def write_results(
     write_json_atomic(folder / METRICS, metrics)
 
 
-def read_model(folder: str | Path) -> Model:
+def read_model(folder: str | Path) -> AnyModel:
     """Read and verify a model folder.
 
     Raises:
-        ModelError: If it is no model folder, a file is missing or wrong, or the weights are not the ones that were
-            written (checksum) or do not fit the plan.
+        ModelError: If it is no model folder, a file is missing or wrong, the weights are not the ones that were written
+            (checksum) or do not fit the plan, or the members of an ensemble do not belong together.
     """
     records = read_records(folder)
-    network = _load_network(records.folder / WEIGHTS, records.plan)
-    return Model(**{field.name: getattr(records, field.name) for field in fields(records)}, network=network)
+    if not is_ensemble(records.folder):
+        return _load(records)
+    members = [_load(read_records(member)) for member in list_members(records.folder)]
+    for member in members:
+        check_same_task(records, member)
+    if combine_checksums(member.training for member in members) != records.training.weights_sha256:
+        msg = (
+            f"The members of {records.folder} are not those that were put together: the checksum in {TRAINING} differs. "
+            "Copy the model folder again."
+        )
+        raise ModelError(msg)
+    return Ensemble(**_list_fields(records), members=tuple(members))
 
 
-def read_records(folder: str | Path) -> ModelRecords:
-    """Read a model folder without its weights.
+def read_single_model(folder: str | Path) -> Model:
+    """`read_model` where only a single network will do, such as to go on training it.
 
     Raises:
-        ModelError: If it is no model folder, or a file is missing or wrong.
+        ModelError: Also if it is an ensemble; names the folders of its networks.
     """
     folder = Path(folder)
-    check_is_model(folder)
-    task = parse_task(_read_json(folder / TASK), str(folder / TASK))
-    plan = _validate(Plan, folder / PLAN)
-    _check_fits(task, plan, folder)
-    training = _validate(TrainingRecord, folder / TRAINING)
-    metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
-    postprocessing = Postprocessing()
-    if (folder / POSTPROCESSING).is_file():
-        postprocessing = _validate(Postprocessing, folder / POSTPROCESSING)
-        _check_names_labels(postprocessing, task, folder)
-    return ModelRecords(
-        folder=folder,
-        task=task,
-        plan=plan,
-        training=training,
-        metrics=metrics,
-        postprocessing=postprocessing,
-        quality=_validate(QualityRanges, folder / QUALITY) if (folder / QUALITY).is_file() else None,
-    )
-
-
-def _check_fits(task: Task, plan: Plan, folder: Path) -> None:
-    wanted = (len(task.channels), task.num_outputs)
-    found = (plan.network.in_channels, plan.network.out_channels)
-    if wanted != found:
-        msg = (
-            f"{folder / TASK} and {PLAN} do not fit: the channels and labels of the task need {wanted[0]} inputs and "
-            f"{wanted[1]} outputs, the network has {found[0]} and {found[1]}. Are the files of one model?"
-        )
+    if is_ensemble(folder):
+        names = [member.name for member in list_members(folder)]
+        msg = f"{folder} is an ensemble of {', '.join(names)}; expected a single model. Name one of them, such as {folder / names[0]}."
         raise ModelError(msg)
+    return _load(read_records(folder))
 
 
-def _check_names_labels(postprocessing: Postprocessing, task: Task, folder: Path) -> None:
-    if unknown := [name for name in postprocessing.keep_largest if name not in task.labels]:
-        msg = (
-            f"{folder / POSTPROCESSING} names the label '{unknown[0]}'; {TASK} has {', '.join(task.labels)}. Are the "
-            "files of one model?"
-        )
-        raise ModelError(msg)
+def _load(records: ModelRecords) -> Model:
+    """The network of a folder that is no ensemble, and what a cascade needs before it."""
+    network = _load_network(records.folder / WEIGHTS, records.plan)
+    low = _read_low(records) if records.plan.configuration == "cascade" else None
+    return Model(**_list_fields(records), network=network, low=low)
 
 
-def check_is_model(folder: Path) -> None:
-    """Refuse what is no model folder.
+def _read_low(records: ModelRecords) -> AnyModel:
+    folder = records.folder / LOW
+    check_lies_within(folder, records.folder)
+    members = list_members(folder) if is_ensemble(folder) else ()
+    for part in map(read_records, (folder, *members)):  # before any is loaded: a cascade here could go on for ever
+        check_same_task(records, part)
+        if part.plan.configuration != "3d-low":
+            msg = (
+                f"{part.folder} has the configuration {part.plan.configuration}; the first stage of a cascade is 3d-low. "
+                "Copy the model folder again."
+            )
+            raise ModelError(msg)
+    return read_model(folder)
 
-    Raises:
-        ModelError: With what is missing.
-    """
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        msg = f"The model folder {folder} {what}; expected a folder that `medunet train` made."
-        raise ModelError(msg)
-    missing = [name for name in (TASK, PLAN, TRAINING, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        msg = (
-            f"{folder} is no complete model: {', '.join(missing)} missing; expected a folder that `medunet train` made."
-        )
-        raise ModelError(msg)
+
+def _list_fields(records: ModelRecords) -> dict[str, Any]:
+    return {field.name: getattr(records, field.name) for field in fields(ModelRecords)}
 
 
 def _load_network(path: Path, plan: Plan) -> PatchNetwork:
@@ -296,19 +258,3 @@ def read_checked_tensors(path: Path) -> dict[str, Tensor]:
         )
         raise ModelError(msg)
     return tensors
-
-
-def _validate(kind: type[Any], path: Path) -> Any:
-    try:
-        return kind.model_validate(_read_json(path))
-    except ValidationError as error:
-        msg = f"{path}: {describe_first_fault(error)}. Was it written by another version of medunet?"
-        raise ModelError(msg) from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"{path} is no readable JSON ({str(error).splitlines()[0]}). Copy the model folder again."
-        raise ModelError(msg) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -11,7 +11,7 @@ from medunet.errors import ModelError
 from medunet.models.documents import read_document
 from medunet.models.names import ENSEMBLE
 
-ENSEMBLE_VERSION = 1
+ENSEMBLE_VERSION: Final = 1
 
 
 class EnsembleRecord(BaseModel):
@@ -32,7 +32,8 @@ class EnsembleRecord(BaseModel):
     def _check_names(cls, members: tuple[str, ...]) -> tuple[str, ...]:
         for name in members:
             # A model may come from anywhere: no name may lead out of its folder, on any system.
-            if name in ("", ".", "..") or {PurePosixPath(name).name, PureWindowsPath(name).name} != {name}:
+            is_plain = name.isprintable() and {PurePosixPath(name).name, PureWindowsPath(name).name} == {name}
+            if name in ("", "..") or not is_plain:
                 msg = f"'{name[:80]}' is no name of a folder directly within the model"
                 raise ValueError(msg)
             if members.count(name) > 1:
@@ -58,7 +59,9 @@ def list_members(folder: Path) -> tuple[Path, ...]:
     for member in members:
         check_lies_within(member, folder)
         if is_ensemble(member):
-            msg = f"{member} is an ensemble within the ensemble {folder}; expected single models. Copy the folder again."
+            msg = (
+                f"{member} is an ensemble within the ensemble {folder}; expected single models. Copy the folder again."
+            )
             raise ModelError(msg)
     return members
 

@@ -8,16 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from medunet.evaluation import CaseFailure
-from medunet.models.ensemble import write_ensemble
-from medunet.models.folder import ModelRecords, read_records, write_description, write_results
+from medunet.inference import Predictor
+from medunet.models import (
+    ModelRecords,
+    combine_records,
+    read_model,
+    read_records,
+    write_description,
+    write_ensemble,
+    write_results,
+)
 from medunet.models.names import METRICS
 from medunet.postprocessing import compute_quality_ranges
-from medunet.tasks import count_folds, split_fold
+from medunet.tasks import Case, count_folds, split_fold
 from medunet.training.experiment import Experiment, count_cases, count_workers
 from medunet.training.fold import TrainingResult, list_dices, train_fold
+from medunet.training.mask_pairs import has_mask_pair
 from medunet.training.report import write_report
 from medunet.training.state import STATE_FOLDER, has_state
-from medunet.training.validation import Validation, score_masks, summarize_validation
+from medunet.training.validation import Validation, predict_masks, score_masks, summarize_validation
 
 MASKS_FOLDER = "masks"
 
@@ -57,8 +66,8 @@ def train_every_fold(experiment: Experiment, folder: Path) -> TrainingResult:
 def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: Path) -> Validation:
     """Score the masks of all folds together, and write the model that averages their networks."""
     records = [read_records(fold_folder) for fold_folder in folds]
-    cases = [case for fold in range(len(folds)) for case in split_fold(experiment.dataset, fold, experiment.splits)[1]]
-    validation = score_masks(cases, experiment.task, masks, _list_failures(records))
+    cases, failures = _complete_masks(experiment, records, masks)
+    validation = score_masks(cases, experiment.task, masks, failures)
     quality = compute_quality_ranges(
         experiment.dataset.cases,
         experiment.task,
@@ -66,18 +75,8 @@ def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: 
         num_workers=count_workers(),
         on_case=count_cases("measuring", len(experiment.dataset.cases), experiment.observer),
     )
-    write_ensemble(folder, [fold_folder.name for fold_folder in folds])
-    case_ids = tuple(case.case_id for case in experiment.dataset.cases)
-    record = records[0].training.model_copy(
-        update={
-            "training_cases": case_ids,
-            "validation_cases": tuple(case.case_id for case in cases),
-            "fold": None,
-            "num_iterations": sum(one.training.num_iterations for one in records),
-            "seconds": round(sum(one.training.seconds for one in records), 1),
-            "weights_sha256": "",
-        }
-    )
+    record = combine_records([one.training for one in records])
+    write_ensemble(folder, [fold_folder.name for fold_folder in folds], record)
     write_results(
         folder,
         experiment.task,
@@ -92,8 +91,28 @@ def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: 
     return validation
 
 
-def _list_failures(records: Sequence[ModelRecords]) -> list[CaseFailure]:
-    return [CaseFailure(**failure) for one in records for failure in one.metrics.get("failed", ())]
+def _complete_masks(
+    experiment: Experiment, folds: Sequence[ModelRecords], masks: Path
+) -> tuple[list[Case], list[CaseFailure]]:
+    """Every validation case once, and those that have no masks.
+
+    Masks that are gone, because the run was finished before or came here without its state, are made again.
+    """
+    cases: dict[Case, None] = {}
+    failures: list[CaseFailure] = []
+    for fold, records in enumerate(folds):
+        of_fold = [case for case in split_fold(experiment.dataset, fold, experiment.splits)[1] if case not in cases]
+        cases |= dict.fromkeys(of_fold)
+        known = [CaseFailure(**failure) for failure in records.metrics.get("failed", ())]
+        failed = {failure.case_id for failure in known}
+        missing = [case for case in of_fold if case.case_id not in failed and not has_mask_pair(masks, case.case_id)]
+        failures += known + (_predict_again(experiment, records.folder, missing, masks) if missing else [])
+    return list(cases), failures
+
+
+def _predict_again(experiment: Experiment, folder: Path, cases: Sequence[Case], masks: Path) -> list[CaseFailure]:
+    predictor = Predictor(read_model(folder), experiment.device, experiment.precision)
+    return predict_masks(predictor.segment, cases, experiment.task, masks, experiment.observer)
 
 
 def _summarize_fold(metrics: dict[str, Any]) -> dict[str, Any]:

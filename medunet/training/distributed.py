@@ -9,6 +9,7 @@ group, whose exchanges must come in the same order everywhere, exists only while
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,12 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
         msg = f"The variables of torchrun or SLURM in the environment do not fit together ({error}); start it anew."
         raise InputError(msg) from error
     return None
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that reports, by what torchrun or srun told it."""
+    place = find_place(os.environ)
+    return place is None or place.rank == 0
 
 
 def _find_slurm_place(environment: Mapping[str, str]) -> Place:

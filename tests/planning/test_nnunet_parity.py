@@ -112,6 +112,7 @@ def check_configuration(ours: Plan, theirs: dict[str, Any], plans: dict[str, Any
     network = theirs["architecture"]["arch_kwargs"]
     assert ours.patch_size == to_ras_order(theirs["patch_size"], plans)
     assert ours.batch_size == theirs["batch_size"]
+    assert (ours.loss == "dice-ce") == theirs["batch_dice"]
     assert ours.network.strides == tuple(to_ras_order(stride, plans) for stride in network["strides"])
     assert ours.network.kernels == tuple(to_ras_order(kernel, plans) for kernel in network["kernel_sizes"])
     assert ours.network.features == tuple(network["features_per_stage"])

@@ -100,6 +100,22 @@ def test_features_double_up_to_a_limit(target: Any, configuration: Any, largest:
     assert plan.network.features[-1] == largest
 
 
+@pytest.mark.parametrize(
+    ("shape", "configuration", "target", "loss"),
+    [
+        ((36, 50, 35), "3d", MemoryTarget(), "patch-dice-ce"),
+        ((500, 500, 480), "3d", MemoryTarget(), "dice-ce"),
+        ((500, 500, 480), "3d-low", MemoryTarget(), "patch-dice-ce"),
+        ((500, 500, 480), "cascade", MemoryTarget(), "dice-ce"),
+        ((36, 50, 35), "2d", MemoryTarget(), "dice-ce"),
+        ((36, 50, 35), "3d", LARGE, "dice-ce"),
+    ],
+)
+def test_dice_is_of_each_patch_where_nnunet_says_so(shape: Any, configuration: Any, target: Any, loss: str) -> None:
+    """``batch_dice`` of its plans: off where the full resolution needs no low one, and in the low one."""
+    assert build_plan(make_fingerprint(shape=shape), make_task(), target, configuration).loss == loss
+
+
 # ---- whatever the dataset --------------------------------------------------------------------------------------------
 
 spacings = st.tuples(*[st.one_of(st.floats(0.3, 6), st.sampled_from([0.5, 1.0, 3.0, 5.0]))] * 3)
@@ -118,7 +134,7 @@ def test_every_plan_can_be_run(spacing: Any, shape: Any, num_cases: int, target:
     fingerprint, task = make_fingerprint(spacing, shape, num_cases), make_task()
     plan = build_plan(fingerprint, task, target, configuration)
     check_plan(plan, target)
-    topics = {"spacing", "patch_size", "batch_size", "network", "normalization", "optimizer"}
+    topics = {"spacing", "patch_size", "batch_size", "network", "normalization", "optimizer", "loss"}
     assert set(plan.reasons) == topics
     assert plan == build_plan(fingerprint, task, target, configuration)
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
