@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from medunet import device
-from medunet.device import choose_device, choose_precision
+from medunet.device import check_num_devices, choose_device, choose_precision
 from medunet.errors import InputError
 
 
@@ -56,6 +57,45 @@ def test_cuda_devices_are_counted(monkeypatch: pytest.MonkeyPatch, name: str, is
         return
     with pytest.raises(InputError, match=r"Device 'cuda:2' is not here \(2 CUDA devices found\)"):
         choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_found", "local_rank", "chosen"),
+    [
+        ("auto", 4, 3, "cuda:3"),
+        ("cuda", 4, 0, "cuda"),
+        ("cuda", 1, 3, "cuda"),  # the scheduler shows each process a GPU of its own
+        ("cpu", 4, 3, "cpu"),
+        ("auto", 0, 3, "cpu"),
+    ],
+)
+def test_each_process_takes_the_gpu_of_its_number(
+    monkeypatch: pytest.MonkeyPatch, name: str, num_found: int, local_rank: int, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_found > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_found)
+    assert choose_device(name, local_rank=local_rank) == torch.device(chosen)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_devices", "message"),
+    [
+        ("cuda", 3, "--devices 3 needs as many GPUs; this machine shows 2. Use --devices 2"),
+        ("cuda:1", 2, "--devices 2 cannot share device 'cuda:1'"),
+        ("mps", 2, "--devices 2 cannot share device 'mps'"),
+        ("cuda:1", 1, None),
+        ("auto", 2, None),
+        ("cpu", 16, None),
+    ],
+)
+def test_several_processes_need_several_gpus(
+    monkeypatch: pytest.MonkeyPatch, name: str, num_devices: int, message: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with nullcontext() if message is None else pytest.raises(InputError, match=message):
+        check_num_devices(name, num_devices)
 
 
 @pytest.mark.parametrize(("is_native", "precision"), [(True, "bf16-mixed"), (False, "16-mixed")])

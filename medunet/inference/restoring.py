@@ -127,7 +127,8 @@ def _find_winners(maps: Iterable[Tensor], shape: Shape3) -> Tensor:
 
 
 def _paint_winners(winners: Tensor, task: Task) -> Array:
-    return np.array(list_class_values(task), dtype=_choose_dtype(task))[winners.numpy()]
+    painted: Array = np.array(list_class_values(task), dtype=_choose_dtype(task))[winners.numpy()]
+    return painted
 
 
 def _paint_regions(is_inside: Callable[[int], Tensor], shape: Shape3, task: Task) -> Array:

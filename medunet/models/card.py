@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from medunet.models.postprocessing import Postprocessing
@@ -17,11 +18,21 @@ def build_card(
     training: dict[str, Any],
     metrics: dict[str, Any],
     postprocessing: Postprocessing | None = None,
+    *,
+    other_plans: Sequence[Plan] = (),
 ) -> str:
-    """The card as Markdown."""
+    """The card as Markdown.
+
+    Args:
+        task: What is segmented.
+        plan: How.
+        training: Content of ``training.json``.
+        metrics: Content of ``metrics.json``.
+        postprocessing: What is done to a mask after the network.
+        other_plans: Of the members of an ensemble that have another plan.
+    """
     synthetic = f"\n> **{SYNTHETIC_WARNING}**\n" if training["is_synthetic"] else ""
-    features = f"{plan.network.features[0]} to {max(plan.network.features)} channels"
-    network = f"{plan.network.spatial_dims}D U-Net, {len(plan.network.features)} stages of {features}"
+    plans = (plan, *other_plans)
     loop = (
         f"{training['num_iterations']} iterations in {training['seconds'] / 60:.1f} min on {training['device']} "
         f"({training['precision']}), seed {training['seed']}"
@@ -34,15 +45,15 @@ def build_card(
 | Input | {task.modality}: {", ".join(task.channels)} |
 | Output | {", ".join(f"{name} ({'+'.join(map(str, values))})" for name, values in task.labels.items())} |
 | Learnt from | {training["dataset"]}: {len(training["training_cases"])} cases, {_describe_fold(training, metrics)} |
-| Network | {network} |
-| Voxels | {_format(plan.spacing)} mm, patches of {_format(plan.patch_size)} |
+| Network | {_join(map(_describe_network, plans))} |
+| Voxels | {_join(f"{_format(one.spacing)} mm, patches of {_format(one.patch_size)}" for one in plans)} |
 | Training | {loop} |
 | Post-processing | {(postprocessing or Postprocessing()).describe()} |
 | Written by | medunet {training["medunet_version"]}, {training["created"]} |
 
 ## Validation
 {_format_metrics(metrics)}
-
+{_format_candidates(metrics)}
 ## Why it is built this way
 {chr(10).join(f"- **{name}**: {reason}" for name, reason in plan.reasons.items())}
 
@@ -52,9 +63,19 @@ not a medical device; a person must check every mask that matters.
 """
 
 
+def _describe_network(plan: Plan) -> str:
+    network = plan.network
+    first_stage = ", after a 3d-low network" if plan.configuration == "cascade" else ""
+    return (
+        f"{network.spatial_dims}D U-Net, {len(network.features)} stages of {network.features[0]} to "
+        f"{max(network.features)} channels{first_stage}"
+    )
+
+
 def _describe_fold(training: dict[str, Any], metrics: dict[str, Any]) -> str:
     if folds := metrics.get("folds"):
-        return f"{len(folds)} networks, each of which has not seen one fold"
+        num_networks = metrics.get("num_networks", len(folds))
+        return f"{num_networks} networks, each of which has not seen one fold"
     return "all cases" if training["fold"] is None else f"fold {training['fold']} kept for validation"
 
 
@@ -77,8 +98,24 @@ def _format_metrics(metrics: dict[str, Any]) -> str:
     )
 
 
+def _format_candidates(metrics: dict[str, Any]) -> str:
+    """What else was compared in cross-validation, where a selection was made."""
+    if not (candidates := metrics.get("candidates")):
+        return ""
+    rows = [
+        f"| {'**' if one['is_chosen'] else ''}{one['name']}{'**' if one['is_chosen'] else ''} "
+        f"| {_format_dice(one['mean_dice'])} | {one['num_networks']} |"
+        for one in candidates
+    ]
+    return "\n".join(["", "## Compared with", "| Candidate | Dice | Networks |", "|---|---|---|", *rows, ""])
+
+
 def _format_dice(dice: float | None) -> str:
     return "not defined" if dice is None else f"{dice:.3f}"
+
+
+def _join(descriptions: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(descriptions))
 
 
 def _format(values: tuple[float, ...]) -> str:

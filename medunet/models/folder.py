@@ -17,7 +17,7 @@ card.md               all of that for people
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -138,6 +138,7 @@ def write_results(
     *,
     postprocessing: Postprocessing | None = None,
     quality: QualityRanges | None = None,
+    other_plans: Sequence[Plan] = (),
 ) -> None:
     """Write what is known after training: the card, ``metrics.json``, ``postprocessing.json`` and ``quality.json``.
 
@@ -149,6 +150,7 @@ def write_results(
         metrics: From validation.
         postprocessing: None writes no file, which means that masks stay as the network makes them.
         quality: None writes no file.
+        other_plans: For the card: of the members of an ensemble that have another plan.
 
     Raises:
         OutputError: If the folder cannot be written.
@@ -157,7 +159,9 @@ def write_results(
         write_json_atomic(folder / POSTPROCESSING, postprocessing.model_dump(mode="json"))
     if quality is not None:
         write_json_atomic(folder / QUALITY, quality.model_dump(mode="json"))
-    write_text_atomic(folder / CARD, build_card(task, plan, training.model_dump(mode="json"), metrics, postprocessing))
+    record = training.model_dump(mode="json")
+    card = build_card(task, plan, record, metrics, postprocessing, other_plans=other_plans)
+    write_text_atomic(folder / CARD, card)
     write_json_atomic(folder / METRICS, metrics)
 
 

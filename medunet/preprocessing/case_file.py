@@ -2,7 +2,9 @@
 
 Tensors: ``image`` and ``labels`` in blocks (`medunet.preprocessing.blocks`), ``step`` and ``zero`` where the image is
 int16 (`medunet.preprocessing.quantize`), ``fill``, ``foreground`` and ``foreground_counts``
-(`medunet.preprocessing.foreground`). Metadata: ``shape``, and ``checksum``, the SHA-256 over all tensors.
+(`medunet.preprocessing.foreground`), ``affine``. Metadata: ``shape``, and ``checksum``, the SHA-256 over all tensors.
+
+Labels that a network found before (`medunet.preprocessing.store.serialize_previous_labels`) lie in a file of the same form.
 
 Files are read, not mapped: a disk or a network that fails while a mapped page is touched ends the process without a
 word (SIGBUS), and mapped pages count as memory of the process. Reading raises an error that can be named.
@@ -28,7 +30,7 @@ from medunet.errors import VolumeError
 from medunet.preprocessing.blocks import Box, read_box_from_blocks
 from medunet.volume import Array, Shape3
 
-_DTYPES = {"F32": np.float32, "I32": np.int32, "I16": np.int16, "U8": np.uint8}
+_DTYPES = {"F64": np.float64, "F32": np.float32, "I32": np.int32, "I16": np.int16, "U8": np.uint8}
 _OPEN_FILES = 64
 """Files kept open; systems allow 256 to 1024 per process."""
 _LARGEST_HEADER = 2**20

@@ -25,7 +25,7 @@ from medunet.tasks import Case, Task, encode_labels, list_case_files, read_case
 
 logger = logging.getLogger(__name__)
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 """Raised whenever the same files and rules give another content."""
 
 
@@ -141,7 +141,8 @@ def _make(case: Case, task: Task, plan: Plan, path: Path) -> CaseFile:
     image = preprocess_image(scan, plan)
     codes = preprocess_labels(encode_labels(label_map, task), image).array[0]
     fill = compute_fill(image.array, plan)
-    write_bytes_atomic(path, serialize_stored_case(image.array, np.ascontiguousarray(codes), fill, case.case_id))
+    content = serialize_stored_case(image.array, np.ascontiguousarray(codes), fill, case.case_id, affine=image.affine)
+    write_bytes_atomic(path, content)
     return open_case_file(path)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from medunet.preprocessing.blocks import Box, to_blocks, whole_box
 from medunet.preprocessing.case_file import CaseFile, serialize_case
 from medunet.preprocessing.foreground import ForegroundIndex, index_foreground
 from medunet.preprocessing.quantize import Quantization, choose_quantization
-from medunet.volume import Array, Shape3
+from medunet.volume import Affine, Array, Shape3
+
+_PREVIOUS = "previous"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,9 @@ class StoredCase:
         checksum: SHA-256 over everything that is stored, in hexadecimal digits.
         annotated: Per output of the network, whether it was looked for in this case; None: all were.
         file: Where boxes are read from when the case is not in memory.
+        affine: From voxels to RAS+ mm, ``(4, 4)``.
+        previous: ``(I, J, K)`` uint8 codes that another network found, when kept in memory (`add_previous`).
+        previous_file: Where they are read from otherwise; None where there are none.
     """
 
     case_id: str
@@ -47,6 +53,9 @@ class StoredCase:
     checksum: str = ""
     annotated: tuple[bool, ...] | None = None
     file: CaseFile | None = None
+    affine: Affine = field(default_factory=lambda: np.eye(4))
+    previous: Tensor | None = None
+    previous_file: CaseFile | None = None
 
     @property
     def is_in_memory(self) -> bool:
@@ -56,7 +65,12 @@ class StoredCase:
     @property
     def num_bytes(self) -> int:
         """Of image and labels in memory; 0 on disk."""
-        return sum(tensor.nbytes for tensor in (self.image, self.labels) if tensor is not None)
+        return sum(tensor.nbytes for tensor in (self.image, self.labels, self.previous) if tensor is not None)
+
+    @property
+    def has_previous(self) -> bool:
+        """Whether there are labels that another network found."""
+        return self.previous is not None or self.previous_file is not None
 
     def read_box(self, box: Box, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """Image ``(C, ...)`` float32 and codes ``(...)`` uint8 of a box that lies within the case; nothing else is read.
@@ -78,14 +92,41 @@ class StoredCase:
         image, labels = _move(image, device), _move(labels, device)  # as stored: half the bytes
         return (image if self.quantization is None else self.quantization.decode(image)), labels
 
+    def read_previous_box(self, box: Box, device: torch.device | None = None) -> Tensor:
+        """Codes ``(...)`` uint8 that another network found in a box; see `read_box`."""
+        if self.previous is not None:
+            return _move(self.previous[box], device)
+        assert self.previous_file is not None  # the caller asked `has_previous`
+        return _move(torch.from_numpy(self.previous_file.read_box(_PREVIOUS, box)[0]), device)
+
+    def add_previous(self, file: CaseFile) -> StoredCase:
+        """The same case with labels that another network found, in memory if the case is; they count in its checksum.
+
+        Args:
+            file: From `medunet.preprocessing.case_file.open_case_file`, of the same shape.
+
+        Raises:
+            DamagedCaseError: If everything is read and is not what was written.
+        """
+        assert file.shape == self.shape
+        checksum = hashlib.sha256(f"{self.checksum} {file.checksum}".encode()).hexdigest()
+        if not self.is_in_memory:
+            return dataclasses.replace(self, previous_file=file, checksum=checksum)
+        file.verify()
+        codes = torch.from_numpy(file.read_box(_PREVIOUS, whole_box(file.shape))[0])
+        return dataclasses.replace(self, previous=codes, checksum=checksum)
+
     def to(self, device: torch.device) -> StoredCase:
         """The same case with what is in memory on a device."""
         if self.image is None or self.labels is None:
             return self
-        return dataclasses.replace(self, image=self.image.to(device), labels=self.labels.to(device))
+        previous = None if self.previous is None else self.previous.to(device)
+        return dataclasses.replace(self, image=self.image.to(device), labels=self.labels.to(device), previous=previous)
 
 
-def serialize_stored_case(image: Array, codes: Array, fill: Array, case_id: str) -> bytes:
+def serialize_stored_case(
+    image: Array, codes: Array, fill: Array, case_id: str, *, affine: Affine | None = None
+) -> bytes:
     """The file of a preprocessed case.
 
     Args:
@@ -93,6 +134,7 @@ def serialize_stored_case(image: Array, codes: Array, fill: Array, case_id: str)
         codes: ``(I, J, K)`` uint8.
         fill: ``(C,)`` float32.
         case_id: Seeds the choice of foreground positions.
+        affine: From voxels to RAS+ mm; None where nobody will ask for places.
     """
     quantization = choose_quantization(image)
     counts, positions = index_foreground(codes, case_id)
@@ -102,11 +144,22 @@ def serialize_stored_case(image: Array, codes: Array, fill: Array, case_id: str)
         "fill": fill,
         "foreground": positions,
         "foreground_counts": counts,
+        "affine": np.array(np.eye(4) if affine is None else affine, np.float64),
     }
     if quantization is not None:
         tensors |= {name: np.array(getattr(quantization, name), np.float32) for name in ("step", "zero")}
     i, j, k = codes.shape
     return serialize_case(tensors, (i, j, k))
+
+
+def serialize_previous_labels(codes: Array) -> bytes:
+    """The file of the labels that another network found in a preprocessed case.
+
+    Args:
+        codes: ``(I, J, K)`` uint8 on the grid of the case.
+    """
+    i, j, k = codes.shape
+    return serialize_case({_PREVIOUS: to_blocks(codes[None])}, (i, j, k))
 
 
 def open_stored_case(
@@ -140,6 +193,7 @@ def open_stored_case(
         checksum=file.checksum,
         annotated=annotated,
         file=file,
+        affine=file.read_tensor("affine"),
     )
     return _hold(case, file) if in_memory else case
 

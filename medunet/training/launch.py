@@ -100,7 +100,7 @@ class _Worker:
         # torch puts the rank before the last line of a traceback.
         reason = re.sub(r"^(\[rank\d+\]: |error: )", "", lines[-1]) if lines else f"exit code {self.process.returncode}"
         if self.process.returncode == -9 and not lines:
-            reason = "it was killed; most often the machine has no memory left"
+            reason = "it was killed, most often because the machine has no memory left; with more, go on with --resume"
         return f"Process {self.rank} of this training has failed: {reason}"
 
 

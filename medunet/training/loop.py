@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medunet.device import Precision
-from medunet.errors import TrainingError, TrainingStoppedError
+from medunet.errors import OutputError, TrainingError, TrainingStoppedError
 from medunet.planning import Plan
 from medunet.preprocessing import StoredCase
 from medunet.tasks import Task
@@ -32,6 +33,8 @@ from medunet.training.state import TrainingState, has_state, load_state, save_st
 from medunet.training.validation import compute_stored_dice
 
 __all__ = ["LoopResult", "Trainer", "measure_step_seconds"]
+
+logger = logging.getLogger(__name__)
 
 SAVE_SECONDS = 300.0
 _REPORT_SECONDS = 0.5
@@ -78,6 +81,7 @@ class Trainer:
         should_stop: Asked after every step; a reason, such as ``"SIGTERM"``, ends the training after saving.
         groups: Patient of each training case, see `PatchSampler`.
         num_workers: Threads that draw patches ahead, see `PatchSampler`.
+        save_seconds: Between two saves; None for five minutes.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Trainer:
         should_stop: Callable[[], str | None] = lambda: None,
         groups: Sequence[Hashable | None] | None = None,
         num_workers: int | None = None,
+        save_seconds: float | None = None,
     ) -> None:
         self.folder = folder
         self.task = task
@@ -116,6 +121,7 @@ class Trainer:
         self.loss = loss
         self.world = world or World()
         self.should_stop = should_stop
+        self.save_seconds = SAVE_SECONDS if save_seconds is None else save_seconds
         self.will_compile = should_compile(compilation, budget, device)
         self.engine = Engine(
             plan,
@@ -145,6 +151,7 @@ class Trainer:
             network=self.engine.network, optimizer=self.engine.optimizer, average=self.engine.average
         )
         self._means = _RunningMeans()
+        self._is_in_step = False
         self._recent: dict[int, tuple[str, ...]] = {}  # cases of the iterations that were not looked at yet
 
     @property
@@ -177,7 +184,7 @@ class Trainer:
         Raises:
             TrainingError: If the loss or its gradient is not finite; the last state stays.
             TrainingStoppedError: If ``should_stop`` gave a reason, after saving.
-            KeyboardInterrupt: On Ctrl-C, after saving.
+            KeyboardInterrupt: On Ctrl-C, after saving, unless it came in the middle of a step.
         """
         if resumes:
             load_state(self.folder, self.state, self.fingerprint)
@@ -186,13 +193,14 @@ class Trainer:
             self.engine.reset_average()
             self.state.average = self.engine.average
         self.engine.network.train()
-        clock = Clock(self.budget, self.state, report_seconds=_REPORT_SECONDS, save_seconds=SAVE_SECONDS)
+        clock = Clock(self.budget, self.state, report_seconds=_REPORT_SECONDS, save_seconds=self.save_seconds)
         kernels = _kernels(self.device, is_deterministic=self.is_deterministic)
         with kernels, self.world.watch(), self._open_log(resumes=resumes) as log:
             try:
                 self._loop(clock, log, on_save)
             except KeyboardInterrupt:
-                self._save(clock, on_save)
+                if not self._is_in_step:  # a step half done must not replace a whole state
+                    self._save(clock, on_save)
                 raise
         return self._save(clock, on_save)
 
@@ -206,7 +214,7 @@ class Trainer:
                 if due.report:
                     self._report(clock, log)
                 if due.save:
-                    self._save(clock, on_save)
+                    self._try_to_save(clock, on_save)
                 if due.stop:
                     self._stop(clock, on_save)
                 if due.progress >= 1:
@@ -217,6 +225,7 @@ class Trainer:
                     batch = next(batches)
                 self._means.add(self._step(batch, due.progress))
                 self.state.iteration += 1
+                self._is_in_step = False
         self._report(clock, log)
 
     def _decide(self, clock: Clock) -> Due:
@@ -239,6 +248,7 @@ class Trainer:
     def _step(self, batch: Batch, progress: float) -> Loss:
         """One optimiser step."""
         self._recent[batch.iteration] = batch.case_ids
+        self._is_in_step = True
         loss = self.engine.step(batch, compute_learning_rate(self.plan.optimizer, progress))
         if self._checks_every_step:
             self._check()
@@ -295,6 +305,13 @@ class Trainer:
         log.write_validation(self.state.iteration, self.state.seconds, dice)
         if dice is not None:
             self.observer.on_message(f"iteration {self.state.iteration}: Dice {dice:.3f} on validation cases")
+
+    def _try_to_save(self, clock: Clock, on_save: Callable[[LoopResult], None]) -> None:
+        """Save in between: the older state is whole, and by the next time there may be room again."""
+        try:
+            self._save(clock, on_save)
+        except OutputError as error:
+            logger.warning("%s Training goes on, and the next save is in %g s.", error, self.save_seconds)
 
     def _save(self, clock: Clock, on_save: Callable[[LoopResult], None]) -> LoopResult:
         self._check()  # on a GPU nobody may have looked at the last steps yet

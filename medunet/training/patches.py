@@ -18,6 +18,7 @@ case  +---------------------------+
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -71,21 +72,57 @@ def read_patch(
         Image ``(C, I, J, K)`` float32 and codes ``(I, J, K)`` uint8. Outside the case, the image is its ``fill`` and the
         code 0.
     """
+    source = _locate(case.shape, start, change, patch_size, spacing, device)
+    if source is None:
+        return crop_patch(case, start, patch_size, device)
+    image, codes = case.read_box(source.box, device)
+    warped, warped_codes = apply_spatial(image, source.coordinates, "bilinear"), warp_labels(codes, source.coordinates)
+    for channel, fill in zip(warped, case.fill.tolist(), strict=True):
+        channel.masked_fill_(source.is_outside, fill)
+    return warped, warped_codes.masked_fill(source.is_outside, 0)
+
+
+def read_previous_patch(
+    case: StoredCase, start: Start, change: SpatialChange, patch_size: Shape3, spacing: Spacing, device: torch.device
+) -> Tensor:
+    """The labels that another network found, ``(I, J, K)`` uint8, as `read_patch` changes those that people drew."""
+    source = _locate(case.shape, start, change, patch_size, spacing, device)
+    if source is None:
+        return crop_previous_patch(case, start, patch_size, device)
+    codes = warp_labels(case.read_previous_box(source.box, device), source.coordinates)
+    return codes.masked_fill(source.is_outside, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where the voxels of a changed patch come from.
+
+    Attributes:
+        box: Of the case, to be read.
+        coordinates: ``(I, J, K, 3)`` voxel positions within the box.
+        is_outside: ``(I, J, K)`` whether they lie outside the case.
+    """
+
+    box: Box
+    coordinates: Tensor
+    is_outside: Tensor
+
+
+def _locate(
+    shape: Shape3, start: Start, change: SpatialChange, patch_size: Shape3, spacing: Spacing, device: torch.device
+) -> _Source | None:
+    """None where a plain crop does."""
     offsets = compute_source_offsets(change, patch_size, spacing, device=device)
     if offsets is None:
-        return crop_patch(case, start, patch_size, device)
+        return None
     centre = [first + (size - 1) / 2 for first, size in zip(start, patch_size, strict=True)]
-    box = compute_source_box(change, centre, patch_size, spacing, case.shape)
-    image, codes = case.read_box(box, device)
+    box = compute_source_box(change, centre, patch_size, spacing, shape)
     positions = [offset + c for offset, c in zip(offsets.unbind(-1), centre, strict=True)]
     local = torch.stack([where - edge.start for where, edge in zip(positions, box, strict=True)], dim=-1)
-    warped, warped_codes = apply_spatial(image, local, "bilinear"), warp_labels(codes, local)
     is_outside = torch.zeros_like(positions[0], dtype=torch.bool)
-    for where, length in zip(positions, case.shape, strict=True):
+    for where, length in zip(positions, shape, strict=True):
         is_outside |= (where < -0.5) | (where > length - 0.5)
-    for channel, fill in zip(warped, case.fill.tolist(), strict=True):
-        channel.masked_fill_(is_outside, fill)
-    return warped, warped_codes.masked_fill(is_outside, 0)
+    return _Source(box=box, coordinates=local, is_outside=is_outside)
 
 
 def compute_source_box(
@@ -123,19 +160,32 @@ def crop_patch(
     case: StoredCase, start: Start, patch_size: Shape3, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
     """A box that may reach over the case's borders; what lies outside is filled."""
-    i, j, k = (
-        slice(min(max(first, 0), length), max(min(first + n, length), 0))
-        for first, n, length in zip(start, patch_size, case.shape, strict=True)
-    )
-    image, codes = case.read_box((i, j, k), device)
-    before = [edge.start - first for edge, first in zip((i, j, k), start, strict=True)]
-    after = [first + n - edge.stop for edge, first, n in zip((i, j, k), start, patch_size, strict=True)]
-    if not any(before + after):
+    box, padding = _clip(case.shape, start, patch_size)
+    image, codes = case.read_box(box, device)
+    if not any(padding):
         return image, codes
-    padding = [n for axis in (2, 1, 0) for n in (before[axis], after[axis])]  # F.pad starts with the last axis
     fills = case.fill.tolist()
     channels = [F.pad(channel, padding, value=fill) for channel, fill in zip(image, fills, strict=True)]
     return torch.stack(channels), F.pad(codes, padding, value=0)
+
+
+def crop_previous_patch(
+    case: StoredCase, start: Start, patch_size: Shape3, device: torch.device | None = None
+) -> Tensor:
+    """What another network found in a box that may reach over the case's borders; outside, it found nothing."""
+    box, padding = _clip(case.shape, start, patch_size)
+    return F.pad(case.read_previous_box(box, device), padding, value=0)
+
+
+def _clip(shape: Shape3, start: Start, patch_size: Shape3) -> tuple[Box, list[int]]:
+    """The part of a box that lies within the case, and the voxels that are missing on its sides, for `F.pad`."""
+    i, j, k = (
+        slice(min(max(first, 0), length), max(min(first + n, length), 0))
+        for first, n, length in zip(start, patch_size, shape, strict=True)
+    )
+    before = [edge.start - first for edge, first in zip((i, j, k), start, strict=True)]
+    after = [first + n - edge.stop for edge, first, n in zip((i, j, k), start, patch_size, strict=True)]
+    return (i, j, k), [n for axis in (2, 1, 0) for n in (before[axis], after[axis])]  # F.pad starts with the last axis
 
 
 def mirror_patch(
@@ -149,12 +199,15 @@ def mirror_patch(
         axes: To mirror.
         mirrored_codes: `compute_mirrored_codes`, on the same device.
     """
+    return image.flip([1 + axis for axis in axes]) if axes else image, mirror_codes(codes, axes, mirrored_codes)
+
+
+def mirror_codes(codes: Tensor, axes: Sequence[int], mirrored_codes: Tensor | None) -> Tensor:
+    """The codes of `mirror_patch`."""
     if not axes:
-        return image, codes
+        return codes
     codes = codes.flip(tuple(axes))
-    if 0 in axes and mirrored_codes is not None:
-        codes = mirrored_codes[codes.long()]
-    return image.flip([1 + axis for axis in axes]), codes
+    return mirrored_codes[codes.long()] if 0 in axes and mirrored_codes is not None else codes
 
 
 def compute_mirrored_codes(task: Task) -> Tensor | None:
@@ -184,13 +237,33 @@ def read_patch_with_peers(
         patch_size: Of the patch.
         spacing: Of the case, mm.
     """
-    from medunet.augmentation.monai_policy import compute_margin_size
     from medunet.augmentation.peers import apply_intensity_with_peers, apply_spatial_with_peers
+
+    first, large, inner = _add_margin(start, patch_size)
+    image, codes = apply_spatial_with_peers(*crop_patch(case, first, large), change.spatial, spacing)
+    patch = apply_intensity_with_peers(image[(slice(None), *inner)].clone(), change.intensity)
+    return patch, codes[inner].contiguous()
+
+
+def read_previous_patch_with_peers(
+    case: StoredCase, start: Start, change: PatchChange, patch_size: Shape3, spacing: Spacing
+) -> Tensor:
+    """The labels that another network found, as `read_patch_with_peers` changes those that people drew."""
+    from medunet.augmentation.peers import apply_spatial_with_peers
+
+    first, large, inner = _add_margin(start, patch_size)
+    codes = crop_previous_patch(case, first, large)
+    no_image = torch.zeros((1, *large))
+    _, codes = apply_spatial_with_peers(no_image, codes, change.spatial, spacing)
+    return codes[inner].contiguous()
+
+
+def _add_margin(start: Start, patch_size: Shape3) -> tuple[Start, Shape3, Box]:
+    """First voxel and size of the larger patch that is changed, and where in it the patch lies."""
+    from medunet.augmentation.monai_policy import compute_margin_size
 
     large = compute_margin_size(patch_size)
     margin = [(n - size) // 2 for n, size in zip(large, patch_size, strict=True)]
-    i, j, k = (first - extra for first, extra in zip(start, margin, strict=True))
-    image, codes = apply_spatial_with_peers(*crop_patch(case, (i, j, k), large), change.spatial, spacing)
-    inner = tuple(slice(extra, extra + size) for extra, size in zip(margin, patch_size, strict=True))
-    patch = apply_intensity_with_peers(image[(slice(None), *inner)].clone(), change.intensity)
-    return patch, codes[inner].contiguous()
+    first_i, first_j, first_k = (first - extra for first, extra in zip(start, margin, strict=True))
+    i, j, k = (slice(extra, extra + size) for extra, size in zip(margin, patch_size, strict=True))
+    return (first_i, first_j, first_k), large, (i, j, k)

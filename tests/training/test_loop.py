@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_training import ADAMW, SGD, build_tiny_cases, build_tiny_identity, build_tiny_plan, build_tiny_task
 
-from medunet.errors import TrainingError, TrainingStoppedError
+from medunet.errors import OutputError, TrainingError, TrainingStoppedError
 from medunet.planning.plan import OptimizerPlan
 from medunet.training import Budget, Observer, Step
 from medunet.training import clock as clock_module
@@ -91,6 +91,45 @@ def test_a_stop_saves_before_it_is_raised(build_trainer: BuildTrainer) -> None:
     with pytest.raises(TrainingStoppedError, match="SIGUSR1"):
         trainer.fit(resumes=False, on_save=lambda result: saved.append(result.iteration))
     assert saved == [2]
+
+
+def test_an_interrupt_between_steps_saves_and_one_within_a_step_keeps_the_older_state(
+    build_trainer: BuildTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    saved: list[int] = []
+    trainer = build_trainer(save_seconds=0.0, budget=Budget(iterations=1000))
+    trainer.should_stop = lambda: interrupt() if trainer.state.iteration == 3 else None
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(resumes=False, on_save=lambda result: saved.append(result.iteration))
+    assert saved == [0, 1, 2, 3]
+    resumed = build_trainer(save_seconds=0.0, budget=Budget(iterations=1000))
+    monkeypatch.setattr("medunet.training.engine.update_average", interrupt)  # the weights are changed already
+    with pytest.raises(KeyboardInterrupt):
+        resumed.fit(resumes=True, on_save=lambda result: saved.append(result.iteration))
+    assert saved == [0, 1, 2, 3, 3]
+
+
+def test_a_save_that_fails_in_between_is_a_warning_and_at_the_end_an_error(
+    build_trainer: BuildTrainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = {2, 3}
+
+    def save(folder: Path, state: Any, identity: Any) -> None:
+        if state.iteration in failing:
+            msg = "the disk is full."
+            raise OutputError(msg)
+
+    monkeypatch.setattr("medunet.training.loop.save_state", save)
+    assert fit(build_trainer(save_seconds=0.0)).iteration == 6
+    assert [record.message for record in caplog.records] == [
+        "the disk is full. Training goes on, and the next save is in 0 s."
+    ] * 2
+    failing.add(6)
+    with pytest.raises(OutputError, match="the disk is full"):
+        fit(build_trainer(save_seconds=0.0, name="other"))
 
 
 def test_the_running_mean_is_what_is_kept_and_validated(

@@ -1,0 +1,1 @@
+"""What the benchmarks need to run the tools that medunet is compared with."""

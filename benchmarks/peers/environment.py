@@ -1,0 +1,58 @@
+"""Whether nnU-Net is here, where it keeps its files, and how many processes it takes: all told by environment variables."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def has_nnunet() -> bool:
+    """Whether the package nnunetv2 can be imported."""
+    return importlib.util.find_spec("nnunetv2") is not None
+
+
+def require_nnunet() -> None:
+    """End the program with one line when nnunetv2 is not here."""
+    if not has_nnunet():
+        sys.exit(
+            f"nnunetv2 is not installed for {sys.executable}: run `make peers`, then "
+            f".venv-peers/bin/python benchmarks/{Path(sys.argv[0]).name}."
+        )
+
+
+@contextmanager
+def nnunet_environment(root: Path, *, compiles: bool = False) -> Iterator[None]:
+    """Let nnU-Net work in a folder.
+
+    Args:
+        root: Gets the folders ``raw``, ``preprocessed`` and ``results``.
+        compiles: Whether nnU-Net may compile its network; it does so on GPUs only.
+    """
+    folders = {f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")}
+    with _variables({**folders, "nnUNet_compile": str(compiles)}):
+        yield
+
+
+@contextmanager
+def nnunet_workers(workers: int | None) -> Iterator[None]:
+    """How many processes augment; 0 augments in the training process, None leaves it to nnU-Net. Its planner refuses 0."""
+    with _variables({} if workers is None else {"nnUNet_n_proc_DA": str(workers)}):
+        yield
+
+
+@contextmanager
+def _variables(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,71 @@
+"""What cross-validation compares, and which is best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medunet.errors import InputError
+from medunet.evaluation import bootstrap_interval
+from medunet.training.comparable_runs import FoldedRun
+from medunet.training.validation import Validation
+
+TOLERANCE = 0.0005
+"""Mean Dice within which candidates are equal: half of the last digit that is shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One run, or two whose networks answer together.
+
+    Attributes:
+        runs: One or two.
+        validation: Scores of all cases by networks that have not seen them, with the post-processing that helps.
+    """
+
+    runs: tuple[FoldedRun, ...]
+    validation: Validation
+
+    @property
+    def name(self) -> str:
+        """Names of the runs."""
+        return " + ".join(run.name for run in self.runs)
+
+    @property
+    def num_networks(self) -> int:
+        """Networks through which a scan passes."""
+        return sum(len(run.folds) for run in self.runs)
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean over labels of the mean over cases; None when nothing could be scored."""
+        return self.validation.mean_dice
+
+    def compute_interval(self) -> tuple[float, float] | None:
+        """95 % bootstrap interval of the mean over cases of each case's mean Dice; None for fewer than 2 cases."""
+        dices = self.validation.mean_dice_per_case().values()
+        return bootstrap_interval([dice for dice in dices if dice is not None])
+
+
+def choose_best(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+    """The candidate with the highest mean Dice, or a single run that is as good within rounding.
+
+    Raises:
+        InputError: If no case of any candidate could be scored.
+    """
+    scored = {index: one.mean_dice for index, one in enumerate(candidates) if one.mean_dice is not None}
+    if not scored:
+        failures = candidates[0].validation.failures
+        why = f" The first: {failures[0].reason}" if failures else ""
+        msg = f"No case could be scored, so nothing can be compared.{why}"
+        raise InputError(msg)
+    highest = max(scored, key=lambda index: (scored[index], -index))  # the first of equals
+    as_good = [index for index, dice in scored.items() if dice > scored[highest] - TOLERANCE]
+    fewest = min(len(candidates[index].runs) for index in as_good)
+    chosen = max((index for index in as_good if len(candidates[index].runs) == fewest), key=lambda i: (scored[i], -i))
+    if chosen == highest:
+        return candidates[chosen], f"the highest mean Dice, {scored[chosen]:.4f}"
+    return candidates[chosen], (
+        f"mean Dice {scored[chosen]:.4f}, as good within rounding as {candidates[highest].name} "
+        f"({scored[highest]:.4f}) with fewer networks"
+    )
