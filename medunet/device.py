@@ -31,10 +31,10 @@ def choose_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
     """
     import torch
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and local_rank > 0 and torch.cuda.device_count() > 1:
+    if name in ("auto", "cuda") and local_rank > 0 and torch.cuda.is_available() and torch.cuda.device_count() > 1:
         name = f"cuda:{local_rank}"
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -39,7 +39,7 @@ def build_trainer(
         precision="32-true",
         seed=4,
         is_deterministic=True,
-        fingerprint=build_tiny_identity(),
+        identity=build_tiny_identity(),
         world=world,
         **(given | options),
     )

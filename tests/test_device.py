@@ -77,6 +77,13 @@ def test_each_process_takes_the_gpu_of_its_number(
     assert choose_device(name, local_rank=local_rank) == torch.device(chosen)
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=r"Device 'cuda:3' is not here \(2 CUDA devices found\)"):
+        choose_device(local_rank=3)
+
+
 @pytest.mark.parametrize(
     ("name", "num_devices", "message"),
     [

@@ -79,7 +79,7 @@ def train_nnunet(
     *,
     looks: Sequence[float] = (),
     look: Callable[[int, float], None] = lambda iteration, seconds: None,
-) -> int:
+) -> tuple[int, float]:
     """Its training iterations until the progress is 1; the poly learning rate falls over exactly that.
 
     What else nnU-Net does in an epoch (50 validation iterations per 250, a picture, checkpoints) is left out.
@@ -91,7 +91,7 @@ def train_nnunet(
         look: May change the network's mode, but not its weights.
 
     Returns:
-        The number of iterations.
+        Iterations and seconds.
     """
     waiting = list(looks)
     iteration, seconds = 0, 0.0
@@ -107,7 +107,7 @@ def train_nnunet(
             trainer.train_step(next(batches))  # copies the loss to the host, so a GPU has finished
             seconds += time.perf_counter() - began
             iteration += 1
-    return iteration
+    return iteration, seconds
 
 
 def validate_nnunet(trainer: QuietTrainer, cases: Sequence[Case], task: Task, folder: Path) -> Evaluation:

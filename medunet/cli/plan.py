@@ -90,16 +90,11 @@ def plan(
 
 def _fit_plans(fingerprint: Fingerprint, task: Task, settings: TrainingSettings) -> list[Plan]:
     """One plan; two for a cascade, which is two networks. A budget in time is timed here, for some seconds."""
-    from dataclasses import replace
-
     from medunet.device import choose_device, choose_precision
     from medunet.training import parse_budget
-    from medunet.training.fit_plan import fit_plan
+    from medunet.training.fit_plan import fit_plans
 
     budget, device = parse_budget(settings.budget or task.budget), choose_device(settings.device)
     precision = choose_precision(device, settings.precision)
-    chosen = fit_plan(fingerprint, task, budget, device, settings, precision)
-    if chosen.configuration != "cascade":
-        return [chosen]
-    low = replace(settings, configuration="3d-low")
-    return [fit_plan(fingerprint, task, budget, device, low, precision), chosen]
+    plan, low_plan = fit_plans(fingerprint, task, budget, device, settings, precision)
+    return [plan] if low_plan is None else [low_plan, plan]

@@ -96,6 +96,7 @@ def train(
 
     from medunet import training
     from medunet.cli.progress import ConsoleObserver
+    from medunet.training.place import is_first_process
 
     with ConsoleObserver() as observer:
         try:
@@ -133,7 +134,8 @@ def train(
                 print(f"error: {msg}", file=sys.stderr)
                 raise typer.Exit(EXIT_REQUEUE) from stop
             raise TrainingError(msg) from stop
-    _print_result(result, device)
+    if is_first_process():  # of those that torchrun or SLURM started
+        _print_result(result, device)
 
 
 def _print_result(result: TrainingResult, device: str) -> None:

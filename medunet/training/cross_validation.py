@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from medunet.evaluation import CaseFailure
 from medunet.inference import Predictor
@@ -31,7 +31,23 @@ from medunet.training.validation import Validation, predict_masks, score_masks, 
 MASKS_FOLDER = "masks"
 
 
-def train_every_fold(experiment: Experiment, folder: Path) -> TrainingResult:
+class TrainOne(Protocol):
+    """Trains and validates what one fold becomes: `train_fold`, or `medunet.training.cascade.train_cascade`."""
+
+    def __call__(
+        self, experiment: Experiment, folder: Path, fold: int | None, *, resumes: bool, masks: Path | None = None
+    ) -> TrainingResult:
+        """Train, validate, and leave a model folder; masks of the validation cases stay where they are asked for."""
+
+
+def train_every_fold(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    train_one: TrainOne = train_fold,
+    name: str = "fold",
+    masks: Path | None = None,
+) -> TrainingResult:
     """Train one network per fold, and make one model of them.
 
     The folds become model folders ``fold_0``, ``fold_1`` and so on below ``folder``. ``folder`` itself becomes a model
@@ -40,18 +56,23 @@ def train_every_fold(experiment: Experiment, folder: Path) -> TrainingResult:
     Args:
         experiment: What is learnt, from what and how.
         folder: The run folder; holds plan and task.
+        train_one: Trains a fold.
+        name: Of the folders, before the number.
+        masks: Where masks of all cases stay; None keeps none.
     """
-    masks = folder / STATE_FOLDER / MASKS_FOLDER
-    folds = [folder / f"fold_{fold}" for fold in range(count_folds(experiment.dataset, experiment.splits))]
+    keeps_masks, masks = masks is not None, masks or folder / STATE_FOLDER / MASKS_FOLDER
+    folds = [folder / f"{name}_{fold}" for fold in range(count_folds(experiment.dataset, experiment.splits))]
     for fold, fold_folder in enumerate(folds):
         if (fold_folder / METRICS).is_file():
-            experiment.observer.on_message(f"Fold {fold} is finished already.")
+            experiment.observer.on_message(f"{name.capitalize()} {fold} is finished already.")
             continue
-        experiment.observer.on_message(f"Fold {fold} of {len(folds)}")
+        experiment.observer.on_message(f"{name.capitalize()} {fold} of {len(folds)}")
         if experiment.world.is_first:
             write_description(fold_folder, experiment.task, experiment.plan)
-        train_fold(experiment, fold_folder, fold, resumes=has_state(fold_folder), masks=masks)
+        train_one(experiment, fold_folder, fold, resumes=has_state(fold_folder), masks=masks)
     validation = _finish(experiment, folder, folds, masks) if experiment.world.is_first else None
+    if experiment.world.is_first and not keeps_masks:
+        shutil.rmtree(masks)
     records = [read_records(fold_folder) for fold_folder in folds]
     return TrainingResult(
         folder=folder,
@@ -87,7 +108,6 @@ def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: 
         quality=quality,
     )
     write_report(experiment.task, folder, validation, cases, masks)
-    shutil.rmtree(masks)
     return validation
 
 

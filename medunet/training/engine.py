@@ -31,6 +31,7 @@ from medunet.training.averaging import build_average, update_average
 from medunet.training.compilation import SMALL_BATCH_VOXELS, Forward, try_compile
 from medunet.training.distributed import World, WorldEnvironment
 from medunet.training.losses import Loss, LossName, SegmentationLoss, build_loss
+from medunet.training.previous_labels import build_channel_table, to_channels
 from medunet.training.sampling import Batch
 
 # Fabric announces its precision each time it is built; the model's record says it once.
@@ -82,6 +83,7 @@ class Engine:
             _use_channels_last(self.network, plan.network.spatial_dims)
         self.optimizer = build_optimizer(self.network, plan.optimizer, is_fused=device.type in ("cpu", "cuda"))
         self._loss: SegmentationLoss = build_loss(loss, task, device)
+        self._channel_table = build_channel_table(task).to(device)
         self._precision = _build_precision(precision, device)
         self._fabric = _build_fabric(device, self._precision, world or World())
         self._scales = _Scales(self.network)
@@ -126,6 +128,8 @@ class Engine:
         image, codes, annotated = (_move(tensor, self.device) for tensor in (batch.image, batch.codes, batch.annotated))
         if batch.changes:
             image = apply_intensity(image, batch.changes)
+        if batch.previous is not None:
+            image = torch.cat([image, to_channels(_move(batch.previous, self.device), self._channel_table)], dim=1)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(self._learner(image), codes, annotated)
         self._fabric.backward(_spread_fault(loss.total))

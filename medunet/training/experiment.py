@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 
 from medunet.device import Precision, choose_device, choose_precision
 from medunet.errors import InputError
 from medunet.models import get_runs_folder
-from medunet.models.folder import Model, read_model, write_description
+from medunet.models.folder import Model, read_single_model, write_description
+from medunet.models.names import LOW
 from medunet.phantoms import write_phantom_dataset
 from medunet.planning import Fingerprint, Plan, compute_fingerprint
 from medunet.preprocessing import StoredCase, prepare_cases
@@ -32,15 +34,17 @@ from medunet.tasks import (
 from medunet.training.budget import Budget, parse_budget
 from medunet.training.distributed import World
 from medunet.training.fine_tune import adapt_plan
-from medunet.training.fit_plan import describe_plan, fit_plan
+from medunet.training.fit_plan import describe_plan, fit_plans
 from medunet.training.folders import read_plan
 from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings, write_settings
 from medunet.training.signals import StopSignals
+from medunet.training.state import STATE_FOLDER
 
 logger = logging.getLogger(__name__)
 
 NUM_PHANTOMS = 24
+_PLANS: TypeAdapter[tuple[Plan, Plan | None]] = TypeAdapter(tuple[Plan, Plan | None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,7 @@ class Experiment:
         dataset: From which cases.
         splits: Own folds; None for nnU-Net's.
         plan: How.
+        low_plan: Of a cascade's first stage; None without a cascade.
         source: Model to begin with; None begins anew.
         budget: Of each training.
         device: Of this process.
@@ -67,6 +72,7 @@ class Experiment:
     dataset: Dataset
     splits: Splits | None
     plan: Plan
+    low_plan: Plan | None
     source: Model | None
     budget: Budget
     device: torch.device
@@ -124,7 +130,7 @@ def prepare_experiment(
     device = choose_device(settings.device, local_rank=world.local_rank)
     precision = choose_precision(device, settings.precision)
     # A training that goes on has taken over all it needs; the source may be gone.
-    source = None if settings.from_model is None or resumes else read_model(settings.from_model)
+    source = None if settings.from_model is None or resumes else read_single_model(settings.from_model)
     with world.in_turn():
         dataset = _find_dataset(settings, task, observer)
     check_annotated(dataset.cases, task)
@@ -133,9 +139,10 @@ def prepare_experiment(
     num_trainings = count_folds(dataset, splits) if settings.fold == "cv" else 1
     budget = whole_budget.take_share(1 / num_trainings)
 
-    def settle_plan() -> Plan:
+    def settle_plans() -> tuple[Plan, Plan | None]:
         if resumes:
-            return read_plan(folder)
+            plan = read_plan(folder)
+            return plan, read_plan(folder / STATE_FOLDER / LOW) if plan.configuration == "cascade" else None
         fingerprint = compute_fingerprint(
             dataset.cases,
             task,
@@ -143,25 +150,30 @@ def prepare_experiment(
             on_case=count_cases("reading", len(dataset.cases), observer),
         )
         _warn_about_absent_labels(fingerprint, dataset)
-        plan = fit_plan(fingerprint, task, budget, device, settings, precision)
+        plan, low_plan = fit_plans(fingerprint, task, budget, device, settings, precision)
         if source is not None:
             plan = adapt_plan(plan, task, source)
         write_description(folder, task, plan)
+        if low_plan is not None:
+            write_description(folder / STATE_FOLDER / LOW, task, low_plan)
         write_settings(folder, settings)  # last: they say that there is something to go on with
-        return plan
+        return plan, low_plan
 
-    plan = Plan.model_validate_json(world.share(settle_plan().model_dump_json() if world.is_first else None))
-    for topic, reason in plan.reasons.items():
-        logger.info("plan: %s: %s", topic, reason)
-    observer.on_message(describe_plan(plan))
-    if "budget" in plan.reasons and not resumes:
-        observer.on_message(f"Budget: {plan.reasons['budget']}")
+    settled = world.share(_PLANS.dump_json(settle_plans()).decode() if world.is_first else None)
+    plan, low_plan = _PLANS.validate_json(settled)
+    for stage in (plan,) if low_plan is None else (low_plan, plan):
+        for topic, reason in stage.reasons.items():
+            logger.info("plan: %s: %s", topic, reason)
+        observer.on_message(describe_plan(stage))
+        if "budget" in stage.reasons and not resumes:
+            observer.on_message(f"Budget: {stage.reasons['budget']}")
     return Experiment(
         settings=settings,
         task=task,
         dataset=dataset,
         splits=splits,
         plan=plan,
+        low_plan=low_plan,
         source=source,
         budget=budget,
         device=device,

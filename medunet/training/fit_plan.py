@@ -27,6 +27,28 @@ from medunet.training.settings import TrainingSettings
 _LARGEST_CPU_EFFORT = Effort(voxels=2 * 128**3, features=32)
 _MEMORY_GB = 8.0
 """What the largest efforts are made for."""
+LOW_SHARE = 1 / 6
+"""Of a cascade's time, for each of the two networks at low resolution; the full resolution gets the rest."""
+FULL_SHARE = 1 - 2 * LOW_SHARE
+
+
+def fit_plans(
+    fingerprint: Fingerprint,
+    task: Task,
+    budget: Budget,
+    device: torch.device,
+    settings: TrainingSettings,
+    precision: Precision,
+) -> tuple[Plan, Plan | None]:
+    """The plan of a training, and of a cascade the plan of its first stage, each fitted to its share of the budget.
+
+    The arguments are those of `fit_plan`, with the budget of the whole training.
+    """
+    plan = fit_plan(fingerprint, task, budget, device, settings, precision)
+    if plan.configuration != "cascade":
+        return plan, None
+    low = replace(settings, configuration="3d-low")
+    return plan, fit_plan(fingerprint, task, budget.take_share(LOW_SHARE), device, low, precision)
 
 
 def fit_plan(
@@ -45,7 +67,7 @@ def fit_plan(
     Args:
         fingerprint: Of the dataset.
         task: Channels and labels.
-        budget: Of one training.
+        budget: Of one training; of a cascade, both stages together.
         device: That will train.
         settings: Configuration, preset and memory.
         precision: Of the network's arithmetic.
@@ -56,6 +78,8 @@ def fit_plan(
     configuration, why = settings.configuration, "as asked for"
     if configuration == "auto":
         configuration, why = choose_configuration(fingerprint, task, target)
+    if configuration == "cascade":
+        budget = budget.take_share(FULL_SHARE)
     reasons = {"configuration": why}
     if budget.seconds is not None and not budget.is_full:
         fitted = fit_effort(
@@ -70,6 +94,9 @@ def fit_plan(
     elif isinstance(target, Effort):
         # Of a counted number of steps, many small ones are worth more than few large ones, as in `fit_effort`.
         target = replace(target, batch_size=BATCH_SIZE.get(configuration, 2))
+    if configuration == "3d-low" and isinstance(target, Effort):
+        # It is coarse enough: voxels that the budget made coarser beforehand could leave no need of a low resolution.
+        target = replace(target, total_voxels=None)
     plan = build_plan(fingerprint, task, target, configuration)
     return plan.model_copy(update={"reasons": reasons | plan.reasons})
 

@@ -25,6 +25,7 @@ from medunet.training.fine_tune import load_matching_weights
 from medunet.training.identity import RunIdentity
 from medunet.training.loop import LoopResult, Trainer
 from medunet.training.losses import LossName
+from medunet.training.previous_stage import PreviousStage
 from medunet.training.report import write_report
 from medunet.training.validation import Validation, summarize_validation, validate_cases
 
@@ -55,7 +56,13 @@ class TrainingResult:
 
 
 def train_fold(
-    experiment: Experiment, folder: Path, fold: int | None, *, resumes: bool, masks: Path | None = None
+    experiment: Experiment,
+    folder: Path,
+    fold: int | None,
+    *,
+    resumes: bool,
+    masks: Path | None = None,
+    previous: PreviousStage | None = None,
 ) -> TrainingResult:
     """Train one network and validate it.
 
@@ -65,13 +72,14 @@ def train_fold(
         fold: That validates; None trains on all cases.
         resumes: Whether to go on from the state in the folder.
         masks: Where masks of the validation cases stay; None keeps none.
+        previous: Of a cascade, the stage whose labels the network sees beside the image.
     """
     training_cases, validation_cases = split_fold(experiment.dataset, fold, experiment.splits)
     experiment.observer.on_message(
         f"{experiment.dataset.name}: {len(training_cases)} training and {len(validation_cases)} validation cases "
         f"({experiment.dataset.layout})"
     )
-    trainer = _build_trainer(experiment, folder, training_cases, validation_cases)
+    trainer = _build_trainer(experiment, folder, training_cases, validation_cases, previous)
     if experiment.source is not None:
         report = load_matching_weights(
             trainer.engine.network, experiment.task, experiment.plan, experiment.source
@@ -85,6 +93,7 @@ def train_fold(
         training_cases=training_cases,
         validation_cases=validation_cases,
         trainer=trainer,
+        previous=previous,
     )
     with experiment.signals:  # before and after it there is nothing to save, and Ctrl-C ends at once
         result = trainer.fit(resumes=resumes, on_save=run.save)
@@ -92,10 +101,19 @@ def train_fold(
 
 
 def _build_trainer(
-    experiment: Experiment, folder: Path, training_cases: Sequence[Case], validation_cases: Sequence[Case]
+    experiment: Experiment,
+    folder: Path,
+    training_cases: Sequence[Case],
+    validation_cases: Sequence[Case],
+    previous: PreviousStage | None,
 ) -> Trainer:
     settings = experiment.settings
-    training, watched = (experiment.open_cases(cases) for cases in (training_cases, validation_cases[:_NUM_WATCHED]))
+    groups = (training_cases, validation_cases[:_NUM_WATCHED])
+    training, watched = (experiment.open_cases(cases) for cases in groups)
+    if previous is not None:
+        training, watched = (
+            previous.add_labels(cases, stored) for cases, stored in zip(groups, (training, watched), strict=True)
+        )
     loss: LossName = experiment.plan.loss if settings.loss == "auto" else settings.loss
     identity = RunIdentity(
         medunet_version=medunet.__version__,
@@ -121,7 +139,7 @@ def _build_trainer(
         seed=settings.seed,
         is_deterministic=settings.deterministic,
         augmentation=settings.augmentation,
-        fingerprint=identity,
+        identity=identity,
         observer=experiment.observer,
         loss=loss,
         compilation=settings.compile,
@@ -129,6 +147,7 @@ def _build_trainer(
         should_stop=experiment.signals.should_stop,
         groups=[case.group for case in training_cases],
         num_workers=settings.workers,
+        save_seconds=settings.save_seconds,
     )
 
 
@@ -142,6 +161,7 @@ class _Fold:
     training_cases: tuple[Case, ...]
     validation_cases: tuple[Case, ...]
     trainer: Trainer
+    previous: PreviousStage | None
 
     def save(self, result: LoopResult) -> None:
         """Write the weights so far, so that an interrupted run is a model too."""
@@ -176,6 +196,7 @@ class _Fold:
             self.experiment.precision,
             self.experiment.observer,
             masks=masks,
+            add_channels=None if self.previous is None else self.previous.add_channels,
         )
 
     def _write(self, result: LoopResult, validation: Validation | None, masks: Path) -> None:

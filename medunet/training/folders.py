@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medunet.errors import ModelError
 from medunet.models import get_runs_folder
-from medunet.models.names import METRICS, PLAN
+from medunet.models.names import LOW, METRICS, PLAN
 from medunet.planning import Plan
 from medunet.training.state import has_state
 
@@ -23,8 +23,14 @@ def name_run_folder(task_name: str) -> Path:
     return folder
 
 
+def list_network_folders(folder: Path) -> list[Path]:
+    """Where the networks of a run are trained: in itself, its folds, and the first stages of its cascades."""
+    folds = [folder, *sorted(folder.glob("fold_*"))]
+    return [part for fold in folds for part in (fold, *sorted(fold.glob(f"{LOW}/half_*")))]
+
+
 def find_unfinished_run(task_name: str) -> Path:
-    """The newest run of a task that was interrupted: it, or one of its folds, has a state, but it has no metrics yet.
+    """The newest run of a task that was interrupted: one of its networks has a state, but the run has no metrics yet.
 
     Raises:
         ModelError: If there is none.
@@ -33,7 +39,7 @@ def find_unfinished_run(task_name: str) -> Path:
     candidates = [
         folder
         for folder in runs.glob(f"{task_name}-*")
-        if any(has_state(run) for run in (folder, *folder.glob("fold_*"))) and not (folder / METRICS).is_file()
+        if any(map(has_state, list_network_folders(folder))) and not (folder / METRICS).is_file()
     ]
     if not candidates:
         msg = (

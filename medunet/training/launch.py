@@ -23,7 +23,8 @@ from torch import distributed
 
 from medunet.device import check_num_devices, choose_device
 from medunet.errors import InputError, TrainingError
-from medunet.training.distributed import Place, ProcessLostError, World, find_place, open_store
+from medunet.training.distributed import ProcessLostError, World, open_store
+from medunet.training.place import Place, find_place
 
 WORKER = "medunet.training.worker"
 _END_SECONDS = 60.0

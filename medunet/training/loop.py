@@ -22,7 +22,7 @@ from medunet.training.budget import Budget
 from medunet.training.clock import Clock, Due
 from medunet.training.compilation import Compilation, should_compile
 from medunet.training.distributed import World
-from medunet.training.engine import MAX_GRADIENT_NORM, Engine, measure_step_seconds
+from medunet.training.engine import MAX_GRADIENT_NORM, Engine
 from medunet.training.identity import RunIdentity
 from medunet.training.log import TrainingLog
 from medunet.training.losses import Loss, LossName
@@ -31,8 +31,6 @@ from medunet.training.sampling import AugmentationMode, Batch, PatchSampler
 from medunet.training.schedule import compute_learning_rate
 from medunet.training.state import TrainingState, has_state, load_state, save_state
 from medunet.training.validation import compute_stored_dice
-
-__all__ = ["LoopResult", "Trainer", "measure_step_seconds"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class Trainer:
         seed: Of weights, patches and augmentation.
         is_deterministic: Whether only deterministic kernels may be used.
         augmentation: ``"fast"``, ``"torchio"`` or ``"none"``.
-        fingerprint: What a state must match to be resumed.
+        identity: What a state must match to be resumed.
         observer: Told what happens; by the first process only.
         loss: Its name.
         compilation: Whether to compile the network: ``"auto"``, ``"on"`` or ``"off"``.
@@ -98,7 +96,7 @@ class Trainer:
         seed: int,
         is_deterministic: bool,
         augmentation: AugmentationMode,
-        fingerprint: RunIdentity,
+        identity: RunIdentity,
         observer: Observer,
         loss: LossName = "dice-ce",
         compilation: Compilation = "auto",
@@ -116,7 +114,7 @@ class Trainer:
         self.device = device
         self.precision = precision
         self.is_deterministic = is_deterministic
-        self.fingerprint = fingerprint
+        self.identity = identity
         self.observer = observer
         self.loss = loss
         self.world = world or World()
@@ -187,7 +185,7 @@ class Trainer:
             KeyboardInterrupt: On Ctrl-C, after saving, unless it came in the middle of a step.
         """
         if resumes:
-            load_state(self.folder, self.state, self.fingerprint)
+            load_state(self.folder, self.state, self.identity)
             self.engine.align_moments()
         else:
             self.engine.reset_average()
@@ -327,7 +325,7 @@ class Trainer:
             data_wait=clock.data_wait,
         )
         if self.world.is_first:
-            save_state(self.folder, self.state, self.fingerprint)
+            save_state(self.folder, self.state, self.identity)
             on_save(result)
         return result
 

@@ -10,15 +10,16 @@ from medunet.errors import OutputError
 from medunet.io import check_output
 from medunet.models.names import ENSEMBLE, WEIGHTS
 from medunet.tasks import load_task
+from medunet.training.cascade import train_cascade
 from medunet.training.cross_validation import train_every_fold
 from medunet.training.distributed import World
 from medunet.training.experiment import prepare_experiment
 from medunet.training.fold import TrainingResult, train_fold
-from medunet.training.folders import find_unfinished_run, name_run_folder
+from medunet.training.folders import find_unfinished_run, list_network_folders, name_run_folder
 from medunet.training.launch import open_world
 from medunet.training.lock import RunLock
 from medunet.training.progress import Observer
-from medunet.training.settings import TrainingSettings, build_settings, has_settings, take_over_settings
+from medunet.training.settings import TrainingSettings, build_settings, has_settings, read_settings, take_over_settings
 from medunet.training.signals import StopSignals
 from medunet.training.state import has_state
 
@@ -53,17 +54,25 @@ def train(
     settings = build_settings(task, data, options)
     arguments = {"task": str(task), "data": None if data is None else str(data), "resume": resume, **_to_json(options)}
     arguments |= {"output": None if output is None else str(output)}
-    with open_world(arguments, devices=settings.devices, nodes=settings.nodes, device=settings.device) as world:
-        folder = Path(world.share(str(_choose_folder(settings, output, resume)) if world.is_first else None))
+    begun = _find_begun(settings, output, resume)
+    started = settings if begun is None else read_settings(begun)  # a run goes on with as many processes as it had
+    with open_world(arguments, devices=started.devices, nodes=started.nodes, device=started.device) as world:
+        folder = Path(world.share(str(begun or _name_folder(settings, output)) if world.is_first else None))
         with RunLock(folder) if world.is_first else nullcontext():
             return _train_in(folder, settings, world, observer or Observer(), resume=resume)
 
 
-def _choose_folder(settings: TrainingSettings, output: str | Path | None, resume: bool | Literal["auto"]) -> Path:
-    if output is not None:
-        return Path(output)
-    name = load_task(settings.task).name
-    return find_unfinished_run(name) if resume is True else name_run_folder(name)
+def _find_begun(settings: TrainingSettings, output: str | Path | None, resume: bool | Literal["auto"]) -> Path | None:
+    """The folder of the run that goes on; None for a new one."""
+    if resume == "auto":
+        return Path(output) if output is not None and has_settings(Path(output)) else None
+    if not resume:
+        return None
+    return find_unfinished_run(load_task(settings.task).name) if output is None else Path(output)
+
+
+def _name_folder(settings: TrainingSettings, output: str | Path | None) -> Path:
+    return name_run_folder(load_task(settings.task).name) if output is None else Path(output)
 
 
 def _train_in(
@@ -82,16 +91,17 @@ def _train_in(
         signals=StopSignals(),
         resumes=is_begun,
     )
+    train_one = train_fold if experiment.low_plan is None else train_cascade
     if settings.fold == "cv":
-        return train_every_fold(experiment, folder)
+        return train_every_fold(experiment, folder, train_one=train_one)
     # A run that was killed before its first save has a plan, but no state to go on from.
     resumes = has_state(folder) if resume == "auto" else resume
-    return train_fold(experiment, folder, None if settings.fold == "all" else settings.fold, resumes=resumes)
+    return train_one(experiment, folder, None if settings.fold == "all" else settings.fold, resumes=resumes)
 
 
 def _check_unused(folder: Path) -> None:
     """A finished model is not trained over, and a folder that cannot be written is noticed before any work."""
-    if any((folder / name).exists() for name in (WEIGHTS, ENSEMBLE)):
+    if (folder / ENSEMBLE).exists() or any((part / WEIGHTS).exists() for part in list_network_folders(folder)):
         msg = f"{folder} holds a model already; choose another --output, or go on with it by --resume."
         raise OutputError(msg)
     check_output(folder / WEIGHTS)

@@ -23,16 +23,21 @@ from medunet.augmentation import (
 )
 from medunet.errors import TrainingError
 from medunet.preprocessing import StoredCase
-from medunet.tasks import Task
+from medunet.tasks import Task, compute_membership
 from medunet.training.patch_order import PatchOrder
 from medunet.training.patches import (
+    Start,
     choose_start,
     compute_mirrored_codes,
+    mirror_codes,
     mirror_patch,
     read_patch,
     read_patch_with_peers,
+    read_previous_patch,
+    read_previous_patch_with_peers,
 )
 from medunet.training.prefetch import TIMEOUT_SECONDS, draw_ahead
+from medunet.training.previous_labels import PreviousChange, apply_previous_change, sample_previous_change
 from medunet.volume import Shape3, Spacing
 
 AugmentationMode = Literal["fast", "torchio", "none"]
@@ -54,6 +59,8 @@ class Batch:
         annotated: ``(B, outputs)`` bool: whether the patch's case was searched for what an output stands for; None when
             every case was for everything.
         changes: One per patch, for `medunet.augmentation.apply_intensity`; empty when nothing is to be changed.
+        previous: ``(B, I, J, K)`` uint8: codes that the first network of a cascade found, which become channels
+            (`medunet.training.previous_labels.to_channels`) once the intensities are changed; None without a cascade.
     """
 
     iteration: int
@@ -62,13 +69,24 @@ class Batch:
     codes: Tensor
     annotated: Tensor | None = None
     changes: tuple[IntensityChange, ...] = ()
+    previous: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Patch:
+    """One of a `Batch`."""
+
+    image: Tensor
+    codes: Tensor
+    change: IntensityChange
+    previous: Tensor | None
 
 
 class PatchSampler:
     """Draws patches from preprocessed cases.
 
     Args:
-        cases: At least one. Of those that are not in memory, only boxes are read.
+        cases: At least one. Of those that are not in memory, only boxes are read. All or none have previous labels.
         task: Its laterality pairs are swapped when a patch is mirrored.
         patch_size: Of a patch.
         batch_size: Patches per batch of one process.
@@ -120,6 +138,7 @@ class PatchSampler:
             num_patches=world_size * batch_size,
             seed=seed,
         )
+        self._num_codes = compute_membership(task).shape[1]
         mirrored_codes = compute_mirrored_codes(task)
         self._mirrored_codes = None if mirrored_codes is None else mirrored_codes.to(self.device)
         is_partial = any(case.annotated is not None for case in cases)
@@ -133,26 +152,24 @@ class PatchSampler:
         Raises:
             TrainingError: If a patch cannot be made; names the case and the cause.
         """
-        images, codes, changes = [], [], []
+        patches = []
         choices = [self._order.choose(iteration, position) for position in self._list_positions()]
         for position, choice in zip(self._list_positions(), choices, strict=True):
             case = self._drawing[iteration] = self.cases[choice.case]
             rng = np.random.default_rng([self.seed, _PATCH, iteration, position])
             try:
-                patch, patch_codes, change = self._draw_patch(case, choice.code, rng)
+                patches.append(self._draw_patch(case, choice.code, rng))
             except Exception as error:
                 raise _describe_fault(case, error) from error
-            images.append(patch)
-            codes.append(patch_codes)
-            changes.append(change)
         self._drawing.pop(iteration, None)
         return Batch(
             iteration=iteration,
             case_ids=tuple(self.cases[choice.case].case_id for choice in choices),
-            image=torch.stack(images),
-            codes=torch.stack(codes),
+            image=torch.stack([patch.image for patch in patches]),
+            codes=torch.stack([patch.codes for patch in patches]),
             annotated=self._gather_annotated([choice.case for choice in choices]),
-            changes=tuple(changes) if self.mode == "fast" else (),
+            changes=tuple(patch.change for patch in patches) if self.mode == "fast" else (),
+            previous=_stack([patch.previous for patch in patches if patch.previous is not None]),
         )
 
     def iterate(self, start: int) -> Generator[Batch, None, None]:
@@ -172,28 +189,40 @@ class PatchSampler:
     def _list_positions(self) -> range:
         return range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
 
-    def _draw_patch(
-        self, case: StoredCase, code: int | None, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor, IntensityChange]:
+    def _draw_patch(self, case: StoredCase, code: int | None, rng: np.random.Generator) -> _Patch:
         start = choose_start(case, self.patch_size, code, rng)
+        change = self._sample_change(case, rng)
+        image, codes = self._read_patch(case, start, change)
+        # Drawn last, so that everything else is as it would be without a cascade.
+        previous = self._read_previous(case, start, change, rng) if case.has_previous else None
+        return _Patch(image=image, codes=codes, change=change.intensity, previous=previous)
+
+    def _sample_change(self, case: StoredCase, rng: np.random.Generator) -> PatchChange:
         if self.mode == "none":
-            change = PatchChange(spatial=SpatialChange(), intensity=IntensityChange())
-        elif self.mode == "fast":
-            change = self._sample_change(case, rng, self.patch_size)
-        else:
+            return PatchChange(spatial=SpatialChange(), intensity=IntensityChange())
+        patch_size = self.patch_size
+        if self.mode == "torchio":
             from medunet.augmentation.monai_policy import compute_margin_size
 
-            change = self._sample_change(case, rng, compute_margin_size(self.patch_size))
+            patch_size = compute_margin_size(self.patch_size)
+        return sample_change(self.policy, rng, patch_size, self.spacing, num_channels=len(case.fill))
+
+    def _read_patch(self, case: StoredCase, start: Start, change: PatchChange) -> tuple[Tensor, Tensor]:
         if self.mode == "torchio":
             image, codes = read_patch_with_peers(case, start, change, self.patch_size, self.spacing)
             image, codes = image.to(self.device), codes.to(self.device)
         else:
             image, codes = read_patch(case, start, change.spatial, self.patch_size, self.spacing, self.device)
-        image, codes = mirror_patch(image, codes, change.spatial.mirrored_axes, self._mirrored_codes)
-        return image, codes, change.intensity
+        return mirror_patch(image, codes, change.spatial.mirrored_axes, self._mirrored_codes)
 
-    def _sample_change(self, case: StoredCase, rng: np.random.Generator, patch_size: Shape3) -> PatchChange:
-        return sample_change(self.policy, rng, patch_size, self.spacing, num_channels=len(case.fill))
+    def _read_previous(self, case: StoredCase, start: Start, change: PatchChange, rng: np.random.Generator) -> Tensor:
+        if self.mode == "torchio":
+            codes = read_previous_patch_with_peers(case, start, change, self.patch_size, self.spacing).to(self.device)
+        else:
+            codes = read_previous_patch(case, start, change.spatial, self.patch_size, self.spacing, self.device)
+        codes = mirror_codes(codes, change.spatial.mirrored_axes, self._mirrored_codes)
+        worse = PreviousChange() if self.mode == "none" else sample_previous_change(rng, self._num_codes)
+        return apply_previous_change(codes, worse)
 
     def _gather_annotated(self, cases: Sequence[int]) -> Tensor | None:
         if self._annotated is None:
@@ -205,6 +234,10 @@ class PatchSampler:
         case = self._drawing.get(iteration)
         place = "" if case is None else f", reading {case.path}"
         return f"batch {iteration} (cases {', '.join(ids)}) does not come{place}"
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor | None:
+    return torch.stack(list(tensors)) if tensors else None
 
 
 def choose_num_workers(device: torch.device) -> int:

@@ -136,7 +136,7 @@ def has_settings(folder: Path) -> bool:
 
 def take_over_settings(folder: Path, asked: TrainingSettings, task: Task) -> TrainingSettings:
     """The settings of the run that is resumed; what was asked for now and differs is named, because it has no effect."""
-    settings = _read_settings(folder)
+    settings = read_settings(folder)
     if (found := load_task(settings.task).name) != task.name:
         msg = f"{folder} is a training of task '{found}', not of '{task.name}'; give that task, or another --output."
         raise InputError(msg)
@@ -150,7 +150,12 @@ def take_over_settings(folder: Path, asked: TrainingSettings, task: Task) -> Tra
     return settings
 
 
-def _read_settings(folder: Path) -> TrainingSettings:
+def read_settings(folder: Path) -> TrainingSettings:
+    """The settings of a run.
+
+    Raises:
+        ModelError: If they are missing or damaged.
+    """
     path = folder / STATE_FOLDER / SETTINGS
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -26,6 +26,7 @@ from medunet.postprocessing import Postprocessing, apply_postprocessing, choose_
 from medunet.preprocessing import StoredCase, preprocess_image
 from medunet.tasks import IGNORE_CODE, Case, Task, compute_membership, read_case
 from medunet.training.mask_pairs import MaskPair, has_mask_pair, read_mask_pair, write_mask_pair
+from medunet.training.previous_labels import build_channel_table, to_channels
 from medunet.training.progress import Observer
 from medunet.volume import Volume
 
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 Segment = Callable[[Volume], Volume]
 """From a scan to a mask on its grid, without post-processing."""
+AddChannels = Callable[[Volume, Volume], Volume]
+"""From a preprocessed scan and the scan itself to the preprocessed one with more channels."""
 
 
 def compute_stored_dice(
@@ -51,7 +54,11 @@ def compute_stored_dice(
     dices = []
     for case in cases:
         i, j, k = case.shape
-        image, codes = case.read_box((slice(0, i), slice(0, j), slice(0, k)), torch.device("cpu"))
+        box = (slice(0, i), slice(0, j), slice(0, k))
+        image, codes = case.read_box(box, torch.device("cpu"))
+        if case.has_previous:
+            previous = case.read_previous_box(box, torch.device("cpu"))
+            image = torch.cat([image, to_channels(previous[None], build_channel_table(task))[0]])
         volume = Volume(image.numpy(), np.eye(4))
         logits = compute_logits(network, volume, plan, device, precision).cpu()
         predicted = (
@@ -91,6 +98,7 @@ def validate_cases(
     observer: Observer,
     *,
     masks: Path | None = None,
+    add_channels: AddChannels | None = None,
 ) -> Validation:
     """Segment every case from its files, choose the post-processing, and score the masks on the cases' own grids.
 
@@ -103,6 +111,7 @@ def validate_cases(
         precision: Of the network's arithmetic.
         observer: Told of every case.
         masks: Folder where the masks stay, see `predict_masks`; None keeps none.
+        add_channels: What the network sees beside the image; None adds nothing.
 
     Raises:
         OutputError: If the masks cannot be put aside.
@@ -111,6 +120,8 @@ def validate_cases(
 
     def segment(image: Volume) -> Volume:
         prepared = preprocess_image(image, plan)
+        if add_channels is not None:
+            prepared = add_channels(prepared, image)
         return restore_label_map(compute_logits(network, prepared, plan, device, precision), prepared, image, task)
 
     if masks is not None:

@@ -38,7 +38,6 @@ OPTIONS: dict[str, Any] = {
 }
 """Of all trainings here; without validation, which is not what is tested."""
 WEIGHTS = "weights.safetensors"
-unsaved = pytest.mark.xfail(strict=True, reason="loop.py: save_seconds of the settings is not used yet")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits and signals")
 
 
@@ -133,7 +132,6 @@ if __name__ == "__main__":  # data workers may import this file again
 """
 
 
-@unsaved
 @posix
 def test_a_killed_training_goes_on_to_the_very_same_weights(
     train_tiny: Train, tiny_data: Path, tmp_path: Path, runs: Path, unbroken_weights: bytes
@@ -269,7 +267,6 @@ def test_a_log_that_cannot_grow_is_named_and_keeps_its_rows(tmp_path: Path) -> N
     assert (tmp_path / "log.csv").read_bytes().startswith(before)
 
 
-@unsaved
 def test_a_full_disk_in_between_is_a_warning_and_the_training_goes_on(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -377,7 +374,6 @@ class _AtPreprocessing(Observer):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.xfail(strict=True, reason="run.py: takes signals before the loop asks for them")
 @posix
 def test_a_signal_before_the_loop_acts_at_once(train_tiny: Train, tmp_path: Path) -> None:
     """Nobody would ask for it until the last case is preprocessed, and the batch system kills long before."""
@@ -447,7 +443,6 @@ def test_auto_begins_where_there_is_nothing_and_goes_on_where_there_is(
     assert read_weights(tmp_path / "run") == unbroken_weights
 
 
-@pytest.mark.xfail(strict=True, reason="run.py: asks for settings, not for a state")
 def test_auto_begins_where_a_run_was_killed_before_its_first_save(train_tiny: Train, tmp_path: Path) -> None:
     interrupt(train_tiny, tmp_path / "run")
     for path in [*(tmp_path / "run" / "state").glob("*.safetensors"), tmp_path / "run" / WEIGHTS]:
@@ -464,7 +459,6 @@ def test_auto_does_not_begin_anew_over_results_without_a_state(train_tiny: Train
     assert read_all(tmp_path / "run") == before
 
 
-@unsaved
 def test_a_damaged_state_costs_one_save_interval(
     train_tiny: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture, unbroken_weights: bytes
 ) -> None:

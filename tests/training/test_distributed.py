@@ -20,8 +20,9 @@ import torch
 from medunet.errors import InputError, TrainingError
 from medunet.models import read_model
 from medunet.training import TrainingResult, launch
-from medunet.training.distributed import Place, ProcessLostError, World, find_place
+from medunet.training.distributed import ProcessLostError, World
 from medunet.training.launch import open_world
+from medunet.training.place import Place, find_place
 
 TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "node-a", "MASTER_PORT": "29400"}
 SRUN = {
