@@ -36,7 +36,7 @@ from medunet.preprocessing import StoredCase, prepare_cases
 from medunet.tasks import Case, Task, load_task, read_dataset
 from medunet.training.sampling import AugmentationMode, PatchSampler
 
-Draw = Callable[[], None]
+Draw = Callable[[], object]
 NNUNET_LIST = AugmentationPolicy(elastic_probability=0.0, mirror_axes=(0, 1, 2))
 NNUNET, EQUAL, ON_DISK, OWN, PEERS = (
     "nnU-Net",

@@ -31,9 +31,10 @@ from typing import Any
 import torch
 from peers.environment import has_nnunet, nnunet_environment
 from peers.made_up import MADE_UP_TASK, MadeUpCase, make_cases, make_fingerprint, store_cases
-from peers.plain import open_plain
+from peers.plain import build_plain_step
 
 from medunet.device import Precision, choose_precision
+from medunet.networks import build_network
 from medunet.planning import Effort, MemoryTarget, Plan, build_plan
 from medunet.planning.network import NNUNET_SGD
 from medunet.training.compilation import find_compiler
@@ -109,9 +110,12 @@ def open_ways(
         stored = store_cases(cases, Path(folder))
         size, spacing = plan.patch_size, plan.spacing
         sampler = PatchSampler(stored, MADE_UP_TASK, size, plan.batch_size, spacing, seed=0, device=device)
+        batch = sampler.draw(0)
+        network = build_network(plan.network)
+        plain = build_plain_step(network, plan, batch, device, precision, compiles=compiles)
         ways: dict[str, Way] = {
-            PLAIN: lambda: open_plain(plan, sampler.draw(0), device, precision, compiles=compiles),
-            ENGINE: lambda: _open_engine(engine, sampler),
+            PLAIN: lambda: _open_fixed(plain),
+            ENGINE: lambda: _open_fixed(lambda: engine.step(batch, NNUNET_SGD.learning_rate)),
             MEDUNET: lambda: _open_medunet(engine, sampler),
         }
         if has_nnunet():
@@ -123,15 +127,15 @@ def report(ways: dict[str, Way], device: torch.device, *, rounds: int, iteration
     """Measure in turns, so that a drifting machine does not favour one, and print medians."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     waits: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            rate, wait = measure(way, device, iterations=iterations, warm_up=warm_up)
+    for number in range(rounds):
+        for name in list(ways)[:: -1 if number % 2 else 1]:
+            rate, wait = measure(ways[name], device, iterations=iterations, warm_up=warm_up)
             rates[name].append(rate)
             waits[name].append(wait)
     for name, found in rates.items():
-        wait = f"   waits for data {100 * statistics.median(waits[name]):4.1f} %" if max(waits[name]) > 0 else ""
+        waiting = f"   waits for data {100 * statistics.median(waits[name]):4.1f} %" if max(waits[name]) > 0 else ""
         spread = f"({min(found):.3f} to {max(found):.3f})"
-        print(f"   {name:26} {statistics.median(found):8.3f} iterations/s {spread}{wait}")
+        print(f"   {name:26} {statistics.median(found):8.3f} iterations/s {spread}{waiting}")
     median = {name: statistics.median(found) for name, found in rates.items()}
     print(f"   medunet / plain PyTorch without data: {median[MEDUNET] / median[PLAIN]:.2f} (goal >= 1)")
     if WORKERS in median:
@@ -155,11 +159,9 @@ def measure(way: Way, device: torch.device, *, iterations: int, warm_up: int) ->
 
 
 @contextlib.contextmanager
-def _open_engine(engine: Engine, sampler: PatchSampler) -> Iterator[Step]:
-    batch = sampler.draw(0)
-
+def _open_fixed(train: Callable[[], object]) -> Iterator[Step]:
     def step() -> float:
-        engine.step(batch, NNUNET_SGD.learning_rate)
+        train()
         return 0.0
 
     yield step

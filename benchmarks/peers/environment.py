@@ -25,15 +25,17 @@ def require_nnunet() -> None:
 
 
 @contextmanager
-def nnunet_environment(root: Path, *, compiles: bool = False) -> Iterator[None]:
+def nnunet_environment(root: Path, *, compiles: bool = True) -> Iterator[None]:
     """Let nnU-Net work in a folder.
 
     Args:
         root: Gets the folders ``raw``, ``preprocessed`` and ``results``.
-        compiles: Whether nnU-Net may compile its network; it does so on GPUs only.
+        compiles: Whether nnU-Net may compile its network where it does so by itself, in training on GPUs.
     """
-    folders = {f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")}
-    with _variables({**folders, "nnUNet_compile": str(compiles)}):
+    values = {f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")}
+    if not compiles:  # when it is asked to, it compiles in other places too
+        values["nnUNet_compile"] = "False"
+    with _variables(values):
         yield
 
 

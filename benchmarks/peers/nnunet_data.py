@@ -19,12 +19,12 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
-from peers.made_up import MadeUpCase
-from peers.plans import CONFIGURATION, take_over_plan
 
 from medunet.io import write_nifti_labels
 from medunet.planning import Plan
 from medunet.tasks import Case, Task, encode_labels, read_case
+from peers.made_up import MadeUpCase
+from peers.plans import CONFIGURATION, take_over_plan
 
 DATASET = "Dataset001_Benchmark"
 

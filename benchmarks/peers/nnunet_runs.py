@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from peers.environment import nnunet_environment
 
 from medunet.evaluation import Evaluation
 from medunet.planning import Plan
 from medunet.tasks import Case, Task
+from peers.environment import nnunet_environment
 
 Progress = Callable[[int, float], float]
 """From finished iterations and seconds to the share of a budget that is used."""
@@ -22,11 +22,10 @@ Record = Callable[[int, float, Evaluation], None]
 
 
 class RunNnunet(Protocol):
-    """Trains from a seed until the progress is 1, validates at some shares of the budget and at the end, and records."""
+    """What `open_nnunet` gives."""
 
-    def __call__(
-        self, seed: int, compute_progress: Progress, record: Record, *, looks: Sequence[float] = ()
-    ) -> None: ...
+    def __call__(self, seed: int, compute_progress: Progress, record: Record, *, looks: Sequence[float] = ()) -> None:
+        """Train from a seed until the progress is 1; validate and record at these shares of the budget and at the end."""
 
 
 @contextmanager
@@ -45,7 +44,7 @@ def open_nnunet(
     from peers.nnunet_data import prepare_nnunet_dataset
     from peers.nnunet_trainer import build_trainer, train_nnunet, validate_nnunet
 
-    with tempfile.TemporaryDirectory() as folder, nnunet_environment(Path(folder), compiles=True):
+    with tempfile.TemporaryDirectory() as folder, nnunet_environment(Path(folder)):
         dataset = prepare_nnunet_dataset(training, validation, task, plan=plan)
 
         def run(seed: int, compute_progress: Progress, record: Record, *, looks: Sequence[float] = ()) -> None:

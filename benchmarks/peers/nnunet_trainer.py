@@ -19,13 +19,13 @@ import torch
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from peers.environment import nnunet_workers
-from peers.nnunet_data import NnunetDataset
-from peers.plans import CONFIGURATION
 
 from medunet.evaluation import Evaluation, build_evaluation, score_case
 from medunet.io import read_label_map
 from medunet.tasks import Case, Task, list_class_values, read_case
+from peers.environment import nnunet_workers
+from peers.nnunet_data import NnunetDataset
+from peers.plans import CONFIGURATION
 
 _FILLING_SECONDS = 60.0
 
@@ -120,7 +120,9 @@ def validate_nnunet(trainer: QuietTrainer, cases: Sequence[Case], task: Task, fo
         folder: Gets the masks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    predictor = nnUNetPredictor(device=trainer.device, verbose=False, verbose_preprocessing=False, allow_tqdm=False)
+    predictor = nnUNetPredictor(
+        perform_everything_on_device=trainer.device.type == "cuda", device=trainer.device, allow_tqdm=False
+    )
     trainer.set_deep_supervision_enabled(False)
     managers = trainer.plans_manager, trainer.configuration_manager
     predictor.manual_initialization(

@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medunet.device import Precision
-from medunet.networks import build_network
+from medunet.networks import PatchNetwork
 from medunet.planning import Plan
 from medunet.training.sampling import Batch
 
 _DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-@contextmanager
-def open_plain(
-    plan: Plan, batch: Batch, device: torch.device, precision: Precision, *, compiles: bool = False
-) -> Iterator[Callable[[], float]]:
-    """A function that trains a network on one batch; it never waits for data."""
-    network = build_network(plan.network).to(device).train()
+def build_plain_step(
+    network: PatchNetwork,
+    plan: Plan,
+    batch: Batch,
+    device: torch.device,
+    precision: Precision,
+    *,
+    compiles: bool = False,
+) -> Callable[[], Tensor]:
+    """A function that trains a network once more on the same batch and gives the loss before, on the device."""
+    network.to(device).train()
     image, targets = batch.image.to(device), _build_targets(batch.codes.to(device), plan)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")
     forward = torch.compile(network.forward_scales, dynamic=False) if compiles else network.forward_scales
 
-    def step() -> float:
+    def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=_DTYPES.get(precision), enabled=precision in _DTYPES):
             scales = forward(image)
-        scaler.scale(compute_plain_loss(scales, targets)).backward()
+        loss = compute_plain_loss(scales, targets)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(network.parameters(), 12)
         scaler.step(optimizer)
         scaler.update()
-        return 0.0
+        return loss.detach()
 
-    yield step
+    return step
 
 
 def compute_plain_loss(scales: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -58,7 +63,8 @@ def compute_plain_loss(scales: Sequence[Tensor], targets: Sequence[Tensor]) -> T
         overlap = 2 * (probabilities * reference).sum(axes)
         dice = (overlap + 1e-5) / (probabilities.sum(axes) + reference.sum(axes) + 1e-5)
         total = total + (F.cross_entropy(logits, target) - dice[1:].mean()) / 2**number
-    return total / sum(1 / 2**number for number in range(len(scales)))
+    mean: Tensor = total / sum(1 / 2**number for number in range(len(scales)))
+    return mean
 
 
 def _build_targets(codes: Tensor, plan: Plan) -> list[Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -66,6 +67,9 @@ def _global_options(
 def main() -> None:
     """Run the command line; any `MedunetError` becomes one line on stderr and exit code 2."""
     arguments, is_debug = _take_debug(sys.argv[1:])
+    # OpenMP's threads spin while they wait, which takes the processor away from the threads that draw patches. It reads
+    # this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no umlauts must not end a command
             stream.reconfigure(errors="backslashreplace")

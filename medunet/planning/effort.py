@@ -7,9 +7,10 @@ than anything else, then a patch that shows much of the patient, then width, and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from medunet.errors import InputError
 from medunet.planning.fingerprint import Fingerprint
 from medunet.planning.plan import Configuration, Plan
 from medunet.planning.planner import build_plan
@@ -71,9 +72,12 @@ def fit_effort(
         measure_step: Seconds that one training step of a plan takes on this device.
         largest: What the device's memory admits.
         configuration: As in `build_plan`.
+
+    Raises:
+        InputError: If a low resolution is asked for, and even the smallest patch leaves no need of one.
     """
     rungs = list_rungs(largest, configuration)
-    plans = [build_plan(fingerprint, task, rung.effort, configuration) for rung in rungs]
+    plans = _plan_rungs(fingerprint, task, rungs, configuration)
     # Patches that fill the memory leave no room for larger batches.
     num_fitting = next((n for n, plan in enumerate(plans) if n and _count_voxels(plan) > largest.voxels), len(plans))
     rungs, plans = rungs[:num_fitting], plans[:num_fitting]
@@ -126,6 +130,21 @@ def list_rungs(largest: Effort, configuration: Configuration) -> list[Rung]:
         larger = replace(widest, voxels=widest.voxels * factor, batch_size=batch_size * factor)
         rungs.append(Rung(effort=larger, min_iterations=min_iterations))
     return rungs
+
+
+def _plan_rungs(
+    fingerprint: Fingerprint, task: Task, rungs: Sequence[Rung], configuration: Configuration
+) -> list[Plan]:
+    """Plans of the rungs, up to where a patch shows so much of a case that no low resolution is needed any more."""
+    plans: list[Plan] = []
+    for rung in rungs:
+        try:
+            plans.append(build_plan(fingerprint, task, rung.effort, configuration))
+        except InputError:
+            if not plans:
+                raise
+            break
+    return plans
 
 
 def _count_voxels(plan: Plan) -> int:

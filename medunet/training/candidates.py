@@ -53,19 +53,20 @@ def choose_best(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
     Raises:
         InputError: If no case of any candidate could be scored.
     """
-    scored = {index: one.mean_dice for index, one in enumerate(candidates) if one.mean_dice is not None}
-    if not scored:
+    ranked = sorted(
+        ((one.mean_dice, one) for one in candidates if one.mean_dice is not None), key=lambda pair: -pair[0]
+    )  # the first of equals stays first
+    if not ranked:
         failures = candidates[0].validation.failures
         why = f" The first: {failures[0].reason}" if failures else ""
         msg = f"No case could be scored, so nothing can be compared.{why}"
         raise InputError(msg)
-    highest = max(scored, key=lambda index: (scored[index], -index))  # the first of equals
-    as_good = [index for index, dice in scored.items() if dice > scored[highest] - TOLERANCE]
-    fewest = min(len(candidates[index].runs) for index in as_good)
-    chosen = max((index for index in as_good if len(candidates[index].runs) == fewest), key=lambda i: (scored[i], -i))
-    if chosen == highest:
-        return candidates[chosen], f"the highest mean Dice, {scored[chosen]:.4f}"
-    return candidates[chosen], (
-        f"mean Dice {scored[chosen]:.4f}, as good within rounding as {candidates[highest].name} "
-        f"({scored[highest]:.4f}) with fewer networks"
+    highest, leader = ranked[0]
+    dice, chosen = min(
+        ((dice, one) for dice, one in ranked if dice > highest - TOLERANCE), key=lambda pair: len(pair[1].runs)
+    )
+    if chosen is leader:
+        return chosen, f"the highest mean Dice, {dice:.4f}"
+    return chosen, (
+        f"mean Dice {dice:.4f}, as good within rounding as {leader.name} ({highest:.4f}) with fewer networks"
     )

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from medunet.errors import DatasetError
-from medunet.models import read_records, write_description
+from medunet.models import write_description
 from medunet.models.names import LOW, METRICS
 from medunet.tasks import Case, Splits, split_fold
 from medunet.training.cross_validation import MASKS_FOLDER, train_every_fold
@@ -60,6 +60,9 @@ def train_cascade(
         resumes: Whether the second stage may go on from a state in the folder.
         masks: Where masks of the validation cases stay; None keeps none.
 
+    Returns:
+        What the second stage leaves behind.
+
     Raises:
         DatasetError: If all training cases are of one patient.
     """
@@ -80,12 +83,7 @@ def train_cascade(
     result = train_fold(second, folder, fold, resumes=resumes and has_state(folder), masks=masks, previous=previous)
     if experiment.world.is_first:
         shutil.rmtree(low_masks, ignore_errors=True)
-    of_low = read_records(low).training
-    return replace(
-        result,
-        num_iterations=result.num_iterations + of_low.num_iterations,
-        seconds=result.seconds + of_low.seconds,
-    )
+    return result
 
 
 def split_halves(cases: Sequence[Case]) -> Splits:

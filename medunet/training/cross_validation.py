@@ -70,16 +70,19 @@ def train_every_fold(
         if experiment.world.is_first:
             write_description(fold_folder, experiment.task, experiment.plan)
         train_one(experiment, fold_folder, fold, resumes=has_state(fold_folder), masks=masks)
-    validation = _finish(experiment, folder, folds, masks) if experiment.world.is_first else None
-    if experiment.world.is_first and not keeps_masks:
-        shutil.rmtree(masks)
-    records = [read_records(fold_folder) for fold_folder in folds]
+    validation = None
+    with experiment.world.in_turn():  # the first process writes what the others read
+        if experiment.world.is_first:
+            validation = _finish(experiment, folder, folds, masks)
+            if not keeps_masks:
+                shutil.rmtree(masks)
+        record = read_records(folder).training
     return TrainingResult(
         folder=folder,
         validation_cases=experiment.dataset.cases,
         evaluation=validation,
-        num_iterations=sum(record.training.num_iterations for record in records),
-        seconds=sum(record.training.seconds for record in records),
+        num_iterations=record.num_iterations,
+        seconds=record.seconds,
         data_wait=None,
     )
 

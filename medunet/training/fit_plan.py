@@ -94,8 +94,8 @@ def fit_plan(
     elif isinstance(target, Effort):
         # Of a counted number of steps, many small ones are worth more than few large ones, as in `fit_effort`.
         target = replace(target, batch_size=BATCH_SIZE.get(configuration, 2))
-    if configuration == "3d-low" and isinstance(target, Effort):
-        # It is coarse enough: voxels that the budget made coarser beforehand could leave no need of a low resolution.
+    if configuration in ("3d-low", "cascade") and isinstance(target, Effort):
+        # Where there is a low resolution, the full one is not made coarser for the budget: nothing would be between them.
         target = replace(target, total_voxels=None)
     plan = build_plan(fingerprint, task, target, configuration)
     return plan.model_copy(update={"reasons": reasons | plan.reasons})

@@ -85,7 +85,8 @@ def test_the_channels_lie_where_the_labels_are_on_any_grid(scan: Volume) -> None
         voxels = np.argwhere(labels == value).mean(0)
         found = np.argwhere(seen.array[channel] > 0).mean(0)
         expected = scan.affine[:3, :3] @ voxels + scan.affine[:3, 3]
-        assert np.linalg.norm(seen.affine[:3, :3] @ found + seen.affine[:3, 3] - expected) < 0.35
+        distance_mm = np.linalg.norm(seen.affine[:3, :3] @ found + seen.affine[:3, 3] - expected)
+        assert distance_mm < 0.6  # a shift by half a voxel would be more
         volume_ml = (labels == value).sum() * scan.voxel_volume_mm3
         assert (seen.array[channel] > 0).sum() * seen.voxel_volume_mm3 == pytest.approx(volume_ml, rel=0.2)
 

@@ -230,15 +230,13 @@ def test_ctrl_c_leaves_a_model_and_a_state(train_tiny: Train, tmp_path: Path, mo
 def test_a_nan_stops_before_the_update_and_names_the_cases(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr("medunet.training.loop.SAVE_SECONDS", 0.0)  # a state after every step
-
     def spoil(loss: Loss) -> Loss:
         total = loss.total * float("nan") if what == "loss" else torch.sqrt(loss.total * 0)
         return Loss(total=total, soft_dice=loss.soft_dice)
 
     spoil_losses(monkeypatch, at_call=4, spoil=spoil)
     with pytest.raises(TrainingError, match=r"not finite at iteration 4 \(cases case_\d, case_\d.*--resume"):
-        train_tiny(tmp_path / "run", budget="8it")
+        train_tiny(tmp_path / "run", budget="8it", save_seconds=0.0)  # a state after every step
     model = read_model(tmp_path / "run")
     assert model.training.num_iterations == 3
     assert all(bool(torch.isfinite(tensor).all()) for tensor in model.network.state_dict().values())
@@ -258,9 +256,6 @@ def test_a_nan_before_the_first_save_promises_nothing(
 def test_weights_that_are_not_finite_replace_no_good_ones(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medunet.training import loop
-
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     step = Trainer._step
 
     def spoil(self: Trainer, *arguments: Any) -> Any:
@@ -271,7 +266,7 @@ def test_weights_that_are_not_finite_replace_no_good_ones(
 
     monkeypatch.setattr(Trainer, "_step", spoil)
     with pytest.raises(TrainingError, match="weights are not finite at iteration 3"):
-        train_tiny(tmp_path / "run", budget="8it")
+        train_tiny(tmp_path / "run", budget="8it", save_seconds=0.0)
     monkeypatch.undo()
     assert read_model(tmp_path / "run").training.num_iterations == 2
 
