@@ -21,7 +21,7 @@ from medunet.models.folder import TrainingRecord
 from medunet.planning import NetworkPlan, Normalization, Plan
 from medunet.tasks import Task, list_tasks
 from medunet.training import TrainingSettings
-from medunet.training.log import _COLUMNS
+from medunet.training.log import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -130,7 +130,7 @@ def test_every_key_is_in_formats(model: Any) -> None:
     assert [name for name in model.model_fields if f"`{name}`" not in text] == []
 
 
-@pytest.mark.parametrize("names", [_COLUMNS, _CSV_HEADER, TrainingSettings.__dataclass_fields__])
+@pytest.mark.parametrize("names", [COLUMNS, _CSV_HEADER, TrainingSettings.__dataclass_fields__])
 def test_every_column_and_setting_is_in_formats(names: Any) -> None:
     text = read(DOCS / "formats.md")
     assert [name for name in names if f"`{name}`" not in text] == []
