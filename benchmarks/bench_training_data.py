@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from peers.environment import nnunet_environment, require_nnunet
 from peers.made_up import MADE_UP_TASK, make_cases, write_dataset
-from peers.plans import change_plan
+from peers.plans import NNUNET_POLICY, change_plan
 
 from medunet.augmentation import AugmentationPolicy, apply_intensity
 from medunet.planning import MemoryTarget, Plan, build_plan, compute_fingerprint
@@ -37,7 +37,6 @@ from medunet.tasks import Case, Task, load_task, read_dataset
 from medunet.training.sampling import AugmentationMode, PatchSampler
 
 Draw = Callable[[], object]
-NNUNET_LIST = AugmentationPolicy(elastic_probability=0.0, mirror_axes=(0, 1, 2))
 NNUNET, EQUAL, ON_DISK, OWN, PEERS = (
     "nnU-Net",
     "medunet, nnU-Net's list",
@@ -118,8 +117,8 @@ def open_ways(cases: Sequence[Case], task: Task, plan: Plan, folder: Path) -> It
         with open_batches(trainer, workers=0) as batches:
             yield {
                 NNUNET: lambda: next(batches),
-                EQUAL: sample(in_memory, "fast", NNUNET_LIST),
-                ON_DISK: sample(on_disk, "fast", NNUNET_LIST),
+                EQUAL: sample(in_memory, "fast", NNUNET_POLICY),
+                ON_DISK: sample(on_disk, "fast", NNUNET_POLICY),
                 OWN: sample(in_memory, "fast", None),
                 PEERS: sample(in_memory, "torchio", None),
             }

@@ -7,8 +7,9 @@ The same network, patch, batch, optimiser (nnU-Net's SGD) and made-up cases for 
     medunet          batches by `PatchSampler`, drawn ahead as in training, and `Engine.step`
     nnU-Net          its loader, transforms and `nnUNetTrainer.train_step`; its processes beside it, or none
 
-First everything is equal: float32 on the CPU and float16 on a GPU, as nnU-Net trains there, nothing compiled. Then each
-has its defaults: medunet's precision, compiled (plain PyTorch likewise), and nnU-Net's, which compiles on GPUs only.
+First everything is equal: float32 on the CPU and float16 on a GPU, as nnU-Net trains there, nothing compiled, nnU-Net's
+augmentation. Then each has its defaults: medunet's precision, compiled (plain PyTorch likewise), with its augmentation;
+nnU-Net compiles on GPUs only.
 
 Left out: preprocessing, validation, logs and checkpoints of both. nnU-Net spends a sixth of its forward passes on
 validation patches, medunet up to a twentieth of its time on validation cases. Where nnunetv2 is absent (GPU machines
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -32,7 +34,9 @@ import torch
 from peers.environment import has_nnunet, nnunet_environment
 from peers.made_up import MADE_UP_TASK, MadeUpCase, make_cases, make_fingerprint, store_cases
 from peers.plain import build_plain_step
+from peers.plans import NNUNET_POLICY
 
+from medunet.augmentation import AugmentationPolicy, apply_intensity
 from medunet.device import Precision, choose_precision
 from medunet.networks import build_network
 from medunet.planning import Effort, MemoryTarget, Plan, build_plan
@@ -84,9 +88,10 @@ def main() -> None:
         print(f"{name}: patches of {size}, {plan.batch_size} per batch, {plan.network.features[0]} features")
         for is_default in (False,) if arguments.skip_defaults else (False, True):
             precision = choose_precision(device, "auto" if is_default else "fp32" if is_cpu else "fp16")
+            policy = None if is_default else NNUNET_POLICY
             compiles = is_default and find_compiler(device) is not None
             print(f" {'defaults' if is_default else 'everything equal'}: {precision}{', compiled' * compiles}")
-            with open_ways(plan, cases, device, precision, compiles=compiles) as ways:
+            with open_ways(plan, cases, device, precision, policy, compiles=compiles) as ways:
                 report(ways, device, rounds=arguments.rounds, iterations=iterations, warm_up=warm_up)
 
 
@@ -99,7 +104,13 @@ def build_setting(name: str) -> tuple[Plan, list[MadeUpCase]]:
 
 @contextlib.contextmanager
 def open_ways(
-    plan: Plan, cases: list[MadeUpCase], device: torch.device, precision: Precision, *, compiles: bool
+    plan: Plan,
+    cases: list[MadeUpCase],
+    device: torch.device,
+    precision: Precision,
+    policy: AugmentationPolicy | None,
+    *,
+    compiles: bool,
 ) -> Iterator[dict[str, Way]]:
     """The ways to train, each to be opened for a turn."""
     with tempfile.TemporaryDirectory() as folder, nnunet_environment(Path(folder), compiles=compiles):
@@ -108,9 +119,11 @@ def open_ways(
             engine.compile()
         engine.network.train()
         stored = store_cases(cases, Path(folder))
-        size, spacing = plan.patch_size, plan.spacing
-        sampler = PatchSampler(stored, MADE_UP_TASK, size, plan.batch_size, spacing, seed=0, device=device)
+        sampler = PatchSampler(
+            stored, MADE_UP_TASK, plan.patch_size, plan.batch_size, plan.spacing, seed=0, policy=policy, device=device
+        )
         batch = sampler.draw(0)
+        batch = dataclasses.replace(batch, image=apply_intensity(batch.image, batch.changes), changes=())
         network = build_network(plan.network)
         plain = build_plain_step(network, plan, batch, device, precision, compiles=compiles)
         ways: dict[str, Way] = {

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from medunet.augmentation import AugmentationPolicy
 from medunet.planning import Plan
 from medunet.planning.stages import choose_features
 from medunet.volume import Shape3
 
 CONFIGURATION = "3d_fullres"
+NNUNET_POLICY = AugmentationPolicy(elastic_probability=0.0, mirror_axes=(0, 1, 2))
+"""What nnU-Net does to 3D patches that are not very anisotropic, as often and as strongly."""
 
 
 def change_plan(

@@ -21,6 +21,7 @@ from medunet.cli.evaluate import evaluate
 from medunet.cli.infer import infer
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
+from medunet.cli.select import select
 from medunet.cli.series import series
 from medunet.cli.tasks import app as tasks_app
 from medunet.cli.train import train
@@ -41,6 +42,7 @@ app.command()(plan)
 app.command()(train)
 app.command()(infer)
 app.command()(evaluate)
+app.command()(select)
 app.command()(series)
 app.command()(convert)
 app.command()(phantom)

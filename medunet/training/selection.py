@@ -96,7 +96,7 @@ def select(
     groups = [(run,) for run in compared] + (list(itertools.combinations(compared, 2)) if ensembles else [])
     chosen_device = choose_device(device)
     observer.on_message(
-        f"Comparing {len(compared)} runs and {len(groups) - len(compared)} pairs on "
+        f"Comparing {len(compared)} runs and {len(groups) - len(compared)} pair(s) on "
         f"{sum(map(len, folds))} cases of {dataset.name}"
     )
     with tempfile.TemporaryDirectory(prefix="medunet-selection-") as temporary:

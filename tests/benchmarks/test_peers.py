@@ -114,14 +114,14 @@ def test_plain_training_learns_its_batch(tmp_path: Path) -> None:
 def test_the_environment_is_as_before_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_raw", "mine")
     monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
+    monkeypatch.delenv("nnUNet_compile", raising=False)
+    names = ("nnUNet_raw", "nnUNet_compile", "nnUNet_n_proc_DA")
 
     with nnunet_environment(tmp_path, compiles=False), nnunet_workers(0):
-        assert os.environ.get("nnUNet_raw") == str(tmp_path / "raw")
-        assert os.environ.get("nnUNet_compile") == "False"
-        assert os.environ.get("nnUNet_n_proc_DA") == "0"
+        within = [os.environ.get(name) for name in names]
 
-    assert os.environ.get("nnUNet_raw") == "mine"
-    assert "nnUNet_n_proc_DA" not in os.environ
+    assert within == [str(tmp_path / "raw"), "False", "0"]
+    assert [os.environ.get(name) for name in names] == ["mine", None, None]
 
 
 def test_a_difference_stands_beside_its_noise() -> None:

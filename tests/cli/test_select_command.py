@@ -58,7 +58,7 @@ def test_pairs_can_be_left_out(select: Command, tmp_path: Path) -> None:
     outcome = select("-o", tmp_path / "model", "--no-ensembles")
     assert outcome.exit_code == 0, outcome.err
     assert "fine + coarse" not in outcome.out
-    assert "Comparing 2 runs and 0 pairs on 3 cases of data" in outcome.out
+    assert "Comparing 2 runs and 0 pair(s) on 3 cases of data" in outcome.out
 
 
 def test_the_model_is_used_like_any_other(
