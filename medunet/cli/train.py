@@ -135,48 +135,26 @@ def train(
                 raise typer.Exit(EXIT_REQUEUE) from stop
             raise TrainingError(msg) from stop
     if is_first_process():  # of those that torchrun or SLURM started
-        _print_result(result, device)
+        _print_result(result)
 
 
-def _print_result(result: TrainingResult, device: str) -> None:
+def _print_result(result: TrainingResult) -> None:
     from rich.console import Console
 
     from medunet.cli.progress import format_duration
+    from medunet.models.names import REPORT
     from medunet.reporting import build_dice_table
+    from medunet.training.report import MIDDLE_CASE
 
     console = Console()
     console.print(f"Trained {result.num_iterations} iterations in {format_duration(result.seconds)} min.")
     if result.evaluation is not None:
         console.print(build_dice_table(result.evaluation))
-        console.print(f"Picture: {_draw_middle_case(result, device)}", soft_wrap=True)
+    for name, path in (("Picture", result.folder / MIDDLE_CASE), ("Report", result.folder / REPORT)):
+        if path.is_file():
+            console.print(f"{name}: {path}", soft_wrap=True)
     console.print(f"Model: {result.folder}", soft_wrap=True)
     console.print(f"Use it: medunet infer scan.nii.gz -o mask.nii.gz --model {result.folder}", soft_wrap=True)
-
-
-def _draw_middle_case(result: TrainingResult, device: str) -> Path:
-    """The validation case of median Dice, with both contours, so that the first picture is neither luck nor accident."""
-    from medunet.inference import load
-    from medunet.reporting import draw_overlay
-    from medunet.tasks import read_case
-
-    assert result.evaluation is not None  # the caller asked
-    dices = {name: dice for name, dice in result.evaluation.mean_dice_per_case().items() if dice is not None}
-    ranked = sorted(dices, key=lambda name: dices[name]) or [case.case_id for case in result.validation_cases]
-    chosen = ranked[len(ranked) // 2]
-    case = next(case for case in result.validation_cases if case.case_id == chosen)
-    segmenter = load(result.folder, device=device)
-    image, labels = read_case(case, segmenter.task)
-    path = result.folder / "validation.png"
-    draw_overlay(
-        image,
-        segmenter.segment(image).labels,
-        labels,
-        segmenter.task.labels,
-        path,
-        title=f"{chosen}, mean Dice {dices[chosen]:.3f}" if chosen in dices else chosen,
-        modality=segmenter.task.modality,
-    )
-    return path
 
 
 def _parse_fold(text: str) -> int | str:

@@ -8,8 +8,10 @@ from typing import Any
 
 from medunet.io import write_text_atomic
 from medunet.models import SYNTHETIC_WARNING, ModelRecords, read_records
+from medunet.models.members import list_members
 from medunet.models.names import (
     CARD,
+    ENSEMBLE,
     LOG,
     METRICS,
     PLAN,
@@ -367,15 +369,16 @@ def _describe_training(records: ModelRecords) -> list[Fact]:
 
 def _describe_fold(records: ModelRecords) -> str:
     if folds := records.metrics.get("folds"):
-        return f"cross-validation: {len(folds)} networks, each case scored by the one that had not seen it"
+        num_networks = records.metrics.get("num_networks", len(folds))
+        return f"cross-validation: {num_networks} networks, each case scored by the one that had not seen it"
     fold = records.training.fold
     return "none: all cases were learnt from" if fold is None else str(fold)
 
 
 def _list_files(folder: Path) -> list[Fact]:
     files = [(name, what) for name, what in _FILES.items() if (folder / name).exists()]
-    folds = sorted(path.name for path in folder.glob("fold_*") if path.is_dir())
-    return files + [(name, "the network of this fold, a model by itself") for name in folds]
+    members = list_members(folder) if (folder / ENSEMBLE).is_file() else ()
+    return files + [(member.name, "one of the networks, a model by itself") for member in members]
 
 
 # ---- how values look -----------------------------------------------------------------------------------------------------

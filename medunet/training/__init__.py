@@ -4,6 +4,17 @@ from medunet.training.budget import Budget, parse_budget
 from medunet.training.fold import TrainingResult
 from medunet.training.progress import Observer, Step
 from medunet.training.run import train
+from medunet.training.selection import Selection, select
 from medunet.training.settings import TrainingSettings
 
-__all__ = ["Budget", "Observer", "Step", "TrainingResult", "TrainingSettings", "parse_budget", "train"]
+__all__ = [
+    "Budget",
+    "Observer",
+    "Selection",
+    "Step",
+    "TrainingResult",
+    "TrainingSettings",
+    "parse_budget",
+    "select",
+    "train",
+]

@@ -121,6 +121,7 @@ def _train_low_resolution(
     )
     first = replace(
         experiment,
+        settings=replace(experiment.settings, configuration="3d-low", from_model=None),
         dataset=replace(experiment.dataset, cases=cases),
         splits=halves,
         plan=experiment.low_plan,

@@ -39,7 +39,7 @@ from medunet.training.folders import read_plan
 from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings, write_settings
 from medunet.training.signals import StopSignals
-from medunet.training.state import STATE_FOLDER
+from medunet.training.state import STATE_FOLDER, has_state
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +129,9 @@ def prepare_experiment(
         raise InputError(msg)
     device = choose_device(settings.device, local_rank=world.local_rank)
     precision = choose_precision(device, settings.precision)
-    # A training that goes on has taken over all it needs; the source may be gone.
-    source = None if settings.from_model is None or resumes else read_single_model(settings.from_model)
+    # A training that has a state took over all it needs, and the source may be gone; folds to come still need it.
+    needs_source = settings.from_model is not None and (settings.fold == "cv" or not has_state(folder))
+    source = read_single_model(str(settings.from_model)) if needs_source else None
     with world.in_turn():
         dataset = _find_dataset(settings, task, observer)
     check_annotated(dataset.cases, task)

@@ -80,7 +80,7 @@ def train_fold(
         f"({experiment.dataset.layout})"
     )
     trainer = _build_trainer(experiment, folder, training_cases, validation_cases, previous)
-    if experiment.source is not None:
+    if experiment.source is not None and not resumes:
         report = load_matching_weights(
             trainer.engine.network, experiment.task, experiment.plan, experiment.source
         ).describe()

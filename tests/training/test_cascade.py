@@ -118,13 +118,13 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, folder: Path, iteration: int) -> No
     monkeypatch.setattr(Trainer, "_step", stop)
 
 
-def list_trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the folders of networks that are trained from now on."""
-    trained: list[str] = []
+def list_trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Folders of networks that are trained from now on, and whether they go on from a state."""
+    trained: list[tuple[str, bool]] = []
     fit = Trainer.fit
 
     def note(self: Trainer, **options: Any) -> Any:
-        trained.append(self.folder.name)
+        trained.append((self.folder.name, options["resumes"]))
         return fit(self, **options)
 
     monkeypatch.setattr(Trainer, "fit", note)
@@ -195,6 +195,8 @@ def test_the_plans_of_the_stages(run: Path) -> None:
     assert (low.num_previous_labels, low.network.in_channels) == (0, 1)
     assert all(coarse > 1.3 * fine for coarse, fine in zip(low.spacing, full.spacing, strict=True))
     assert read_records(run / HALVES[0]).plan == read_records(run / HALVES[1]).plan == low
+    settings = [read_records(run / name).training.settings["configuration"] for name in (".", LOW, *HALVES)]
+    assert settings == ["cascade", "3d-low", "3d-low", "3d-low"]
 
 
 def test_nothing_is_left_that_is_not_needed(run: Path) -> None:
@@ -266,7 +268,9 @@ def test_where_there_is_no_low_resolution(cascades: Cascades, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("part", "trained", "remade"), [("low/half_1", ["half_1", "run"], 5), (".", ["run"], 0)], ids=["first", "second"]
+    ("part", "trained", "remade"),
+    [("low/half_1", [("half_1", True), ("run", False)], 5), (".", [("run", True)], 0)],
+    ids=["first", "second"],
 )
 def test_a_killed_cascade_goes_on_where_it_was(
     cascades: Cascades,
@@ -274,7 +278,7 @@ def test_a_killed_cascade_goes_on_where_it_was(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     part: str,
-    trained: list[str],
+    trained: list[tuple[str, bool]],
     remade: int,
 ) -> None:
     folder = tmp_path / "run"
@@ -420,6 +424,7 @@ def make_experiment(budget: Any) -> Any:
 
     cases = tuple(make_cases(None, None))
     nothing: dict[str, Any] = {field.name: None for field in dataclasses.fields(Experiment)}
+    nothing["settings"] = TrainingSettings(task="x", configuration="cascade")
     dataset = Dataset(name="x", folder=Path("x"), layout="x", cases=cases)
     return Experiment(
         **nothing | {"dataset": dataset, "budget": budget, "low_plan": "low", "world": World(), "observer": Observer()}

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from medunet.device import choose_precision
+from medunet.errors import VolumeError
 from medunet.evaluation import build_evaluation, score_case
 from medunet.inference import Predictor, load
 from medunet.models import Ensemble, find_newest_model, read_model, read_records, read_single_model
@@ -158,22 +159,32 @@ def test_the_page_and_the_card_say_what_it_is(result: TrainingResult) -> None:
 # ---- interruptions -------------------------------------------------------------------------------------------------------
 
 
-def test_finished_folds_are_not_trained_again(
+def test_what_is_finished_is_never_done_again(
     train_folds: Train, result: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Interrupted in the middle of fold 1, then before the folds are put together."""
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        interrupt(patch, num_steps=3)  # in the middle of fold 1
+        interrupt(patch, num_steps=3)
         with pytest.raises(KeyboardInterrupt):
             train_folds(run)
     assert not (run / "ensemble.json").exists()
     finished = list_files(run / "fold_0")
     assert {"weights.safetensors", "metrics.json"} <= finished.keys()
-    resumed = train_folds(run, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("medunet.training.cross_validation.write_ensemble", _raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_folds(run, resume=True)
     assert list_files(run / "fold_0") == finished
     assert read_weights(run) == read_weights(result.folder)
-    assert resumed.num_iterations == result.num_iterations
+    before = [list_files(run / f"fold_{fold}") for fold in range(NUM_FOLDS)]
+    with monkeypatch.context() as patch:
+        interrupt(patch, num_steps=0)
+        patch.setattr("medunet.training.cross_validation.Predictor", _refuse)  # the masks are still there
+        resumed = train_folds(run, resume=True)
+    assert [list_files(run / f"fold_{fold}") for fold in range(NUM_FOLDS)] == before
     assert read_metrics(run) == read_metrics(result.folder)
+    assert resumed.num_iterations == result.num_iterations
 
 
 def test_a_finished_run_is_left_as_it_is_found(
@@ -190,23 +201,6 @@ def test_a_finished_run_is_left_as_it_is_found(
     assert resumed.evaluation.scores == result.evaluation.scores  # type: ignore[union-attr]
 
 
-def test_a_kill_before_the_folds_are_put_together_costs_nothing(
-    train_folds: Train, result: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr("medunet.training.cross_validation.write_ensemble", _raise_interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train_folds(run)
-    before = [list_files(run / f"fold_{fold}") for fold in range(NUM_FOLDS)]
-    with monkeypatch.context() as patch:
-        interrupt(patch, num_steps=0)
-        patch.setattr("medunet.training.cross_validation.Predictor", _refuse)  # the masks are still there
-        train_folds(run, resume=True)
-    assert [list_files(run / f"fold_{fold}") for fold in range(NUM_FOLDS)] == before
-    assert read_metrics(run) == read_metrics(result.folder)
-
-
 def _raise_interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
@@ -221,24 +215,28 @@ def _refuse(*_: Any) -> None:
 def test_row_67_a_case_that_cannot_be_scored_costs_only_itself(
     train_folds: Train, result: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medunet.errors import VolumeError
+    """One failed when its fold was trained, another one fails now."""
     from medunet.training import validation
 
+    run = shutil.copytree(result.folder, tmp_path / "run")
+    failed = [{"case_id": "case_1", "reason": "case_1.nii.gz is cut off."}]
+    of_fold = read_metrics(run / "fold_1") | {"failed": failed}
+    (run / "fold_1" / "metrics.json").write_text(json.dumps(of_fold))
     read = validation.read_case
 
     def fail(case: Case, *arguments: Any) -> Any:
-        if case.case_id == "case_1":
-            msg = "case_1.nii.gz is cut off."
+        if case.case_id == "case_4":
+            msg = "case_4.nii.gz is no NIfTI file."
             raise VolumeError(msg)
         return read(case, *arguments)
 
     monkeypatch.setattr(validation, "read_case", fail)
-    found = train_folds(tmp_path / "run")
-    assert read_weights(found.folder) == read_weights(result.folder)
-    metrics, whole = read_metrics(found.folder), read_metrics(result.folder)
-    assert metrics["failed"] == [{"case_id": "case_1", "reason": "case_1.nii.gz is cut off."}]
-    assert {one["case_id"] for one in metrics["cases"]} == {"case_0", "case_2", "case_3", "case_4"}
-    assert (metrics["num_cases"], whole["num_cases"]) == (4, 5)
+    interrupt(monkeypatch, num_steps=0)
+    train_folds(run, resume=True)
+    metrics, whole = read_metrics(run), read_metrics(result.folder)
+    assert metrics["failed"] == [*failed, {"case_id": "case_4", "reason": "case_4.nii.gz is no NIfTI file."}]
+    assert {one["case_id"] for one in metrics["cases"]} == {"case_0", "case_2", "case_3"}
+    assert (metrics["num_cases"], whole["num_cases"]) == (3, 5)
 
 
 def test_a_case_that_two_folds_keep_apart_is_scored_once(train_folds: Train, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_labels_are_reshaped_with_balls(operator: Operator, radius: int) -> None
 def test_a_small_label_is_reshaped_as_in_the_whole_patch() -> None:
     """Only the box around a label is computed; nothing may show that."""
     codes = torch.zeros((40, 38, 36), dtype=torch.uint8)
-    codes[18:22, 17:21, 14:18], codes[18:22, 17:21, 20:24], codes[25:29, 17:21, 14:18] = 1, 1, 2
+    codes[10:30, 10:28, 14:18], codes[18:22, 17:21, 20:24], codes[32:36, 17:21, 14:18] = 1, 1, 2
     for operator in OPERATORS:
         reshapings = (Reshaping(code=1, operator=operator, radius=3),)  # type: ignore[arg-type]
         found = apply_previous_change(codes, PreviousChange(reshapings=reshapings))
@@ -236,6 +236,29 @@ def test_without_augmentation_nothing_is_made_worse(labelled: StoredCase) -> Non
         batch = sampler.draw(number)
         assert batch.previous is not None
         assert torch.equal(batch.previous, batch.codes)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_gives_the_same_patches(labelled: StoredCase) -> None:
+    for number in range(20):
+        batches = [
+            PatchSampler(
+                [labelled],
+                build_tiny_task(),
+                (12, 11, 8),
+                2,
+                SPACING,
+                seed=0,
+                mode="fast",
+                num_workers=0,
+                device=device,
+            ).draw(number)
+            for device in (CPU, torch.device("cuda", 0))
+        ]
+        previous = [batch.previous.cpu() for batch in batches if batch.previous is not None]
+        assert len(previous) == 2
+        assert (previous[0] != previous[1]).float().mean() < 0.01  # coordinates are rounded otherwise
 
 
 # ---- how they are kept -----------------------------------------------------------------------------------------------------
