@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
 
 
@@ -44,6 +45,11 @@ def nnunet_workers(workers: int | None) -> Iterator[None]:
     """How many processes augment; 0 augments in the training process, None leaves it to nnU-Net. Its planner refuses 0."""
     with _variables({} if workers is None else {"nnUNet_n_proc_DA": str(workers)}):
         yield
+
+
+def silence() -> AbstractContextManager[object]:
+    """Nothing is printed within: nnU-Net tells what it does with ``print``."""
+    return redirect_stdout(io.StringIO())
 
 
 @contextmanager

@@ -5,8 +5,6 @@ Imported only where nnunetv2 is; call within `peers.environment.nnunet_environme
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from medunet.io import write_nifti_labels
 from medunet.planning import Plan
 from medunet.tasks import Case, Task, encode_labels, read_case
+from peers.environment import silence
 from peers.made_up import MadeUpCase
 from peers.plans import CONFIGURATION, take_over_plan
 
@@ -50,14 +49,19 @@ def prepare_nnunet_dataset(
     Args:
         training: Cases of fold 0; images are used where they are, labels are written anew with consecutive values.
         validation: Cases of fold 0.
-        task: No regions.
+        task: With plain labels: no regions, no ignored value.
         plan: Whose patch, batch and network nnU-Net shall take; None lets it plan by itself.
+
+    Raises:
+        ValueError: If the task has other labels.
     """
-    assert not task.has_regions
+    if task.has_regions or task.ignore is not None:
+        msg = f"task '{task.name}' has regions or an ignored value; the benchmarks take plain labels only"
+        raise ValueError(msg)
     _write_raw([*training, *validation], task)
     _write_json(_place("preprocessed") / "splits_final.json", [{"train": _ids(training), "val": _ids(validation)}])
     num_processes = os.cpu_count() or 1
-    with _silence():
+    with silence():
         extractor = DatasetFingerprintExtractor(DATASET, num_processes)
         extractor.show_progress_bar = False
         extractor.run(overwrite_existing=True)
@@ -83,7 +87,7 @@ def store_made_up_cases(cases: Sequence[MadeUpCase], task: Task, plan: Plan) -> 
         },
     )
     _write_json(_place("preprocessed") / "splits_final.json", [{"train": names, "val": names}])
-    with _silence():
+    with silence():
         dataset = _make_plans(_PlannerWithoutImages(DATASET), plan)
         configuration = dataset.plans["configurations"][CONFIGURATION]
         folder = _place("preprocessed") / configuration["data_identifier"]
@@ -122,7 +126,6 @@ def _write_raw(cases: Sequence[Case], task: Task) -> None:
 
 def _describe(task: Task, files: dict[str, Any]) -> dict[str, Any]:
     """``dataset.json``: the labels have the codes that medunet gives them."""
-    assert task.ignore is None
     return {
         "channel_names": {str(n): "CT" if task.modality == "CT" else name for n, name in enumerate(task.channels)},
         "labels": {name: value for value, name in enumerate(["background", *task.labels])},
@@ -156,7 +159,3 @@ def _ids(cases: Sequence[Case]) -> list[str]:
 def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _silence() -> contextlib.AbstractContextManager[Any]:
-    return contextlib.redirect_stdout(io.StringIO())  # nnU-Net prints its plans and every case

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from medunet.evaluation import Evaluation, build_evaluation, score_case
 from medunet.io import read_label_map
 from medunet.tasks import Case, Task, list_class_values, read_case
-from peers.environment import nnunet_workers
+from peers.environment import nnunet_workers, silence
 from peers.nnunet_data import NnunetDataset
 from peers.plans import CONFIGURATION
 
@@ -43,7 +42,7 @@ def build_trainer(dataset: NnunetDataset, device: torch.device, *, seed: int = 0
     np.random.seed(seed)  # noqa: NPY002, what nnU-Net draws from
     torch.manual_seed(seed)
     plans = copy.deepcopy(dataset.plans) | {"continue_training": False}
-    with contextlib.redirect_stdout(io.StringIO()):
+    with silence():
         trainer = QuietTrainer(plans, CONFIGURATION, 0, copy.deepcopy(dataset.description), device)
         trainer.initialize()
     return trainer
@@ -57,7 +56,7 @@ def open_batches(trainer: QuietTrainer, *, workers: int | None = None) -> Iterat
         trainer: From `build_trainer`.
         workers: Processes that augment, see `nnunet_workers`.
     """
-    with contextlib.redirect_stdout(io.StringIO()), nnunet_workers(workers):
+    with silence(), nnunet_workers(workers):
         loaders = trainer.get_dataloaders()
     try:
         if (queue := getattr(loaders[0], "results_loop_queue", None)) is not None:
@@ -120,20 +119,18 @@ def validate_nnunet(trainer: QuietTrainer, cases: Sequence[Case], task: Task, fo
         folder: Gets the masks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    predictor = nnUNetPredictor(
-        perform_everything_on_device=trainer.device.type == "cuda", device=trainer.device, allow_tqdm=False
-    )
-    trainer.set_deep_supervision_enabled(False)
     managers = trainer.plans_manager, trainer.configuration_manager
-    predictor.manual_initialization(
-        trainer.network, *managers, None, trainer.dataset_json, "", trainer.inference_allowed_mirroring_axes
-    )
+    mirror_axes = trainer.inference_allowed_mirroring_axes
+    trainer.set_deep_supervision_enabled(False)
+    with silence():
+        predictor = nnUNetPredictor(device=trainer.device, allow_tqdm=False)
+        predictor.manual_initialization(trainer.network, *managers, None, trainer.dataset_json, "", mirror_axes)
     values = np.array(list_class_values(task))
     stored = trainer.dataset_class(trainer.preprocessed_dataset_folder, [case.case_id for case in cases])
     scores = []
     for case in cases:
         image, _, _, properties = stored.load_case(case.case_id)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with silence():
             logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(image[:])).cpu()
             export_prediction_from_logits(
                 logits,

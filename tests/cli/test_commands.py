@@ -221,7 +221,7 @@ def write_dataset(tmp_path: Path, make_volume: Any) -> Callable[..., Path]:
         (["--configuration", "4d"], ["--configuration", "'4d'", "did you mean '3d'"]),
         (["--configuration", "3D"], ["'3D'", "did you mean '3d'"]),
         (["--augmentation", "torchoi"], ["did you mean 'torchio'?"]),
-        (["--fold", "x"], ["--fold", "0 to 4, or all"]),
+        (["--fold", "x"], ["--fold", "0 to 4, all, or cv"]),
         (["--fold", "9"], ["no fold 9"]),
         (["--budget", "a while"], ["a while", "10min"]),
         (["--device", "cuda:97"], ["cuda:97", "not here"]),

@@ -221,12 +221,12 @@ def test_a_mask_that_cannot_be_made_does_not_stop_the_others(
     infer: Command, tmp_path: Path, write_densities: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Not only what medunet refuses: memory runs out on one huge scan.
-    from medunet.inference import segmenter
+    from medunet.inference import predictor
 
     (tmp_path / "scans").mkdir()
     for seed, name in enumerate("abc"):
         write_densities(tmp_path / "scans" / f"{name}.nii.gz", seed=seed)
-    preprocess = segmenter.preprocess_image
+    preprocess = predictor.preprocess_image
     calls = 0
 
     def fail(*arguments: Any) -> Any:
@@ -236,7 +236,7 @@ def test_a_mask_that_cannot_be_made_does_not_stop_the_others(
             raise MemoryError
         return preprocess(*arguments)
 
-    monkeypatch.setattr(segmenter, "preprocess_image", fail)
+    monkeypatch.setattr(predictor, "preprocess_image", fail)
     outcome = infer(tmp_path / "scans", "-o", tmp_path / "masks")
     assert outcome.exit_code == 2
     assert list_files(tmp_path / "masks") == {"a.nii.gz", "c.nii.gz"}
