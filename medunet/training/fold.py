@@ -188,7 +188,8 @@ class _Fold:
         if not self.validation_cases:
             return None
         return validate_cases(
-            self.trainer.network,
+            # Laid out in memory as after loading: in half precision another layout rounds otherwise.
+            self.trainer.network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
             self.validation_cases,
             self.experiment.task,
             self.experiment.plan,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 from medunet.errors import OutputError
 from medunet.io import check_output
+from medunet.models import SYNTHETIC_WARNING
 from medunet.models.names import ENSEMBLE, WEIGHTS
 from medunet.tasks import load_task
 from medunet.training.cascade import train_cascade
@@ -22,6 +24,8 @@ from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings, build_settings, has_settings, read_settings, take_over_settings
 from medunet.training.signals import StopSignals
 from medunet.training.state import has_state
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -93,10 +97,15 @@ def _train_in(
     )
     train_one = train_fold if experiment.low_plan is None else train_cascade
     if settings.fold == "cv":
-        return train_every_fold(experiment, folder, train_one=train_one)
-    # A run that was killed before its first save has a plan, but no state to go on from.
-    resumes = has_state(folder) if resume == "auto" else resume
-    return train_one(experiment, folder, None if settings.fold == "all" else settings.fold, resumes=resumes)
+        result = train_every_fold(experiment, folder, train_one=train_one)
+    else:
+        # A run that was killed before its first save has a plan, but no state to go on from.
+        resumes = has_state(folder) if resume == "auto" else resume
+        fold = None if settings.fold == "all" else settings.fold
+        result = train_one(experiment, folder, fold, resumes=resumes)
+    if experiment.dataset.is_synthetic and world.is_first:
+        logger.warning(SYNTHETIC_WARNING)
+    return result
 
 
 def _check_unused(folder: Path) -> None:

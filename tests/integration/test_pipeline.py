@@ -18,7 +18,10 @@ from medunet.phantoms import write_phantom_dataset
 from medunet.planning import Effort
 
 MODEL_FILES = {"card.md", "metrics.json", "plan.json", "task.json", "training.json", "weights.safetensors"}
-RUN_FILES = MODEL_FILES | {"log.csv", "state/settings.json", "state/state.safetensors", "validation.png"}
+RUN_FILES = MODEL_FILES | {
+    *("postprocessing.json", "quality.json", "log.csv", "report.html", "validation.png"),
+    *("state/settings.json", "state/state.safetensors"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,7 @@ def test_without_data_the_embedded_phantoms_are_used(
 ) -> None:
     monkeypatch.setenv("MEDUNET_HOME", str(tmp_path))
     monkeypatch.setattr("medunet.training.fit_plan.CPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
-    monkeypatch.setattr("medunet.training.run.NUM_PHANTOMS", 2)
+    monkeypatch.setattr("medunet.training.experiment.NUM_PHANTOMS", 2)
     write_phantom_dataset("hippocampus-mr", tmp_path / "phantoms" / "hippocampus-mr-2", num_cases=2, num_workers=1)
     outcome = medunet_command("train", "--task", "hippocampus-mr", "--budget", "2it", "--device", "cpu")
     assert outcome.exit_code == 0, outcome.err
