@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from medunet.augmentation import AugmentationPolicy
+from medunet.augmentation import build_nnunet_policy
 from medunet.planning import Plan
 from medunet.planning.stages import choose_features
 from medunet.volume import Shape3
 
 CONFIGURATION = "3d_fullres"
-NNUNET_POLICY = AugmentationPolicy(elastic_probability=0.0, mirror_axes=(0, 1, 2))
+NNUNET_POLICY = build_nnunet_policy()
 """What nnU-Net does to 3D patches that are not very anisotropic, as often and as strongly."""
 
 

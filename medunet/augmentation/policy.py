@@ -115,3 +115,16 @@ def build_policy(modality: Modality) -> AugmentationPolicy:
         motion_probability=0.05,
         anisotropy_probability=0.1,
     )
+
+
+def build_nnunet_policy(*, is_2d: bool = False) -> AugmentationPolicy:
+    """What nnU-Net 2.8.1 does: no elastic deformation, no scanner's artifacts, mirroring along all axes.
+
+    Args:
+        is_2d: Whether patches are slices, which nnU-Net turns by any angle.
+
+    Example:
+        >>> build_nnunet_policy(is_2d=True).rotation_degrees
+        180.0
+    """
+    return AugmentationPolicy(elastic_probability=0.0, mirror_axes=(0, 1, 2), rotation_degrees=180.0 if is_2d else 30.0)

@@ -120,6 +120,7 @@ class Plan(BaseModel):
         network: Shape of the network.
         optimizer: How it learns.
         loss: What it learns by, unless the user asks for another: Dice over the whole batch, or of each patch.
+        augmentation: Which changes patches undergo: medunet's policy of the modality, or nnU-Net's list.
         reasons: Why each of these was chosen.
     """
 
@@ -139,4 +140,5 @@ class Plan(BaseModel):
     network: NetworkPlan
     optimizer: OptimizerPlan
     loss: Literal["dice-ce", "patch-dice-ce"] = "dice-ce"
+    augmentation: Literal["medunet", "nnunet"] = "medunet"
     reasons: dict[str, str]

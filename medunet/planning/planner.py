@@ -67,6 +67,7 @@ def build_plan(
         network=network,
         optimizer=optimizer,
         loss=loss,
+        augmentation="nnunet" if isinstance(target, MemoryTarget) else "medunet",
         reasons=reasons,
     )
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from medunet.augmentation import AugmentationPolicy, build_nnunet_policy, build_policy
 from medunet.device import Precision
 from medunet.errors import OutputError, TrainingError, TrainingStoppedError
 from medunet.planning import Plan
@@ -139,6 +140,7 @@ class Trainer:
             plan.spacing,
             seed=seed,
             mode=augmentation,
+            policy=_choose_policy(plan),
             groups=groups,
             rank=self.world.rank,
             world_size=self.world.size,
@@ -343,6 +345,12 @@ class Trainer:
         if has_state(self.folder):
             return f"The last good state is in {self.folder}; go on from it with --resume."
         return "No state was saved yet; start anew."
+
+
+def _choose_policy(plan: Plan) -> AugmentationPolicy:
+    if plan.augmentation == "nnunet":
+        return build_nnunet_policy(is_2d=plan.configuration == "2d")
+    return build_policy(plan.modality)
 
 
 @contextmanager

@@ -88,7 +88,9 @@ def test_prostate_in_full() -> None:
 
 def test_memory_brings_the_recipe_of_nnunet() -> None:
     sgd = OptimizerPlan(name="sgd", learning_rate=0.01, weight_decay=3e-5, momentum=0.99, schedule="poly")
-    assert build_plan(make_fingerprint(), make_task(), MemoryTarget(preset="M")).optimizer == sgd
+    plan = build_plan(make_fingerprint(), make_task(), MemoryTarget(preset="M"))
+    assert (plan.optimizer, plan.augmentation) == (sgd, "nnunet")
+    assert build_plan(make_fingerprint(), make_task(), LARGE).augmentation == "medunet"
     assert build_plan(make_fingerprint(), make_task(), LARGE).optimizer.name == "adamw"
 
 

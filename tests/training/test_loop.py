@@ -360,3 +360,12 @@ def test_a_new_run_begins_a_new_log(tmp_path: Path) -> None:
     with TrainingLog(tmp_path) as log:
         write_rows(log, range(1, 2))
     assert [row["iteration"] for row in csv.DictReader((tmp_path / "log.csv").read_text().splitlines())] == ["1"]
+
+
+@pytest.mark.parametrize(("augmentation", "axes", "elastic"), [("nnunet", (0, 1, 2), 0.0), ("medunet", (0,), 0.2)])
+def test_the_plan_says_how_patches_are_changed(
+    build_trainer: BuildTrainer, augmentation: str, axes: tuple[int, ...], elastic: float
+) -> None:
+    plan = build_tiny_plan(AVERAGED).model_copy(update={"augmentation": augmentation})
+    policy = build_trainer(plan=plan).sampler.policy
+    assert (policy.mirror_axes, policy.elastic_probability) == (axes, elastic)
