@@ -89,6 +89,13 @@ bench: $(INSTALLED) ## medunet beside its peers, as ratios
 	$(BIN)/python benchmarks/bench_augmentation.py
 	$(BIN)/python benchmarks/bench_dicom_reading.py
 
+.PHONY: bench-nnunet
+bench-nnunet: $(PEERS)/.installed ## Training beside nnU-Net (hours): make bench-nnunet DATA=path/of/hippocampus
+	$(PEERS)/bin/python benchmarks/bench_training_data.py --data $(DATA)
+	$(PEERS)/bin/python benchmarks/bench_training_step.py
+	$(PEERS)/bin/python benchmarks/bench_recipe.py --data $(DATA)
+	$(PEERS)/bin/python benchmarks/bench_accuracy_budget.py --data $(DATA) --minutes 5,15 -o accuracy
+
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo
 	rm -rf $(VENV) $(PEERS) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
