@@ -13,11 +13,10 @@ from medunet.tasks import Task, compute_membership, suggest
 from medunet.training.losses.boundary import weigh_class_boundaries, weigh_region_boundaries
 from medunet.training.losses.entropy import CrossEntropy, Focal, TopCrossEntropy
 from medunet.training.losses.overlap import BatchDice, GeneralizedDice, PatchDice, Tversky
-from medunet.training.losses.segmentation import SegmentationLoss, halve_weights_but_last
+from medunet.training.losses.segmentation import SegmentationLoss
 from medunet.training.losses.term import Term
 
 LossName = Literal["dice-ce", "patch-dice-ce", "dice-focal", "tversky", "generalized-dice", "topk-ce", "boundary-ce"]
-DiceOver = Literal["batch", "patch"]
 
 # A name says all that is in a loss; where there are two terms, both count 1.
 TERMS: Mapping[LossName, tuple[Term, ...]] = {
@@ -35,7 +34,9 @@ def build_loss(name: LossName, task: Task, device: torch.device) -> Segmentation
     """The loss of that name, at every scale half as much as at the one before.
 
     Args:
-        name: ``"dice-ce"`` is the default of training.
+        name: ``"dice-ce"`` is the default of training. It and ``"patch-dice-ce"`` are nnU-Net 2.8.1's Dice +
+            cross-entropy with ``batch_dice`` true and false, plus the constant 1 (its Dice is negative). Where regions
+            meet ignored voxels, nnU-Net adds the cross-entropy of the regions up; here it is always the mean.
         task: Its labels say whether outputs are classes (softmax) or regions (sigmoid).
         device: Of the logits.
 
@@ -59,23 +60,4 @@ def build_loss(name: LossName, task: Task, device: torch.device) -> Segmentation
         membership=membership,
         has_regions=task.has_regions,
         weigh_voxels=weigh if name == "boundary-ce" else None,
-    )
-
-
-def build_nnunet_loss(task: Task, device: torch.device, *, dice_over: DiceOver) -> SegmentationLoss:
-    """nnU-Net 2.8.1's Dice + cross-entropy, number for number, plus the constant 1 (its Dice is negative).
-
-    The coarsest of several scales counts 0. Where regions meet ignored voxels, nnU-Net adds the cross-entropy of the
-    regions up instead of averaging it; here it is always the mean.
-
-    Args:
-        task: As in `build_loss`.
-        device: As in `build_loss`.
-        dice_over: ``"patch"`` for ``batch_dice: false`` of its plans, ``"batch"`` for ``true``.
-    """
-    return SegmentationLoss(
-        terms=(PatchDice() if dice_over == "patch" else BatchDice(), CrossEntropy()),
-        membership=torch.from_numpy(compute_membership(task)).to(device),
-        has_regions=task.has_regions,
-        weigh_scales=halve_weights_but_last,
     )

@@ -36,11 +36,6 @@ def halve_weights(num_scales: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def halve_weights_but_last(num_scales: int) -> list[float]:
-    """nnU-Net's weights: halved like `halve_weights`, but the coarsest of several scales counts 0."""
-    return halve_weights(1) if num_scales == 1 else [*halve_weights(num_scales - 1), 0.0]
-
-
 @dataclass(frozen=True, kw_only=True)
 class SegmentationLoss:
     """A sum of terms.
@@ -52,14 +47,12 @@ class SegmentationLoss:
         membership: ``(outputs, codes)`` from `medunet.tasks.compute_membership`, on the device of the logits.
         has_regions: Whether outputs overlap: sigmoid instead of softmax.
         weigh_voxels: Codes -> weights ``(B, 1 or regions, I, J, K)`` of the voxels in cross-entropy; None for 1.
-        weigh_scales: Number of scales -> their weights, finest first.
     """
 
     terms: tuple[Term, ...]
     membership: Tensor
     has_regions: bool
     weigh_voxels: Callable[[Tensor], Tensor] | None = None
-    weigh_scales: Callable[[int], list[float]] = halve_weights
 
     def __call__(self, scales: Sequence[Tensor], codes: Tensor, annotated: Tensor | None = None) -> Loss:
         """Compare logits with codes. Nothing waits for a GPU, unless ``weigh_voxels`` does.
@@ -75,7 +68,7 @@ class SegmentationLoss:
         sums.append(_SOFT_DICE.compute_sums(views[0]).detach())
         sums = list(torch.split(sum_over_processes(torch.cat(sums)), [len(part) for part in sums]))  # one exchange
         soft_dice = 1 - _SOFT_DICE.compute_loss(sums.pop().detach())
-        weights = [weight for weight in self.weigh_scales(len(views)) for _ in self.terms]
+        weights = [weight for weight in halve_weights(len(views)) for _ in self.terms]
         values = [term.compute_loss(part) for term, part in zip(self.terms * len(views), sums, strict=True)]
         # Weights stay numbers: as a tensor they would have to be copied to the device, which waits for it.
         total = torch.stack([value * weight for value, weight in zip(values, weights, strict=True)]).sum()

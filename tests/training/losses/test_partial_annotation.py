@@ -11,15 +11,15 @@ from made_up_patches import CLASSES, REGIONS, TASKS, build_task, make_codes, mak
 from torch import Tensor
 
 from medunet.tasks import IGNORE_CODE, Task
-from medunet.training.losses import LossName, SegmentationLoss, build_loss, build_nnunet_loss
+from medunet.training.losses import LossName, SegmentationLoss, build_loss
 
 CPU = torch.device("cpu")
-NAMES = (*get_args(LossName), "nnunet")
+NAMES = get_args(LossName)
 every_loss = pytest.mark.parametrize("name", NAMES)
 
 
-def build(name: str, task: Task) -> SegmentationLoss:
-    return build_nnunet_loss(task, CPU, dice_over="patch") if name == "nnunet" else build_loss(name, task, CPU)  # type: ignore[arg-type]
+def build(name: LossName, task: Task) -> SegmentationLoss:
+    return build_loss(name, task, CPU)
 
 
 def annotate(*rows: str) -> Tensor:

@@ -15,15 +15,14 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medunet.tasks import IGNORE_CODE, Task
-from medunet.training.losses import LossName, SegmentationLoss, build_loss, build_nnunet_loss
+from medunet.training.losses import LossName, SegmentationLoss, build_loss
 
 NUM_PATCHES = 4
 
 
 def build_losses(task: Task) -> dict[str, SegmentationLoss]:
     cpu = torch.device("cpu")
-    losses = {name: build_loss(name, task, cpu) for name in get_args(LossName)}
-    return losses | {"nnunet": build_nnunet_loss(task, cpu, dice_over="patch")}
+    return {name: build_loss(name, task, cpu) for name in get_args(LossName)}
 
 
 def compute_gradients(rank: int, num_processes: int) -> dict[str, Tensor]:
