@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 
+_MAX_WORKERS = 8
 _PRECISIONS: dict[str, Precision] = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
@@ -103,3 +105,8 @@ def _has_native_bf16() -> bool:
         return False
     flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
     return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
+
+
+def count_workers() -> int:
+    """Threads that read cases: one per core, at most 8, as each holds a case in memory."""
+    return min(_MAX_WORKERS, os.cpu_count() or 1)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-_MAX_WORKERS = 8
 
 
 class CaseProgress:
@@ -44,8 +41,3 @@ class CaseProgress:
     def on_case(self, case_id: str) -> None:
         """Advance the bar."""
         self._progress.advance(self._bar)
-
-
-def count_workers() -> int:
-    """Threads that read cases: one per core, at most 8, as each holds a case in memory."""
-    return min(_MAX_WORKERS, os.cpu_count() or 1)

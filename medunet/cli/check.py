@@ -46,7 +46,8 @@ def check(
     The exit code is 1 when training would fail.
     """
     from medunet.checking import check_dataset
-    from medunet.cli.case_progress import CaseProgress, count_workers
+    from medunet.cli.case_progress import CaseProgress
+    from medunet.device import count_workers
     from medunet.io import check_output, write_json_atomic, write_text_atomic
     from medunet.reporting.dataset_page import Thumbnails, render_dataset_page
     from medunet.tasks import load_task, parse_mapping, read_dataset

@@ -44,7 +44,8 @@ def plan(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the JSON file.")] = False,
 ) -> None:
     """Show what a dataset looks like and how `medunet train` would train on it here, with the reason of every choice."""
-    from medunet.cli.case_progress import CaseProgress, count_workers
+    from medunet.cli.case_progress import CaseProgress
+    from medunet.device import count_workers
     from medunet.io import check_output, write_json_atomic
     from medunet.planning import compute_fingerprint
     from medunet.reporting.plan_page import format_fingerprint, format_plan

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from medunet.device import count_workers
 from medunet.evaluation import CaseFailure
 from medunet.inference import Predictor
 from medunet.models import (
@@ -21,7 +22,7 @@ from medunet.models import (
 from medunet.models.names import METRICS
 from medunet.postprocessing import compute_quality_ranges
 from medunet.tasks import Case, count_folds, split_fold
-from medunet.training.experiment import Experiment, count_cases, count_workers
+from medunet.training.experiment import Experiment, count_cases
 from medunet.training.fold import TrainingResult, list_dices, train_fold
 from medunet.training.mask_pairs import has_mask_pair
 from medunet.training.report import write_report

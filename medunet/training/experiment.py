@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import TypeAdapter
 
-from medunet.device import Precision, choose_device, choose_precision
+from medunet.device import Precision, choose_device, choose_precision, count_workers
 from medunet.errors import InputError
 from medunet.models import get_runs_folder
 from medunet.models.folder import Model, read_single_model, write_description
@@ -183,11 +182,6 @@ def prepare_experiment(
         observer=observer,
         signals=signals,
     )
-
-
-def count_workers() -> int:
-    """Threads that read and preprocess."""
-    return min(8, os.cpu_count() or 1)
 
 
 def count_cases(stage: str, num_cases: int, observer: Observer) -> Callable[[str], None]:

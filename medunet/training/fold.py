@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 
 import medunet
+from medunet.device import count_workers
 from medunet.evaluation import Evaluation
 from medunet.models.folder import TrainingRecord, write_results, write_weights
 from medunet.postprocessing import compute_quality_ranges
 from medunet.tasks import Case, split_fold
-from medunet.training.experiment import Experiment, count_cases, count_workers
+from medunet.training.experiment import Experiment, count_cases
 from medunet.training.fine_tune import load_matching_weights
 from medunet.training.identity import RunIdentity
 from medunet.training.loop import LoopResult, Trainer
