@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.errors import InputError
-
 if TYPE_CHECKING:
     from medunet.planning import Fingerprint, Plan
     from medunet.tasks import Task
@@ -31,8 +29,8 @@ def plan(
         str, typer.Option("--configuration", "-c", help="auto, 2d, 3d, 3d-low or cascade.")
     ] = "auto",
     preset: Annotated[
-        str | None, typer.Option("--preset", help="default, M, L or XL: nnU-Net's networks; needs --budget full.")
-    ] = None,
+        str, typer.Option("--preset", help="default, M, L or XL: nnU-Net's networks; needs --budget full.")
+    ] = "default",
     memory_gb: Annotated[
         float | None,
         typer.Option("--memory-gb", help="Device memory that the plan may use; default: 8, or the preset's."),
@@ -50,21 +48,18 @@ def plan(
     from medunet.planning import compute_fingerprint
     from medunet.reporting.plan_page import format_fingerprint, format_plan
     from medunet.tasks import load_task, parse_mapping, read_dataset
-    from medunet.training import TrainingSettings, parse_budget
+    from medunet.training import TrainingSettings
 
     recipe = load_task(task)
-    chosen_budget = parse_budget(budget or recipe.budget)
-    if preset is not None and not chosen_budget.is_full:
-        msg = "--preset chooses among nnU-Net's networks, which a budget of full trains; add --budget full."
-        raise InputError(msg)
     settings = TrainingSettings(
         task=task,
-        budget=budget or recipe.budget,
+        budget=budget,
         configuration=configuration,  # type: ignore[arg-type]  # the settings check it
-        preset=preset or "default",  # type: ignore[arg-type]
+        preset=preset,  # type: ignore[arg-type]
         memory_gb=memory_gb,
         device=device,
     )
+    settings.resolve_budget(recipe)  # what contradicts it is said before the dataset is read
     dataset = read_dataset(data, mapping=parse_mapping(mapping or ()))
     json_path = None if json_file in (None, "-") else Path(str(json_file))
     if json_path is not None:
@@ -92,10 +87,9 @@ def plan(
 def _fit_plans(fingerprint: Fingerprint, task: Task, settings: TrainingSettings) -> list[Plan]:
     """One plan; two for a cascade, which is two networks. A budget in time is timed here, for some seconds."""
     from medunet.device import choose_device, choose_precision
-    from medunet.training import parse_budget
     from medunet.training.fit_plan import fit_plans
 
-    budget, device = parse_budget(settings.budget or task.budget), choose_device(settings.device)
+    budget, device = settings.resolve_budget(task), choose_device(settings.device)
     precision = choose_precision(device, settings.precision)
     plan, low_plan = fit_plans(fingerprint, task, budget, device, settings, precision)
     return [plan] if low_plan is None else [low_plan, plan]

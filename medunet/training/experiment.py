@@ -30,7 +30,7 @@ from medunet.tasks import (
     read_dataset,
     read_splits,
 )
-from medunet.training.budget import Budget, parse_budget
+from medunet.training.budget import Budget
 from medunet.training.distributed import World
 from medunet.training.fine_tune import adapt_plan
 from medunet.training.fit_plan import describe_plan, fit_plans
@@ -119,13 +119,7 @@ def prepare_experiment(
         OutputError: If the folder cannot be written.
     """
     task = load_task(settings.task)
-    whole_budget = parse_budget(settings.budget or task.budget)
-    if settings.deterministic and whole_budget.iterations is None:
-        msg = (
-            "--deterministic needs a budget in iterations, such as 2000it; "
-            f"'{settings.budget or task.budget}' depends on the clock."
-        )
-        raise InputError(msg)
+    whole_budget = settings.resolve_budget(task)
     device = choose_device(settings.device, local_rank=world.local_rank)
     precision = choose_precision(device, settings.precision)
     # A training that has a state took over all it needs, and the source may be gone; folds to come still need it.

@@ -14,6 +14,7 @@ from medunet.errors import InputError, ModelError
 from medunet.io import write_json_atomic
 from medunet.planning import Configuration, Preset
 from medunet.tasks import Task, load_task, suggest
+from medunet.training.budget import Budget, parse_budget
 from medunet.training.compilation import Compilation
 from medunet.training.losses import LossName
 from medunet.training.sampling import AugmentationMode
@@ -100,6 +101,22 @@ class TrainingSettings:
         if self.memory_gb is not None and self.memory_gb <= 0:
             msg = f"--memory-gb is {self.memory_gb}; expected the device's memory in GB, above 0."
             raise InputError(msg)
+
+    def resolve_budget(self, task: Task) -> Budget:
+        """The budget that was asked for, else the task's.
+
+        Raises:
+            InputError: If it is not understood, or another setting needs another kind of budget.
+        """
+        text = self.budget or task.budget
+        budget = parse_budget(text)
+        if self.deterministic and budget.iterations is None:
+            msg = f"--deterministic needs a budget in iterations, such as 2000it; '{text}' depends on the clock."
+            raise InputError(msg)
+        if self.preset != "default" and not budget.is_full:
+            msg = "--preset chooses among nnU-Net's networks, which a budget of full trains; add --budget full."
+            raise InputError(msg)
+        return budget
 
 
 def build_settings(task: str | Path, data: str | Path | None, options: dict[str, Any]) -> TrainingSettings:

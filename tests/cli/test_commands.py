@@ -226,6 +226,12 @@ def write_dataset(tmp_path: Path, make_volume: Any) -> Callable[..., Path]:
         (["--budget", "a while"], ["a while", "10min"]),
         (["--device", "cuda:97"], ["cuda:97", "not here"]),
         (["--deterministic", "--budget", "1min"], ["--deterministic", "iterations"]),
+        (["--preset", "L"], ["--preset", "add --budget full"]),
+        (["--preset", "Q", "--budget", "full"], ["--preset is 'Q'"]),
+        (["--loss", "dise-ce"], ["did you mean 'dice-ce'?"]),
+        (["--precision", "fp16", "--device", "cpu"], ["fp16", "CUDA", "bf16"]),
+        (["--memory-gb", "0"], ["--memory-gb is 0", "above 0"]),
+        (["--requeue"], ["--requeue needs --output"]),
         (["--resume"], ["no interrupted training"]),
     ],
 )
