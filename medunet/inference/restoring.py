@@ -7,7 +7,7 @@ are handled one after the other, so that memory does not grow with their number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medunet.inference.prediction import Prediction
-from medunet.preprocessing import resample_linear, resample_winner
+from medunet.preprocessing import find_winner, resample_linear, resample_winner
 from medunet.tasks import Task, list_class_values
 from medunet.volume import Affine, Array, Shape3, Volume
 
@@ -68,7 +68,7 @@ def restore_predictions(predictions: Sequence[Prediction], scan: Volume, task: T
 
     if task.has_regions:
         return place.put(_paint_regions(lambda output: compute_mean(output) > 0.5, place.shape, task), scan)
-    winners = _find_winners(map(compute_mean, range(task.num_outputs)), place.shape)
+    winners = find_winner(map(compute_mean, range(task.num_outputs)), place.shape)
     return place.put(_paint_winners(winners, task), scan)
 
 
@@ -110,20 +110,6 @@ class _Probabilities:
         logits = self.prediction.logits[output]
         probabilities = torch.sigmoid(logits) if self._has_regions else torch.exp(logits - self._peak).div_(self._total)
         return resample_linear(probabilities, self.prediction.grid.affine, place.affine, place.shape)
-
-
-def _find_winners(maps: Iterable[Tensor], shape: Shape3) -> Tensor:
-    """Index of the largest at every voxel, ``int16`` on the CPU; the first of equals wins."""
-    best: Tensor | None = None
-    winners = torch.zeros(shape, dtype=torch.int16)
-    for index, values in enumerate(maps):
-        if best is None:
-            best = values
-            continue
-        is_better = values > best
-        torch.where(is_better, values, best, out=best)
-        winners.masked_fill_(is_better.cpu(), index)
-    return winners
 
 
 def _paint_winners(winners: Tensor, task: Task) -> Array:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medunet.preprocessing.resample import (
         compute_axis_mapping,
         find_coarse_axis,
+        find_winner,
         resample_label_map,
         resample_linear,
         resample_winner,
@@ -36,6 +37,7 @@ _HOMES = {
     "resample_cubic": "cubic",
     "resample_label_map": "resample",
     "resample_linear": "resample",
+    "find_winner": "resample",
     "resample_winner": "resample",
     "to_metatensor": "monai_bridge",
     "whole_box": "blocks",
@@ -48,6 +50,7 @@ __all__ = [
     "compute_axis_mapping",
     "compute_fill",
     "find_coarse_axis",
+    "find_winner",
     "from_metatensor",
     "prepare_cases",
     "preprocess_image",

@@ -107,15 +107,28 @@ def resample_winner(
     Returns:
         ``int16`` tensor ``target_shape`` on the CPU; the first of equals wins.
     """
+    resampled = (resample_linear(scores, source_affine, target_affine, target_shape) for scores in classes)
+    return find_winner(resampled, target_shape)
+
+
+def find_winner(maps: Iterable[Tensor], shape: Shape3) -> Tensor:
+    """Index of the map with the largest value at every voxel; two maps are in memory at a time.
+
+    Args:
+        maps: Each ``shape``, on any device; the first is overwritten.
+        shape: ``(I, J, K)``.
+
+    Returns:
+        ``int16`` tensor ``shape`` on the CPU; the first of equals wins.
+    """
     best: Tensor | None = None
-    winners = torch.zeros(target_shape, dtype=torch.int16)
-    for index, scores in enumerate(classes):
-        resampled = resample_linear(scores, source_affine, target_affine, target_shape)
+    winners = torch.zeros(shape, dtype=torch.int16)
+    for index, values in enumerate(maps):
         if best is None:
-            best = resampled
+            best = values
             continue
-        is_better = resampled > best
-        torch.where(is_better, resampled, best, out=best)
+        is_better = values > best
+        torch.where(is_better, values, best, out=best)
         winners.masked_fill_(is_better.cpu(), index)
     return winners
 

@@ -23,11 +23,11 @@ from medunet.models.names import METRICS
 from medunet.postprocessing import compute_quality_ranges
 from medunet.tasks import Case, count_folds, split_fold
 from medunet.training.experiment import Experiment, count_cases
-from medunet.training.fold import TrainingResult, list_dices, train_fold
+from medunet.training.fold import TrainingResult, train_fold
 from medunet.training.mask_pairs import has_mask_pair
 from medunet.training.report import write_report
 from medunet.training.state import STATE_FOLDER, has_state
-from medunet.training.validation import Validation, predict_masks, score_masks, summarize_validation
+from medunet.training.validation import Validation, list_dices, predict_masks, score_masks, summarize_validation
 
 MASKS_FOLDER = "masks"
 
@@ -96,7 +96,7 @@ def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: 
     quality = compute_quality_ranges(
         experiment.dataset.cases,
         experiment.task,
-        dices=list_dices(validation),
+        dices=list_dices(validation.scores),
         num_workers=count_workers(),
         on_case=count_cases("measuring", len(experiment.dataset.cases), experiment.observer),
     )

@@ -28,7 +28,7 @@ from medunet.training.loop import LoopResult, Trainer
 from medunet.training.losses import LossName
 from medunet.training.previous_stage import PreviousStage
 from medunet.training.report import write_report
-from medunet.training.validation import Validation, summarize_validation, validate_cases
+from medunet.training.validation import Validation, list_dices, summarize_validation, validate_cases
 
 _PATHS = ("task", "data", "splits", "from_model")
 _NUM_WATCHED = 4
@@ -206,7 +206,7 @@ class _Fold:
         quality = compute_quality_ranges(
             cases,
             task,
-            dices=None if validation is None else list_dices(validation),
+            dices=None if validation is None else list_dices(validation.scores),
             num_workers=count_workers(),
             on_case=count_cases("measuring", len(cases), self.experiment.observer),
         )
@@ -247,15 +247,6 @@ class _Fold:
             versions={name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
             | {"python": platform.python_version()},
         )
-
-
-def list_dices(evaluation: Evaluation) -> dict[str, list[float]]:
-    """Label -> Dice of every case where there was something to score."""
-    dices: dict[str, list[float]] = {}
-    for score in evaluation.scores:
-        if score.dice is not None:
-            dices.setdefault(score.label, []).append(score.dice)
-    return dices
 
 
 def _hash_cases(*groups: Sequence[Case]) -> str:

@@ -21,9 +21,8 @@ from medunet.models import (
 from medunet.models.quality import Range
 from medunet.tasks import Case
 from medunet.training.candidates import Candidate
-from medunet.training.fold import list_dices
 from medunet.training.report import write_report
-from medunet.training.validation import Validation, summarize_validation
+from medunet.training.validation import Validation, list_dices, summarize_validation
 
 
 def write_selected_model(
@@ -113,7 +112,7 @@ def _update_quality(quality: QualityRanges | None, validation: Validation) -> Qu
     """What cases look like stays; how well they are segmented is that of the new model."""
     if quality is None:
         return None
-    dices = list_dices(validation)
+    dices = list_dices(validation.scores)
     labels = {
         name: row.model_copy(update={"dice": Range.of(dices.get(name, []))}) for name, row in quality.labels.items()
     }

@@ -30,7 +30,7 @@ from medunet.training.experiment import count_cases
 from medunet.training.mask_pairs import MaskPair, write_mask_pair
 from medunet.training.progress import Observer
 from medunet.training.selected_model import write_selected_model
-from medunet.training.validation import score_masks
+from medunet.training.validation import describe_failure, score_masks
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class _Segmenting:
             try:
                 pairs = self._segment_case(case, predictors)
             except (InputError, MemoryError, torch.OutOfMemoryError) as error:
-                failures.append(_describe_failure(case, error))
+                failures.append(_report_failure(case, error))
             else:
                 for where, pair in zip(self.masks, pairs, strict=True):
                     write_mask_pair(where, pair)
@@ -190,10 +190,7 @@ def _check_unused(folder: Path, runs: Sequence[FoldedRun]) -> None:
     check_output(folder / TASK)
 
 
-def _describe_failure(case: Case, error: BaseException) -> CaseFailure:
-    """Without folders: it goes into the model folder, which travels, and folders may be named after patients."""
-    reason = str(error) or type(error).__name__
-    for path in (*case.images, case.labels):
-        reason = reason.replace(str(path), path.name)
-    logger.warning("Case '%s' is left out of the comparison: %s", case.case_id, reason)
-    return CaseFailure(case_id=case.case_id, reason=reason)
+def _report_failure(case: Case, error: BaseException) -> CaseFailure:
+    failure = describe_failure(case, error)
+    logger.warning("Case '%s' is left out of the comparison: %s", failure.case_id, failure.reason)
+    return failure

@@ -237,20 +237,31 @@ class _Scorer:
 
 
 def _compute_mean_dices(scores: Iterable[LabelScore], task: Task) -> dict[str, float | None]:
-    dices: dict[str, list[float]] = {name: [] for name in task.labels}
+    dices = list_dices(scores)
+    return {name: float(np.mean(dices[name])) if name in dices else None for name in task.labels}
+
+
+def list_dices(scores: Iterable[LabelScore]) -> dict[str, list[float]]:
+    """Label -> Dice of every case where there was something to score; labels of which there is none are left out."""
+    dices: dict[str, list[float]] = {}
     for score in scores:
         if score.dice is not None:
-            dices[score.label].append(score.dice)
-    return {name: float(np.mean(of_label)) if of_label else None for name, of_label in dices.items()}
+            dices.setdefault(score.label, []).append(score.dice)
+    return dices
 
 
-def _report_failure(case: Case, error: BaseException) -> CaseFailure:
+def describe_failure(case: Case, error: BaseException) -> CaseFailure:
     """A failure without folders: it goes into the model folder, which travels, and folders may be named after patients."""
     reason = str(error) or type(error).__name__
     for path in (*case.images, case.labels):
         reason = reason.replace(str(path), path.name)
-    logger.warning("Validation case '%s' could not be scored: %s", case.case_id, reason)
     return CaseFailure(case_id=case.case_id, reason=reason)
+
+
+def _report_failure(case: Case, error: BaseException) -> CaseFailure:
+    failure = describe_failure(case, error)
+    logger.warning("Validation case '%s' could not be scored: %s", failure.case_id, failure.reason)
+    return failure
 
 
 def summarize_validation(evaluation: Evaluation | None) -> dict[str, Any]:
