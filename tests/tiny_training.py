@@ -16,6 +16,9 @@ from medunet.training.identity import RunIdentity
 from medunet.training.sampling import Batch
 
 ADAMW = OptimizerPlan(name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="cosine")
+MUON = OptimizerPlan(
+    name="muon", learning_rate=3e-3, weight_decay=1e-2, momentum=0.95, schedule="cosine", averaging=0.9
+)
 SGD = OptimizerPlan(name="sgd", learning_rate=1e-2, weight_decay=3e-5, momentum=0.99, schedule="poly", averaging=0.9)
 
 

@@ -9,7 +9,9 @@ from medunet.planning.stages import BASE_FEATURES, choose_blocks, choose_feature
 from medunet.planning.targets import Effort, MemoryTarget
 from medunet.tasks import Task
 
-ADAMW = OptimizerPlan(name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="cosine", averaging=0.999)
+MUON = OptimizerPlan(
+    name="muon", learning_rate=3e-3, weight_decay=1e-2, momentum=0.95, schedule="cosine", averaging=0.999
+)
 """Gets far in few steps, and the mean of the last thousand weights farther; so a budget in time wants it."""
 NNUNET_SGD = OptimizerPlan(name="sgd", learning_rate=1e-2, weight_decay=3e-5, momentum=0.99, schedule="poly")
 """nnU-Net's recipe for 250,000 steps (doi:10.1038/s41592-020-01008-z)."""
@@ -50,7 +52,7 @@ def choose_network(
 
 
 def choose_optimizer(target: MemoryTarget | Effort) -> tuple[OptimizerPlan, str]:
-    """nnU-Net's optimiser with nnU-Net's memory and time, AdamW for a budget."""
+    """nnU-Net's optimiser with nnU-Net's memory and time, Muon for a budget."""
     if isinstance(target, MemoryTarget):
         return NNUNET_SGD, "nnU-Net's recipe"
-    return ADAMW, "gets far in few steps"
+    return MUON, "gets far in few steps"

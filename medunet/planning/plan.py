@@ -48,17 +48,18 @@ class OptimizerPlan(BaseModel):
     """How weights are changed.
 
     Attributes:
-        name: ``adamw`` (Loshchilov 2019, arXiv:1711.05101) or ``sgd`` with Nesterov momentum.
+        name: ``muon`` (`medunet.training.muon.Muon`), ``adamw`` (Loshchilov 2019, arXiv:1711.05101), or ``sgd`` with Nesterov
+            momentum.
         learning_rate: The highest.
-        weight_decay: Decoupled for ``adamw``, an L2 term for ``sgd``.
-        momentum: Of ``sgd``.
+        weight_decay: Decoupled for ``muon`` and ``adamw``, an L2 term for ``sgd``.
+        momentum: Of ``muon`` and ``sgd``.
         schedule: ``cosine`` with warm-up, or nnU-Net's ``poly``, ``(1 - progress) ** 0.9``.
         averaging: Decay per step of a running mean of the weights, which is what is kept; None keeps the last weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["adamw", "sgd"]
+    name: Literal["muon", "adamw", "sgd"]
     learning_rate: float
     weight_decay: float
     momentum: float = 0.0

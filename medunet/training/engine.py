@@ -31,6 +31,7 @@ from medunet.training.averaging import build_average, update_average
 from medunet.training.compilation import SMALL_BATCH_VOXELS, Forward, try_compile
 from medunet.training.distributed import World, WorldEnvironment
 from medunet.training.losses import Loss, LossName, SegmentationLoss, build_loss
+from medunet.training.muon import Muon
 from medunet.training.previous_labels import build_channel_table, to_channels
 from medunet.training.sampling import Batch
 
@@ -88,6 +89,7 @@ class Engine:
         self._fabric = _build_fabric(device, self._precision, world or World())
         self._scales = _Scales(self.network)
         self._learner, self._updater = self._fabric.setup(self._scales, self.optimizer)
+        self._begin_momentum()
         self.average: nn.Module | None = None
         self.reset_average()
         self._first_fault = torch.tensor(_NO_FAULT, device=device)
@@ -154,6 +156,16 @@ class Engine:
                 if moment is not None and moment.shape == parameter.shape and moment.stride() != parameter.stride():
                     moments[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
 
+    def _begin_momentum(self) -> None:
+        """Begin at zero, which gives the same updates as PyTorch's own beginning at the first gradient.
+
+        Its fused SGD makes the momentum of uninitialised memory, which stays so where the first update is skipped, as with
+        float16 it often is; the next update would follow it.
+        """
+        if self.plan.optimizer.name == "sgd" and self.plan.optimizer.momentum > 0:
+            for parameter in self.network.parameters():
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
     def _update(self, loss: Loss, iteration: int) -> None:
         scaler = self._precision.scaler if isinstance(self._precision, MixedPrecision) else None
         if scaler is not None:
@@ -216,6 +228,8 @@ def build_optimizer(network: nn.Module, plan: OptimizerPlan, *, is_fused: bool =
     options: dict[str, Any] = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay, "fused": is_fused}
     if plan.name == "sgd":
         return torch.optim.SGD(network.parameters(), momentum=plan.momentum, nesterov=plan.momentum > 0, **options)
+    if plan.name == "muon":
+        return Muon(network.parameters(), momentum=plan.momentum, **options)
     return torch.optim.AdamW(network.parameters(), eps=1e-7, **options)
 
 

@@ -91,7 +91,7 @@ def test_memory_brings_the_recipe_of_nnunet() -> None:
     plan = build_plan(make_fingerprint(), make_task(), MemoryTarget(preset="M"))
     assert (plan.optimizer, plan.augmentation) == (sgd, "nnunet")
     assert build_plan(make_fingerprint(), make_task(), LARGE).augmentation == "medunet"
-    assert build_plan(make_fingerprint(), make_task(), LARGE).optimizer.name == "adamw"
+    assert build_plan(make_fingerprint(), make_task(), LARGE).optimizer.name == "muon"
 
 
 @pytest.mark.parametrize(("configuration", "largest"), [("3d", 320), ("2d", 512)])

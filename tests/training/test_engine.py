@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import ADAMW, SGD, build_tiny_batch, build_tiny_plan, build_tiny_task
+from tiny_training import ADAMW, MUON, SGD, build_tiny_batch, build_tiny_plan, build_tiny_task
 from torch import Tensor, nn
 
 from medunet.device import Precision
@@ -20,6 +20,7 @@ from medunet.training.averaging import build_average, compute_decay, update_aver
 from medunet.training.compilation import Forward, try_compile
 from medunet.training.engine import MAX_GRADIENT_NORM, Engine, build_optimizer, measure_step_seconds
 from medunet.training.losses import Loss, build_loss
+from medunet.training.muon import Muon
 
 CPU = torch.device("cpu")
 AVERAGED = ADAMW.model_copy(update={"averaging": 0.9})
@@ -140,7 +141,7 @@ def test_a_step_is_timed_with_every_optimizer() -> None:
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
-@pytest.mark.parametrize("optimizer", [ADAMW, SGD], ids=["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", [MUON, ADAMW, SGD], ids=["muon", "adamw", "sgd"])
 def test_a_nan_changes_neither_weights_nor_moments(optimizer: OptimizerPlan, precision: Precision) -> None:
     plan = build_tiny_plan(optimizer)
     engine = build_engine(plan, precision=precision)
@@ -191,8 +192,21 @@ def test_an_overflow_of_float16_is_skipped_and_no_fault() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in engine.network.state_dict().items())
 
 
+def test_an_overflow_at_the_first_step_leaves_no_momentum_of_uninitialised_memory() -> None:
+    engine = build_engine(build_tiny_plan(SGD), precision="16-mixed")
+    engine._precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)  # which fills uninitialised memory with NaN
+    try:
+        engine.step(build_tiny_batch(engine.plan), 1e-3)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    moments = [moments["momentum_buffer"] for moments in engine.optimizer.state.values()]
+    assert len(moments) == len(list(engine.network.parameters()))
+    assert all(bool((moment == 0).all()) for moment in moments)
+
+
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("optimizer", [ADAMW, SGD], ids=["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", [MUON, ADAMW, SGD], ids=["muon", "adamw", "sgd"])
 def test_moments_from_a_file_are_laid_out_like_the_weights(optimizer: OptimizerPlan, spatial_dims: int) -> None:
     """The file holds them contiguous; a fused step over two layouts would pair each weight with another one's moment."""
     plan = build_tiny_plan(optimizer, spatial_dims=spatial_dims)
@@ -354,7 +368,7 @@ def test_compiled_training_is_the_same_each_time_and_close_to_the_plain_one(prec
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
-@pytest.mark.parametrize("optimizer", [AVERAGED, SGD], ids=["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", [MUON, AVERAGED, SGD], ids=["muon", "adamw", "sgd"])
 def test_no_step_waits_for_the_gpu(optimizer: OptimizerPlan, precision: Precision) -> None:
     plan = build_tiny_plan(optimizer)
     device = torch.device("cuda")
@@ -396,6 +410,9 @@ def test_the_optimizer_is_the_plans() -> None:
     adamw = build_optimizer(network, ADAMW)
     assert isinstance(adamw, torch.optim.AdamW)
     assert (adamw.defaults["lr"], adamw.defaults["weight_decay"], adamw.defaults["fused"]) == (3e-3, 1e-2, True)
+    muon = build_optimizer(network, MUON)
+    assert isinstance(muon, Muon)
+    assert (muon.defaults["lr"], muon.defaults["momentum"], muon.defaults["fused"]) == (3e-3, 0.95, True)
     sgd = build_optimizer(network, SGD, is_fused=False)
     assert isinstance(sgd, torch.optim.SGD)
     assert (sgd.defaults["momentum"], sgd.defaults["nesterov"], sgd.defaults["fused"]) == (0.99, True, False)

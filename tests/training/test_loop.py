@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import ADAMW, SGD, build_tiny_cases, build_tiny_identity, build_tiny_plan, build_tiny_task
+from tiny_training import ADAMW, MUON, SGD, build_tiny_cases, build_tiny_identity, build_tiny_plan, build_tiny_task
 
 from medunet.errors import OutputError, TrainingError, TrainingStoppedError
 from medunet.planning.plan import OptimizerPlan
@@ -64,8 +65,14 @@ def read_rows(trainer: Trainer) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     ("optimizer", "spatial_dims", "precision"),
-    [(ADAMW, 3, "32-true"), (AVERAGED, 2, "bf16-mixed"), (SGD, 3, "bf16-mixed"), (SGD, 2, "32-true")],
-    ids=["adamw-3d", "adamw-mean-2d", "sgd-mean-3d", "sgd-mean-2d"],
+    [
+        (MUON, 3, "bf16-mixed"),
+        (ADAMW, 3, "32-true"),
+        (AVERAGED, 2, "bf16-mixed"),
+        (SGD, 3, "bf16-mixed"),
+        (SGD, 2, "32-true"),
+    ],
+    ids=["muon-3d", "adamw-3d", "adamw-mean-2d", "sgd-mean-3d", "sgd-mean-2d"],
 )
 def test_stopped_and_resumed_is_the_same_to_the_last_bit(
     build_trainer: BuildTrainer, optimizer: OptimizerPlan, spatial_dims: int, precision: str
@@ -360,6 +367,51 @@ def test_a_new_run_begins_a_new_log(tmp_path: Path) -> None:
     with TrainingLog(tmp_path) as log:
         write_rows(log, range(1, 2))
     assert [row["iteration"] for row in csv.DictReader((tmp_path / "log.csv").read_text().splitlines())] == ["1"]
+
+
+def test_a_full_disk_costs_rows_and_leaves_none_cut_short(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with TrainingLog(tmp_path) as log:
+        write_rows(log, range(1, 3))
+        file = log._file
+
+        class FullDisk:
+            room = 5
+
+            def write(self, content: bytes) -> int:
+                if not self.room:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                num_written = file.write(content[: self.room])
+                self.room = 0
+                return num_written
+
+            truncate = file.truncate
+
+        log._file = FullDisk()  # type: ignore[assignment]
+        write_rows(log, range(3, 5))
+        log._file = file
+        write_rows(log, range(5, 6))
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [row["iteration"] for row in rows] == ["1", "2", "5"]
+    assert [row["seconds"] for row in rows] == ["0.50", "1.00", "2.50"]
+    assert len(caplog.records) == 1
+    assert "log.csv: the disk is full" in caplog.records[0].message
+    assert "Training goes on" in caplog.records[0].message
+
+
+@pytest.mark.parametrize("call", ["add_scalar", "close"])
+def test_a_full_disk_ends_tensorboard_and_not_the_training(
+    build_trainer: BuildTrainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("medunet.training.loop._REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(f"torch.utils.tensorboard.SummaryWriter.{call}", fail)
+    trainer = build_trainer()
+    assert fit(trainer).iteration == 6
+    assert has_state(trainer.folder)
+    assert len(read_rows(trainer)) > 1
+    assert ["tensorboard: the disk is full" in record.message for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize(("augmentation", "axes", "elastic"), [("nnunet", (0, 1, 2), 0.0), ("medunet", (0,), 0.2)])
