@@ -129,12 +129,31 @@ def test_intensities_are_changed_before_the_network_sees_them() -> None:
 
 
 def test_a_step_is_timed_with_every_optimizer() -> None:
-    for optimizer in (ADAMW, SGD):
+    for optimizer in (MUON, ADAMW, SGD):
         torch.manual_seed(5)
         assert measure_step_seconds(build_tiny_plan(optimizer), build_tiny_task(), CPU, "32-true") > 0
         drawn = torch.rand(1)
         torch.manual_seed(5)
         assert torch.equal(drawn, torch.rand(1))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected", "num_steps"),
+    [([0.1, 0.5, 0.3, 0.4], 0.3, 4), ([5.0, 4.0, 1.0, 1.0], 4.0, 2), ([1.0, 1.5, 1.2, 0.1], 1.2, 3)],
+    ids=["fastest-but-the-first", "long-steps", "until-the-time-is-up"],
+)
+def test_the_time_of_a_step_is_the_fastest_after_the_first(
+    seconds: list[float], expected: float, num_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, steps = [0.0], iter(seconds)
+
+    def step(*_: Any) -> None:
+        clock[0] += next(steps)
+
+    monkeypatch.setattr("medunet.training.engine.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Engine, "step", step)
+    assert measure_step_seconds(build_tiny_plan(), build_tiny_task(), CPU, "32-true") == pytest.approx(expected)
+    assert clock[0] == pytest.approx(sum(seconds[:num_steps]))
 
 
 # ---- faults ------------------------------------------------------------------------------------------------------------
