@@ -28,9 +28,9 @@ from pathlib import Path
 import torch
 from peers.environment import nnunet_environment, require_nnunet
 from peers.made_up import MADE_UP_TASK, make_cases, write_dataset
-from peers.plans import NNUNET_POLICY, change_plan
+from peers.plans import change_plan
 
-from medunet.augmentation import AugmentationPolicy, apply_intensity
+from medunet.augmentation import AugmentationPolicy, apply_intensity, build_nnunet_policy
 from medunet.planning import MemoryTarget, Plan, build_plan, compute_fingerprint
 from medunet.preprocessing import StoredCase, prepare_cases
 from medunet.tasks import Case, Task, load_task, read_dataset
@@ -117,8 +117,8 @@ def open_ways(cases: Sequence[Case], task: Task, plan: Plan, folder: Path) -> It
         with open_batches(trainer, workers=0) as batches:
             yield {
                 NNUNET: lambda: next(batches),
-                EQUAL: sample(in_memory, "fast", NNUNET_POLICY),
-                ON_DISK: sample(on_disk, "fast", NNUNET_POLICY),
+                EQUAL: sample(in_memory, "fast", build_nnunet_policy(plan.patch_size, plan.spacing)),
+                ON_DISK: sample(on_disk, "fast", build_nnunet_policy(plan.patch_size, plan.spacing)),
                 OWN: sample(in_memory, "fast", None),
                 PEERS: sample(in_memory, "torchio", None),
             }

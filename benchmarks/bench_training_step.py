@@ -34,9 +34,8 @@ import torch
 from peers.environment import has_nnunet, nnunet_environment
 from peers.made_up import MADE_UP_TASK, MadeUpCase, make_cases, make_fingerprint, store_cases
 from peers.plain import build_plain_step
-from peers.plans import NNUNET_POLICY
 
-from medunet.augmentation import AugmentationPolicy, apply_intensity
+from medunet.augmentation import AugmentationPolicy, apply_intensity, build_nnunet_policy
 from medunet.device import Precision, choose_precision
 from medunet.networks import build_network
 from medunet.planning import Effort, MemoryTarget, Plan, build_plan
@@ -88,7 +87,7 @@ def main() -> None:
         print(f"{name}: patches of {size}, {plan.batch_size} per batch, {plan.network.features[0]} features")
         for is_default in (False,) if arguments.skip_defaults else (False, True):
             precision = choose_precision(device, "auto" if is_default else "fp32" if is_cpu else "fp16")
-            policy = None if is_default else NNUNET_POLICY
+            policy = None if is_default else build_nnunet_policy(plan.patch_size, plan.spacing)
             compiles = is_default and find_compiler(device) is not None
             print(f" {'defaults' if is_default else 'everything equal'}: {precision}{', compiled' * compiles}")
             with open_ways(plan, cases, device, precision, policy, compiles=compiles) as ways:

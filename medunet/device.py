@@ -15,6 +15,8 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 
 _MAX_WORKERS = 8
+_NO_MEMORY = ("allocate memory", "out of memory")
+"""What torch's allocator says on the CPU, and CUDA where torch passes its errors on."""
 _PRECISIONS: dict[str, Precision] = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
@@ -110,3 +112,18 @@ def _has_native_bf16() -> bool:
 def count_workers() -> int:
     """Threads that read cases: one per core, at most 8, as each holds a case in memory."""
     return min(_MAX_WORKERS, os.cpu_count() or 1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on the CPU or on a GPU; numpy and torch have several words for it.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+        True
+        >>> is_out_of_memory(RuntimeError("shapes do not fit"))
+        False
+    """
+    # torch.OutOfMemoryError is a RuntimeError, too.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    )

@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from medunet.augmentation import build_nnunet_policy
 from medunet.planning import Plan
 from medunet.planning.stages import choose_features
 from medunet.volume import Shape3
 
 CONFIGURATION = "3d_fullres"
-NNUNET_POLICY = build_nnunet_policy()
-"""What nnU-Net does to 3D patches that are not very anisotropic, as often and as strongly."""
 
 
 def change_plan(

@@ -190,7 +190,7 @@ def _sample_resolutions(
     """One factor for all axes, but for the one across thick slices, of which there are too few already."""
     factors = rng.uniform(*policy.low_resolution, num_channels)
     factors[rng.random(num_channels) >= policy.channel_probability] = 1.0
-    turning = list_rotation_axes(patch_size, spacing)
+    turning = policy.rotation_axes or list_rotation_axes(patch_size, spacing)
     thick = turning[0] if len(turning) == 1 else None
     triples = [[1.0 if axis == thick else factor for axis in range(3)] for factor in factors.tolist()]
     return tuple((i, j, k) for i, j, k in triples)

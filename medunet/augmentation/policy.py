@@ -7,8 +7,10 @@ only and turned by at most 30 degrees: an upside-down patient does not come.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from medunet.volume import Shape3, Spacing
 
 Range = tuple[float, float]
 Modality = Literal["CT", "MR"]
@@ -20,10 +22,12 @@ class AugmentationPolicy:
 
     Attributes:
         rotation_probability: Of a rotation around all three axes.
-        rotation_degrees: Largest angle around the axis across the finest plane; the others get it too unless the
-            voxels are very anisotropic.
+        rotation_degrees: Largest angle.
+        rotation_axes: Around which patches are turned. None: around all three, or around the one across the finest plane
+            where voxels are very anisotropic.
         scaling_probability: Of zooming.
         scaling: Zoom factor; below 1 shows more of the patient.
+        scaling_axes: Along which patches are zoomed.
         elastic_probability: Of an elastic deformation.
         elastic_control_points: Control points of the cubic B-spline per axis, as TorchIO counts them.
         elastic_displacement: Largest displacement of a control point, as a share of the patch's edge in mm.
@@ -60,8 +64,10 @@ class AugmentationPolicy:
 
     rotation_probability: float = 0.2
     rotation_degrees: float = 30.0
+    rotation_axes: tuple[int, ...] | None = None
     scaling_probability: float = 0.2
     scaling: Range = (0.7, 1.4)
+    scaling_axes: tuple[int, ...] = (0, 1, 2)
     elastic_probability: float = 0.2
     elastic_control_points: int = 7
     elastic_displacement: float = 0.06
@@ -117,14 +123,28 @@ def build_policy(modality: Modality) -> AugmentationPolicy:
     )
 
 
-def build_nnunet_policy(*, is_2d: bool = False) -> AugmentationPolicy:
+def build_nnunet_policy(patch_size: Shape3, spacing: Spacing) -> AugmentationPolicy:
     """What nnU-Net 2.8.1 does: no elastic deformation, no scanner's artifacts, mirroring along all axes.
 
+    Flat patches (of volumes: more than three times as long as along the coarsest axis) are turned and zoomed within their
+    slices only, by any angle. Slices are turned by any angle too, long ones by at most 15 degrees.
+
     Args:
-        is_2d: Whether patches are slices, which nnU-Net turns by any angle.
+        patch_size: Of the patches; slices have one voxel along an axis.
+        spacing: Of the patches, mm.
 
     Example:
-        >>> build_nnunet_policy(is_2d=True).rotation_degrees
-        180.0
+        >>> prostate = build_nnunet_policy((320, 256, 20), (0.6, 0.6, 3.6))
+        >>> prostate.rotation_axes, prostate.rotation_degrees, prostate.scaling_axes
+        ((2,), 180.0, (0, 1))
     """
-    return AugmentationPolicy(elastic_probability=0.0, mirror_axes=(0, 1, 2), rotation_degrees=180.0 if is_2d else 30.0)
+    policy = AugmentationPolicy(elastic_probability=0.0, mirror_axes=(0, 1, 2), rotation_axes=(0, 1, 2))
+    if 1 in patch_size:
+        sizes = [size for size in patch_size if size > 1]
+        degrees = 15.0 if max(sizes) > 1.5 * min(sizes) else 180.0
+        return replace(policy, rotation_degrees=degrees, rotation_axes=(patch_size.index(1),))
+    coarse = spacing.index(max(spacing))
+    if max(patch_size) > 3 * patch_size[coarse]:
+        in_plane = tuple(axis for axis in range(3) if axis != coarse)
+        return replace(policy, rotation_degrees=180.0, rotation_axes=(coarse,), scaling_axes=in_plane)
+    return policy

@@ -57,10 +57,11 @@ def sample_spatial(
     mirrored_axes = tuple(axis for axis in policy.mirror_axes if flips[axis] and patch_size[axis] > 1)
     matrix = None
     if rotates or zooms:
-        rotation = _compute_rotation(angles * rotates, patch_size, spacing)
+        turning = policy.rotation_axes or list_rotation_axes(patch_size, spacing)
+        rotation = _compute_rotation(np.where(np.isin(range(3), turning), angles * rotates, 0.0))
         to_mm, to_voxels = np.diag(spacing), np.diag(1 / np.array(spacing))
-        flat = np.array([1.0 if size == 1 else (1 / factor if zooms else 1.0) for size in patch_size])
-        matrix = to_voxels @ rotation @ to_mm * flat
+        is_zoomed = [zooms and size > 1 and axis in policy.scaling_axes for axis, size in enumerate(patch_size)]
+        matrix = to_voxels @ rotation @ to_mm * np.where(is_zoomed, 1 / factor, 1.0)
     return SpatialChange(matrix=matrix, control_mm=control_mm if deforms else None, mirrored_axes=mirrored_axes)
 
 
@@ -179,10 +180,9 @@ def limit_displacement_mm(policy: AugmentationPolicy, patch_size: Shape3, spacin
     return limit_mm
 
 
-def _compute_rotation(angles_degrees: Array, patch_size: Shape3, spacing: Spacing) -> Array:
-    """Rotation in mm around the axes of `list_rotation_axes`."""
+def _compute_rotation(angles_degrees: Array) -> Array:
+    """Rotation in mm around the three axes, one after the other."""
     angles = np.deg2rad(angles_degrees)
-    angles = np.where(np.isin(range(3), list_rotation_axes(patch_size, spacing)), angles, 0.0)
     rotation = np.eye(3)
     for axis in range(3):
         a, b = [other for other in range(3) if other != axis]

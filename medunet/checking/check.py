@@ -57,7 +57,7 @@ def check_dataset(
         *_judge_files(cases),
         *judge_intensities(cases, task),
         *judge_labels(cases, task),
-        *judge_duplicates(cases, folds),
+        *judge_duplicates(cases, folds, {case.case_id: case.group for case in dataset.cases}),
         *judge_outliers(cases, task),
     ]
     return DatasetReport(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -27,8 +27,16 @@ Folds = Sequence[tuple[frozenset[str], frozenset[str]]]
 """Case ids that train and that validate, per fold."""
 
 
-def judge_duplicates(cases: Sequence[CaseFacts], folds: Folds) -> list[Finding]:
-    """Equal images under two ids, and equal label maps of different images."""
+def judge_duplicates(
+    cases: Sequence[CaseFacts], folds: Folds, patients: Mapping[str, str | None] | None = None
+) -> list[Finding]:
+    """Equal images under two ids, and equal label maps of different images.
+
+    Args:
+        cases: Measured.
+        folds: That training would use.
+        patients: Case id -> patient, where the dataset says it: one label map for two images of a patient is sound.
+    """
     findings = []
     for group in _group(cases, _key_image):
         ids = [facts.case_id for facts in group]
@@ -41,8 +49,9 @@ def judge_duplicates(cases: Sequence[CaseFacts], folds: Folds) -> list[Finding]:
         text = f"The images of {list_ids(ids)} are the same, voxel by voxel{labels}; expected each once.{leak}"
         findings.append(_warn(ids, f"{text} Remove all but one."))
     for group in _group(cases, _key_labels):
-        if len({_key_image(facts) for facts in group}) > 1:
-            ids = [facts.case_id for facts in group]
+        ids = [facts.case_id for facts in group]
+        is_one_patient = len({(patients or {}).get(case_id) or f"case {case_id}" for case_id in ids}) == 1
+        if len({_key_image(facts) for facts in group}) > 1 and not is_one_patient:
             text = (
                 f"The label maps of {list_ids(ids)} are the same, voxel by voxel, though the images differ; expected each to "
                 "have its own. Find out to which image they belong."

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from medunet.checking.condense import condense, list_ids
 from medunet.checking.report import CaseFacts, Finding, LabelFacts, Severity
+from medunet.planning.body import BODY_MARGIN_MM, BODY_THRESHOLD_HU
 from medunet.tasks import Task
 
 _NEARLY_ALL, _MANY_CASES = 0.8, 10
@@ -21,6 +22,7 @@ def judge_labels(cases: Sequence[CaseFacts], task: Task) -> list[Finding]:
     for label in task.labels:
         holding = {facts.case_id: facts.labels[label] for facts in cases if label in facts.labels}
         findings += _judge_absence(cases, holding, label)
+        findings += _judge_cropped(holding, label)
         findings += _judge_islands(holding, label)
         findings += _judge_borders(holding, label)
     return findings
@@ -81,6 +83,21 @@ def _judge_sides(cases: Sequence[CaseFacts], pair: tuple[str, str]) -> list[Find
         )
         for case_id, mm in swapped.items()
     ]
+
+
+def _judge_cropped(holding: Mapping[str, LabelFacts], label: str) -> list[Finding]:
+    advice = (
+        f"expected it in the body, which is what is above {BODY_THRESHOLD_HU:g} HU in CT and not 0 in MR. It is cropped away "
+        "and not learnt: look at contour and intensities."
+    )
+    texts = {
+        case_id: f"{facts.cropped_voxels / facts.num_voxels:.0%} of '{label}' lies more than {BODY_MARGIN_MM:g} mm outside "
+        f"the body's box; {advice}"
+        for case_id, facts in holding.items()
+        if facts.cropped_voxels
+    }
+    summary = f"a part of '{label}' lies more than {BODY_MARGIN_MM:g} mm outside the body's box; {advice}"
+    return condense(texts, len(holding), summary, severity="warning", topic="labels", label=label)
 
 
 def _judge_islands(holding: Mapping[str, LabelFacts], label: str) -> list[Finding]:

@@ -12,6 +12,7 @@ from medunet.checking.reader_warnings import ReaderWarnings
 from medunet.checking.report import CaseFacts, ChannelFacts, GridFacts
 from medunet.errors import MedunetError
 from medunet.io import has_structure_names, read_label_map
+from medunet.planning import compute_crop_box
 from medunet.tasks import Case, Task, check_annotated, check_label_values, read_case, read_case_scan
 from medunet.volume import Array, Volume, to_orientation
 
@@ -43,7 +44,8 @@ def measure_case(
     turned, labels = to_orientation(image), to_orientation(labels)
     if on_volumes is not None:
         on_volumes(case.case_id, turned, labels)
-    measured = measure_labels(labels, task)
+    kept = compute_crop_box(turned.array, task.modality, turned.spacing)
+    measured = measure_labels(labels, task, kept)
     is_labelled = np.isin(labels.array[0], task.all_values)
     return CaseFacts(
         case_id=case.case_id,

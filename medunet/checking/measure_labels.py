@@ -19,12 +19,13 @@ _LOW_SIDES, _HIGH_SIDES = "LPI", "RAS"
 Box = tuple[slice, slice, slice]
 
 
-def measure_labels(labels: Volume, task: Task) -> dict[str, LabelFacts]:
+def measure_labels(labels: Volume, task: Task, kept: Box) -> dict[str, LabelFacts]:
     """Measure the labels that occur.
 
     Args:
         labels: Label map in RAS orientation with the values of the task.
         task: Which values make a label.
+        kept: What preprocessing keeps of the image (`medunet.planning.compute_crop_box`).
 
     Returns:
         Label -> measures, in the order of the task; without the labels that have no voxel.
@@ -37,7 +38,7 @@ def measure_labels(labels: Volume, task: Task) -> dict[str, LabelFacts]:
     for name, values in task.labels.items():
         own = [box for value in values if value <= len(boxes) and (box := boxes[value - 1]) is not None]
         if own:
-            measured[name] = _measure_label(labels, values, _join(own))
+            measured[name] = _measure_label(labels, values, _join(own), kept)
     return measured
 
 
@@ -46,7 +47,7 @@ def _join(boxes: Sequence[Box]) -> Box:
     return i, j, k
 
 
-def _measure_label(labels: Volume, values: Sequence[int], box: Box) -> LabelFacts:
+def _measure_label(labels: Volume, values: Sequence[int], box: Box, kept: Box) -> LabelFacts:
     mask = np.isin(labels.array[0][box], values)
     num_voxels = int(mask.sum())
     sizes = _measure_parts(mask)
@@ -61,15 +62,26 @@ def _measure_label(labels: Volume, values: Sequence[int], box: Box) -> LabelFact
         largest_part_voxels=largest,
         num_islands=len(islands),
         island_voxels=int(islands.sum()),
+        cropped_voxels=num_voxels - int(mask[_intersect(kept, box)].sum()),
         borders=_list_borders(box, array_shape=labels.spatial_shape),
     )
+
+
+def _intersect(kept: Box, box: Box) -> Box:
+    """What of a box is kept, counted from the box's first voxel."""
+    i, j, k = (
+        slice(max(keep.start - edge.start, 0), max(keep.stop - edge.start, 0))
+        for keep, edge in zip(kept, box, strict=True)
+    )
+    return i, j, k
 
 
 def _measure_parts(mask: Array) -> Array:
     """Voxels of every connected component."""
     import cc3d
 
-    parts = cc3d.connected_components(mask, connectivity=26)
+    # Of a bool array cc3d expects too few parts where the box is thin, and fails.
+    parts = cc3d.connected_components(mask.view(np.uint8), connectivity=26)
     return np.bincount(parts.ravel())[1:]
 
 

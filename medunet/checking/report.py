@@ -86,6 +86,7 @@ class LabelFacts(_Facts):
         largest_part_voxels: Size of the largest one.
         num_islands: Parts of a few voxels beside a large one.
         island_voxels: Voxels of all islands together.
+        cropped_voxels: Of these, those that lie so far from the body that preprocessing crops them away.
         borders: Faces of the image that the label touches, as letters of the direction: ``"S"`` is the upper one. An axis
             of one voxel has none.
     """
@@ -97,6 +98,7 @@ class LabelFacts(_Facts):
     largest_part_voxels: int
     num_islands: int
     island_voxels: int
+    cropped_voxels: int
     borders: tuple[str, ...]
 
 

@@ -56,9 +56,13 @@ def check(
     dataset = read_dataset(data, mapping=parse_mapping(mapping or ()))
     json_path = None if json_file in (None, "-") else Path(str(json_file))
     _check_page_name(output)
+    own_files = [Path(task)] if splits is None else [Path(task), splits]
     for path in (output, json_path):
         if path is not None:
-            check_output(path, _list_inputs(data, dataset), overwrite=overwrite)
+            check_output(path, [*_list_inputs(data, dataset), *own_files], overwrite=overwrite)
+    if output is not None and output == json_path:
+        msg = f"The page and the JSON file would both be written to {output}; give them different names."
+        raise OutputError(msg)
     thumbnails = Thumbnails(recipe)
     with _quiet_warnings(), CaseProgress("reading", len(dataset.cases)) as progress:
         report = check_dataset(

@@ -61,7 +61,7 @@ def _print(result: Evaluation, output: Path | None) -> None:
     for text in [*result.unmatched, *(f"{failure.case_id}: {failure.reason}" for failure in result.failures)]:
         console.print(f"warning: {text}", soft_wrap=True, markup=False, highlight=False)
     if output is not None:
-        console.print(f"Scores: {output}", soft_wrap=True)
+        print(f"Scores: {output}")
 
 
 def _draw_pictures(
@@ -75,10 +75,9 @@ def _draw_pictures(
         return {strip_suffix(path.name).removesuffix("_0000"): path for path in files}
 
     mask_files, label_files, image_files = index(masks), index(labels), index(images)
-    if masks.is_file():  # a single pair need not share its name
-        mask_files, image_files = (
-            {name: next(iter(files.values())) for name in label_files} for files in (mask_files, image_files)
-        )
+    if masks.is_file():  # a single pair need not share its name, nor a single scan
+        mask_files = dict.fromkeys(label_files, masks)
+        image_files = dict.fromkeys(label_files, images) if images.is_file() else image_files
     values = task.labels if task else {f"label {value}": (value,) for value in _list_values(result)}
     for case_id, dice in result.mean_dice_per_case().items():
         if case_id not in image_files:

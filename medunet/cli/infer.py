@@ -159,7 +159,7 @@ def _list_jobs(scans: list[Path], output: Path, mask_format: str | None, *, num_
         return [_Job(images=(scans[0],), mask=output)]
     are_channels = len(scans) == num_channels and all(not scan.is_dir() or is_dicom_folder(scan) for scan in scans)
     if is_file and are_channels:
-        return [_Job(images=tuple(scans), mask=output)]
+        return [_Job(images=_order_channels(scans), mask=output)]
     if is_file:
         channels = f", or {num_channels} files, one per channel, for one scan" if num_channels > 1 else ""
         msg = f"{len(scans)} scans need an output folder{channels}; {output} names a file."
@@ -183,7 +183,26 @@ def _list_folder_jobs(paths: list[Path], output: Path, mask_format: str | None, 
                 f"{num_channels} per scan. Rename them, or run them one by one."
             )
             raise InputError(msg)
-    return [_Job(images=tuple(images), mask=output / f"{case_id}{suffix}") for case_id, images in groups.items()]
+        names = {strip_suffix(path.name) for path in images}
+        if len(names) > 1 and f"{case_id}_{len(images) - 1:04d}" != max(names):
+            msg = (
+                f"The channels of one scan are {', '.join(sorted(names))}; expected the numbers {case_id}_0000 to "
+                f"{len(images) - 1:04d}. Add what is missing, rename them, or run them one by one."
+            )
+            raise InputError(msg)
+    return [
+        _Job(images=_order_channels(images), mask=output / f"{case_id}{suffix}") for case_id, images in groups.items()
+    ]
+
+
+def _order_channels(images: list[Path]) -> tuple[Path, ...]:
+    """The files of one scan, one per channel: by the numbers in their names, ``_0000`` first, else as they were given."""
+    from medunet.io import strip_suffix
+
+    names = {strip_suffix(path.name): path for path in images}
+    stem = next(iter(names))[:-5]
+    numbered = [f"{stem}_{channel:04d}" for channel in range(len(images))]
+    return tuple(names[name] for name in numbered) if set(names) == set(numbered) else tuple(images)
 
 
 def _check_outputs(jobs: list[_Job], pictures: list[Path | None], names: list[str], choices: _Choices) -> None:

@@ -64,7 +64,7 @@ def plan(
     json_path = None if json_file in (None, "-") else Path(str(json_file))
     if json_path is not None:
         files = [path for case in dataset.cases for path in (*case.images, case.labels)]
-        check_output(json_path, [data, dataset.folder / "dataset.json", *files], overwrite=overwrite)
+        check_output(json_path, [data, Path(task), dataset.folder / "dataset.json", *files], overwrite=overwrite)
     with CaseProgress("reading", len(dataset.cases)) as progress:
         fingerprint = compute_fingerprint(dataset.cases, recipe, num_workers=count_workers(), on_case=progress.on_case)
     plans = _fit_plans(fingerprint, recipe, settings)

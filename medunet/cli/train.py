@@ -146,15 +146,14 @@ def _print_result(result: TrainingResult) -> None:
     from medunet.reporting import build_dice_table
     from medunet.training.report import MIDDLE_CASE
 
-    console = Console()
-    console.print(f"Trained {result.num_iterations} iterations in {format_duration(result.seconds)} min.")
+    print(f"Trained {result.num_iterations} iterations in {format_duration(result.seconds)} min.")
     if result.evaluation is not None:
-        console.print(build_dice_table(result.evaluation))
+        Console().print(build_dice_table(result.evaluation))
     for name, path in (("Picture", result.folder / MIDDLE_CASE), ("Report", result.folder / REPORT)):
         if path.is_file():
-            console.print(f"{name}: {path}", soft_wrap=True)
-    console.print(f"Model: {result.folder}", soft_wrap=True)
-    console.print(f"Use it: medunet infer scan.nii.gz -o mask.nii.gz --model {result.folder}", soft_wrap=True)
+            print(f"{name}: {path}")
+    print(f"Model: {result.folder}")
+    print(f"Use it: medunet infer scan.nii.gz -o mask.nii.gz --model {result.folder}")
 
 
 def _parse_fold(text: str) -> int | str:

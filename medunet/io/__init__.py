@@ -31,6 +31,7 @@ from medunet.io.memory import (
 )
 from medunet.io.nifti_file import is_nifti
 from medunet.io.nifti_write import to_nibabel, write_nifti_image, write_nifti_labels
+from medunet.io.parts import list_parts
 from medunet.io.reading import (
     has_structure_names,
     merge_options,
@@ -87,6 +88,7 @@ __all__ = [
     "is_simpleitk",
     "is_torchio",
     "list_outputs",
+    "list_parts",
     "list_volumes",
     "merge_options",
     "parse_mask_format",

@@ -110,6 +110,21 @@ def read_metaimage(path: Path, *, volume_index: int | None = None) -> Volume:
         return build_volume(voxels, affine, str(path), volume_index)
 
 
+def locate_metaimage_voxels(path: Path) -> Path:
+    """The file that holds the voxels: ``path`` itself, or the one that its header names.
+
+    Raises:
+        VolumeError: If the header is damaged, or the file that it names is missing or outside its folder.
+    """
+    with explain_failures(path):
+        return _locate_voxels(_read_header(path))
+
+
+def _locate_voxels(header: _Header) -> Path:
+    data_name = header.get("ElementDataFile")
+    return header.path if data_name.lower() == "local" else locate_data_file(header.path, data_name)
+
+
 def _read_header(path: Path) -> _Header:
     check_regular_file(path)
     with path.open("rb") as file:
@@ -197,11 +212,9 @@ def _read_voxels(header: _Header, num_axes: int) -> Array:
     sizes = parse_whole(header.get("DimSize"), "DimSize", name, count=num_axes)
     num_channels = header.get_whole("ElementNumberOfChannels", "1")
     stored = check_sizes((num_channels, *sizes) if num_channels != 1 else sizes, name)  # channels vary fastest
-    data_name = header.get("ElementDataFile")
-    is_local = data_name.lower() == "local"
-    path = header.path if is_local else locate_data_file(header.path, data_name)
+    path = _locate_voxels(header)
     with path.open("rb") as file:
-        file.seek(header.end if is_local else 0)
+        file.seek(header.end if path is header.path else 0)
         voxels = _decode(header, file, path, stored)
     if num_axes == 4:
         return np.moveaxis(voxels, 3, 0)

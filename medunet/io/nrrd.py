@@ -116,6 +116,19 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
     return NrrdHeader(path=path, fields=fields, keys=keys, data_offset=offset)
 
 
+def locate_nrrd_voxels(path: Path) -> Path:
+    """The file that holds the voxels: ``path`` itself, or the one that its header names.
+
+    Raises:
+        VolumeError: As `read_nrrd_header`; or if the file that it names is missing or outside its folder.
+    """
+    return _locate_voxels(read_nrrd_header(path))
+
+
+def _locate_voxels(header: NrrdHeader) -> Path:
+    return locate_data_file(header.path, header.fields["datafile"]) if "datafile" in header.fields else header.path
+
+
 def read_nrrd_voxels(header: NrrdHeader) -> Array:
     """The voxels as they are stored, ``header.sizes`` in Fortran order.
 
@@ -128,11 +141,9 @@ def read_nrrd_voxels(header: NrrdHeader) -> Array:
         msg = f"{name} has the encoding '{header.get('encoding')[:20]}'; expected raw, gzip or bzip2. Write it again."
         raise VolumeError(msg)
     dtype, sizes = _get_dtype(header), header.sizes
-    path, offset = header.path, header.data_offset
-    if "datafile" in header.fields:
-        path, offset = locate_data_file(header.path, header.fields["datafile"]), 0
+    path = _locate_voxels(header)
     with path.open("rb") as file:
-        file.seek(offset)
+        file.seek(header.data_offset if path is header.path else 0)
         for _ in range(min(header.get_whole("lineskip", 0), HEADER_LIMIT_BYTES)):
             file.readline()
         return decode_voxels(file, path, sizes, dtype, compression, byte_skip=header.get_whole("byteskip", 0))

@@ -232,12 +232,12 @@ def _read_dicom_structures(path: Path, scan: Scan | None) -> StructureSet:
     if path.is_dir():
         found = find_objects(path)
         if len(found) != 1:
-            names = ", ".join(str(file) for file, _, _ in found[:4]) or "none"
+            names = ", ".join(str(label.path) for label in found[:4]) or "none"
             msg = (
                 f"{path} holds {len(found)} SEG or RTSTRUCT objects ({names}); expected one. Give the path of the file."
             )
             raise VolumeError(msg)
-        path = found[0][0]
+        path = found[0].path
     instance = read_instance(DicomFile(path))
     kind = None if instance is None else LABEL_CLASSES.get(instance.sop_class)
     stack = None if scan is None else scan.stack

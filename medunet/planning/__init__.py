@@ -1,6 +1,6 @@
 """From a dataset's fingerprint to a `Plan`: pure functions, JSON out."""
 
-from medunet.planning.body import compute_body_box, compute_body_mask
+from medunet.planning.body import compute_body_box, compute_body_mask, compute_crop_box
 from medunet.planning.configuration import choose_configuration
 from medunet.planning.effort import FittedEffort, fit_effort
 from medunet.planning.fingerprint import Fingerprint, compute_fingerprint
@@ -30,6 +30,7 @@ __all__ = [
     "choose_memory_target",
     "compute_body_box",
     "compute_body_mask",
+    "compute_crop_box",
     "compute_fingerprint",
     "compute_topology",
     "fit_effort",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from medunet.volume import Array
+from medunet.volume import Array, Spacing
 
 BODY_THRESHOLD_HU = -500.0
+BODY_MARGIN_MM = 8.0
+"""Kept around the body's box when a scan is cropped to it."""
 
 
 def compute_body_mask(image: Array, modality: str) -> Array:
@@ -32,6 +36,22 @@ def compute_body_box(image: Array, modality: str) -> tuple[slice, slice, slice]:
         (slice(1, 3, None), slice(2, 6, None), slice(3, 4, None))
     """
     return _compute_box(compute_body_mask(image, modality))
+
+
+def compute_crop_box(image: Array, modality: str, spacing: Spacing) -> tuple[slice, slice, slice]:
+    """What preprocessing keeps of a scan: the body's box and `BODY_MARGIN_MM` around it, as far as the scan goes.
+
+    Args:
+        image: ``(C, I, J, K)``, in HU for CT.
+        modality: ``"CT"`` or ``"MR"``.
+        spacing: mm along its axes.
+    """
+    box = []
+    for edge, mm, length in zip(compute_body_box(image, modality), spacing, image.shape[1:], strict=True):
+        margin = math.ceil(BODY_MARGIN_MM / mm)
+        box.append(slice(max(0, edge.start - margin), min(length, edge.stop + margin)))
+    i, j, k = box
+    return i, j, k
 
 
 def compute_nonzero_box(image: Array) -> tuple[slice, slice, slice]:

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medunet.planning import Normalization, Plan, compute_body_box
+from medunet.planning import Normalization, Plan, compute_crop_box
 from medunet.preprocessing.cubic import resample_cubic
 from medunet.preprocessing.resample import compute_axis_mapping, find_coarse_axis, resample_label_map
 from medunet.volume import Affine, Array, Shape3, Spacing, Volume, to_orientation
 
-BODY_MARGIN_MM = 8.0
 _SAME_SPACING = 1e-4
 """Voxel sizes closer than this share are the same: 0.05 voxels over a line of 512."""
 
@@ -90,12 +89,9 @@ def compute_target_grid(image: Volume, spacing: Spacing) -> tuple[Shape3, Affine
 
 def _crop_to_body(image: Volume, plan: Plan) -> Volume:
     """The body and a margin around it."""
+    box = compute_crop_box(image.array, plan.modality, image.spacing)
     start = np.eye(4)
-    box = []
-    for axis, edge in enumerate(compute_body_box(image.array, plan.modality)):
-        margin = int(np.ceil(BODY_MARGIN_MM / image.spacing[axis]))
-        box.append(slice(max(0, edge.start - margin), min(image.spatial_shape[axis], edge.stop + margin)))
-        start[axis, 3] = box[-1].start
+    start[:3, 3] = [edge.start for edge in box]
     return Volume(image.array[(slice(None), *box)], image.affine @ start)
 
 

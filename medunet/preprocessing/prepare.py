@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from medunet.device import is_out_of_memory
 from medunet.errors import DatasetError, InputError, VolumeError
 from medunet.io import has_structure_names, write_bytes_atomic
 from medunet.planning import Plan
@@ -25,8 +27,10 @@ from medunet.tasks import Case, Task, encode_labels, list_case_files, read_case
 
 logger = logging.getLogger(__name__)
 
-STORE_VERSION = 3
+STORE_VERSION = 4
 """Raised whenever the same files and rules give another content."""
+
+_MAX_ID_BYTES = 150
 
 
 def prepare_cases(
@@ -63,7 +67,9 @@ def prepare_cases(
             file = _find_or_make(case, task, plan, folder)
         except InputError as error:
             return error
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             msg = (
                 f"case '{case.case_id}': out of memory while it was preprocessed, {num_workers} cases at a time. Make "
                 "more memory available, or let fewer workers do it."
@@ -93,6 +99,7 @@ def compute_store_key(case: Case, task: Task, plan: Plan) -> str:
     names = [list(task.labels), sorted(task.synonyms.items())] if has_structure_names(case.labels) else []
     rules = {
         "version": STORE_VERSION,
+        "case": case.case_id,  # of which the file's name may show the beginning only
         "files": files,
         "series": case.series,
         "mapping": sorted(case.mapping.items()),
@@ -105,6 +112,11 @@ def compute_store_key(case: Case, task: Task, plan: Plan) -> str:
         "normalization": [rule.model_dump() for rule in plan.normalization],
     }
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def name_case_file(case_id: str, key: str) -> str:
+    """The name of a case's file; of a very long id, its beginning: file systems allow 255 bytes."""
+    return f"{os.fsencode(case_id)[:_MAX_ID_BYTES].decode('utf-8', 'ignore')}-{key}.safetensors"
 
 
 def list_annotated(case: Case, task: Task) -> tuple[bool, ...] | None:
@@ -123,7 +135,7 @@ def list_annotated(case: Case, task: Task) -> tuple[bool, ...] | None:
 
 
 def _find_or_make(case: Case, task: Task, plan: Plan, folder: Path) -> CaseFile:
-    path = folder / f"{case.case_id}-{compute_store_key(case, task, plan)}.safetensors"
+    path = folder / name_case_file(case.case_id, compute_store_key(case, task, plan))
     try:
         return open_case_file(path)
     except FileNotFoundError:

@@ -17,7 +17,10 @@ from torch import Tensor
 from medunet.errors import GeometryError
 from medunet.volume import Affine, Shape3, Spacing, Volume
 
-_ANISOTROPY = 3.0
+_ANISOTROPY = 3.0 * (1 + 1e-5)
+"""Voxels of 1 x 1 x 3 mm are common, and the rounding of an affine must not decide whether they are beyond 3."""
+_HALFWAY = 1e-3
+"""Voxels by which a position may lie before the middle of two and still count as halfway."""
 
 
 def find_coarse_axis(source_spacing: Spacing, target_spacing: Spacing) -> int | None:
@@ -181,6 +184,10 @@ def _interpolate_axis(scores: Tensor, axis: int, positions: Tensor) -> Tensor:
 
 
 def pick_nearest(scores: Tensor, axis: int, positions: Tensor) -> Tensor:
-    """Whole voxels along one axis; halfway, the further one."""
-    nearest = (positions + 0.5).floor().long().clamp(0, scores.shape[axis] - 1)
+    """Whole voxels along one axis; halfway, the further one.
+
+    Halfway is common: from slices of 2.5 mm to 5 mm every position is. Rounding errors of the affines must not decide
+    there, or an image and its labels, which come from different boxes of the scan, would show different slices.
+    """
+    nearest = (positions + 0.5 + _HALFWAY).floor().long().clamp(0, scores.shape[axis] - 1)
     return scores.index_select(axis, nearest.to(scores.device))

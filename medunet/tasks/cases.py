@@ -13,11 +13,13 @@ from medunet.io import (
     has_structure_names,
     is_dicom_file,
     is_dicom_source,
+    list_parts,
     read_label_map,
     read_scan,
     read_structures,
 )
 from medunet.io.dicom.content import find_objects
+from medunet.io.label_names import name_sidecar
 from medunet.tasks.case import Case
 from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.structure_names import check_mapping, structures_to_labels
@@ -50,7 +52,7 @@ def read_case(case: Case, task: Task) -> tuple[Volume, Volume]:
         labels = align_to_grid(read_label_map(case.labels), scan.volume, str(case.labels), str(case.images[0]))
         check_label_values(labels, task, str(case.labels))
     check_annotated_values(labels, case, task)
-    return scan.volume, labels
+    return scan.volume, scan.volume.with_array(labels.array)  # the same grid, without the rounding of a second header
 
 
 def read_case_scan(case: Case, task: Task) -> Scan:
@@ -77,13 +79,18 @@ def _find_referenced_series(case: Case) -> str:
     """The series that a DICOM object names; empty where the image is no DICOM or nothing is said."""
     if len(case.images) > 1 or not is_dicom_source(case.images[0]) or not is_dicom_file(case.labels):
         return ""
-    return next((series for _, _, series in find_objects(case.labels)), "")
+    return next((label.series for label in find_objects(case.labels)), "")
 
 
 def list_case_files(case: Case) -> list[Path]:
-    """Every file that a case is read from, the slices of a DICOM folder included, sorted."""
-    inside = (file for path in (*case.images, case.labels) for file in ([path] if path.is_file() else path.rglob("*")))
-    return sorted({file for file in inside if file.is_file()})
+    """Every file that a case is read from, sorted: slices of a DICOM folder, voxels and label names in files of their own.
+
+    Raises:
+        VolumeError: If a detached header is damaged, or names a file that is not there.
+    """
+    paths = (*case.images, case.labels)
+    inside = [file for path in paths for file in (list_parts(path) if path.is_file() else path.rglob("*"))]
+    return sorted({file for file in (*inside, name_sidecar(case.labels)) if file.is_file()})
 
 
 def check_channels(image: Volume, task: Task, name: str) -> None:
@@ -97,7 +104,10 @@ def check_channels(image: Volume, task: Task, name: str) -> None:
         return
     if expected == 1:
         found = f"{image.num_channels} volumes or channels"
-        remedy = f"Choose one with --volume-index 0 to {image.num_channels - 1}, or choose another task."
+        remedy = (
+            f"Choose one with --volume-index 0 to {image.num_channels - 1} of medunet infer or convert, or choose another "
+            "task."
+        )
     else:
         found = f"{image.num_channels} channel(s)"
         remedy = "Give one file per channel, or choose another task."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -114,29 +115,51 @@ def _list_msd_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
         if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
             msg = f"{folder / 'dataset.json'} lists the training case {entry!r}; expected 'image' and 'label'."
             raise DatasetError(msg)
-        images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
         label = _resolve_inside(folder, entry["label"])
         case_id = strip_suffix(label.name)
         if case_id in cases:
             msg = f"{folder / 'dataset.json'} lists the case '{case_id}' twice. Remove one."
             raise DatasetError(msg)
-        cases[case_id] = Case(
-            case_id=case_id, images=tuple(_resolve_inside(folder, image) for image in images), labels=label
-        )
+        cases[case_id] = Case(case_id=case_id, images=_resolve_images(folder, entry["image"]), labels=label)
     return list(cases.values())
+
+
+def _resolve_images(folder: Path, listed: object) -> tuple[Path, ...]:
+    """The channels of a training case; nnU-Net 1 lists ``case.nii.gz`` and stores ``case_0000.nii.gz`` and so on."""
+    if isinstance(listed, list) and listed:
+        return tuple(_resolve_inside(folder, image) for image in listed)
+    return _find_numbered(folder, listed) or (_resolve_inside(folder, listed),)
+
+
+def _find_numbered(folder: Path, listed: object) -> tuple[Path, ...]:
+    """Files numbered as channels, in their order, where the listed file itself is not there."""
+    if not isinstance(listed, str) or not _leads_inside(listed) or (folder / listed).is_file():
+        return ()
+    path = folder / listed
+    stem = strip_suffix(path.name)
+    suffix = path.name.removeprefix(stem)
+    numbered = (path.with_name(f"{stem}_{channel:04d}{suffix}") for channel in itertools.count())
+    return tuple(itertools.takewhile(Path.is_file, numbered))
 
 
 def _resolve_inside(folder: Path, name: object) -> Path:
     """A listed file, which must lie within the folder and exist."""
-    relative = PurePosixPath(str(name))
-    if not isinstance(name, str) or relative.is_absolute() or ".." in relative.parts:
+    if not isinstance(name, str):
+        msg = f"{folder / 'dataset.json'} lists {name!r} in a training case; expected the path of a file."
+        raise DatasetError(msg)
+    if not _leads_inside(name):
         msg = f"{folder / 'dataset.json'} points outside its folder: {name!r}. Only files below it are read."
         raise DatasetError(msg)
-    path = folder / relative
+    path = folder / name
     if not path.is_file():
         msg = f"{folder / 'dataset.json'} lists {name}, which is missing in {folder}. Add the file or remove the line."
         raise DatasetError(msg)
     return path
+
+
+def _leads_inside(name: str) -> bool:
+    relative = PurePosixPath(name)
+    return not relative.is_absolute() and ".." not in relative.parts
 
 
 def _find_pair(folder: Path) -> tuple[Path, Path] | None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from medunet.errors import DatasetError
 from medunet.io import is_dicom_file
-from medunet.io.dicom.content import find_objects
+from medunet.io.dicom.content import LabelObject, find_objects
 from medunet.tasks.case import Case
 
 _NUM_PROBED = 20
@@ -38,27 +39,44 @@ def list_case_folders(folder: Path) -> list[Path]:
 
 
 def list_dicom_cases(folder: Path) -> list[Case]:
-    """One case per subfolder; its name is the id.
+    """One case per subfolder; its name is the id. Cases with the same PatientID are a group, named after its first case.
+
+    Where all cases have the same PatientID, it is one that took the place of the real ones, and says nothing.
 
     Raises:
         DatasetError: If a subfolder holds no SEG or RTSTRUCT object, or several.
         VolumeError: If a DICOM file is damaged.
     """
-    return [_build_case(case_folder) for case_folder in list_case_folders(folder)]
+    labels = {case_folder: _find_labels(case_folder) for case_folder in list_case_folders(folder)}
+    patients = Counter(found.patient for found in labels.values())
+    first_of: dict[str, str] = {}
+    cases = []
+    for case_folder, found in labels.items():
+        first = first_of.setdefault(found.patient, case_folder.name)
+        is_shared = found.patient != "" and 1 < patients[found.patient] < len(labels)
+        cases.append(
+            Case(
+                case_id=case_folder.name,
+                images=(case_folder,),
+                labels=found.path,
+                series=found.series,
+                group=first if is_shared else None,
+            )
+        )
+    return cases
 
 
-def _build_case(folder: Path) -> Case:
+def _find_labels(folder: Path) -> LabelObject:
     objects = find_objects(folder)
     if len(objects) != 1:
-        listed = ", ".join(f"{path.relative_to(folder)} ({modality})" for path, modality, _ in objects[:5])
+        listed = ", ".join(f"{label.path.relative_to(folder)} ({label.kind})" for label in objects[:5])
         what = f"{len(objects)} label objects: {listed}{', ...' if len(objects) > 5 else ''}" if objects else "none"
         msg = (
             f"The case folder {folder} must hold exactly one DICOM SEG or RTSTRUCT object beside its images; found "
             f"{what}. Add it, move the others away, or list the cases in a CSV file."
         )
         raise DatasetError(msg)
-    ((path, _, series),) = objects
-    return Case(case_id=folder.name, images=(folder,), labels=path, series=series)
+    return objects[0]
 
 
 def _probe(folder: Path) -> Iterator[Path]:

@@ -35,8 +35,12 @@ def read_table(path: Path, columns: str) -> tuple[list[str], list[Row]]:
         msg = f"The table {path} is no CSV ({error}); expected the columns {columns}. Save it again."
         raise DatasetError(msg) from error
     numbered = [(number, [cell.strip() for cell in row]) for number, row in enumerate(rows, start=1)]
-    (_, header), *filled = [(number, row) for number, row in numbered if any(row)]
-    return [cell.lower() for cell in header], filled
+    filled = [(number, row) for number, row in numbered if any(row)]
+    if not filled:
+        msg = f"The table {path} has only empty cells; expected the columns {columns}."
+        raise DatasetError(msg)
+    _, header = filled[0]
+    return [cell.lower() for cell in header], filled[1:]
 
 
 def check_width(path: Path, number: int, cells: Sequence[str], columns: Sequence[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from medunet.io.structures import Code
 IntensityRule = Literal["ct-window", "ct-percentile", "zscore", "none"]
 LabelValues = tuple[int, ...]
 _MAX_CODES = 254
+_MAX_LETTERS = 200
 
 
 class Task(BaseModel):
@@ -73,6 +75,7 @@ class Task(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Task:
+        self._check_names()
         for name, values in self.labels.items():
             if not values or 0 in values or min(values) < 0 or len(set(values)) != len(values):
                 msg = f"label '{name}' has the values {list(values)}; expected distinct positive integers (0 is background)"
@@ -80,6 +83,9 @@ class Task(BaseModel):
         num_codes = len(self.all_values) if self.has_regions else len(self.labels)
         if num_codes > _MAX_CODES:
             msg = f"labels: there are {num_codes}; at most {_MAX_CODES} fit into a byte beside background and ignored voxels"
+            raise ValueError(msg)
+        if self.ignore is not None and self.ignore <= 0:
+            msg = f"ignore: {self.ignore} is no value of its own; expected a positive integer (0 is background)"
             raise ValueError(msg)
         if self.ignore is not None and self.ignore in self.all_values:
             msg = f"ignore: {self.ignore} is also the value of a label"
@@ -92,11 +98,12 @@ class Task(BaseModel):
             if len(self.labels[left]) != len(self.labels[right]):
                 msg = f"laterality: '{left}' and '{right}' have different numbers of values, so they cannot be swapped"
                 raise ValueError(msg)
+        self._check_laterality()
         if (self.intensity == "ct-window") != (self.window_hu is not None):
             msg = "window_hu belongs to intensity: ct-window, and only to it"
             raise ValueError(msg)
-        if self.window_hu is not None and self.window_hu[0] >= self.window_hu[1]:
-            msg = f"window_hu {list(self.window_hu)} must rise"
+        if self.window_hu is not None and not -math.inf < self.window_hu[0] < self.window_hu[1] < math.inf:
+            msg = f"window_hu {list(self.window_hu)} must rise from one finite number to another"
             raise ValueError(msg)
         self._check_synonyms()
         if self.has_regions:
@@ -141,6 +148,37 @@ class Task(BaseModel):
                 raise ValueError(msg)
             painted.append((name, own[0]))
         return painted
+
+    def _check_names(self) -> None:
+        """Names stand in files and tables; masks would refuse others (`medunet.io.label_names`), after the training."""
+        for what, names in (("channels", self.channels), ("labels", tuple(self.labels))):
+            for name in names:
+                if not name.strip() or len(name) > _MAX_LETTERS or re.search(r"[\x00-\x1f\x7f]", name):
+                    msg = f"{what}: {name[:40]!r} is no name; expected one line of 1 to {_MAX_LETTERS} letters"
+                    raise ValueError(msg)
+                if names.count(name) > 1:
+                    msg = f"{what}: '{name}' is there twice; expected a name for each"
+                    raise ValueError(msg)
+
+    def _check_laterality(self) -> None:
+        """Swapping twice must give back what was there: every label, and every value of regions, has one other side."""
+        other_side: dict[int | str, int | str] = {}
+        for left, right in self.laterality:
+            pairs: list[tuple[int | str, int | str]] = [(left, right)]
+            if self.has_regions:
+                pairs += zip(self.labels[left], self.labels[right], strict=True)
+            for one, other in pairs:
+                if (
+                    one == other
+                    or other_side.setdefault(one, other) != other
+                    or other_side.setdefault(other, one) != one
+                ):
+                    what = f"'{one}' and '{other}'" if isinstance(one, str) else f"the values {one} and {other}"
+                    msg = (
+                        f"laterality: the pair '{left}' and '{right}' swaps {what}, but not with each other alone; expected "
+                        "each label in one pair, and the values of regions in the same order on both sides"
+                    )
+                    raise ValueError(msg)
 
     def _check_synonyms(self) -> None:
         """A name in a file must not lead to two labels."""

@@ -33,7 +33,7 @@ from medunet.errors import DatasetError
 from medunet.models import write_description
 from medunet.models.names import LOW, METRICS
 from medunet.tasks import Case, Splits, split_fold
-from medunet.training.cross_validation import MASKS_FOLDER, train_every_fold
+from medunet.training.cross_validation import MASKS_FOLDER, check_has_same_cases, train_every_fold
 from medunet.training.experiment import Experiment
 from medunet.training.fit_plan import FULL_SHARE, LOW_SHARE
 from medunet.training.fold import TrainingResult, train_fold
@@ -65,11 +65,15 @@ def train_cascade(
 
     Raises:
         DatasetError: If all training cases are of one patient.
+        ModelError: If the first stage was finished with other cases than it would have now.
     """
     training_cases, _ = split_fold(experiment.dataset, fold, experiment.splits)
     halves = split_halves(training_cases)
     low, low_masks = folder / LOW, folder / STATE_FOLDER / LOW / MASKS_FOLDER
-    if not (low / METRICS).is_file():
+    if experiment.world.decide((low / METRICS).is_file()):
+        for n, (seen, unseen) in enumerate(halves):
+            check_has_same_cases(low / f"{_HALF}_{n}", seen, unseen)
+    else:
         _train_low_resolution(experiment, low, training_cases, halves, low_masks)
     second = replace(experiment, budget=experiment.budget.take_share(FULL_SHARE))
     previous = PreviousStage(

@@ -99,4 +99,8 @@ class Clock:
         yield
         cost = (time.perf_counter() - began) * (len(self._validations) + 1)
         if self._budget.seconds is not None and cost > VALIDATION_SHARE * self._budget.seconds:
-            self._validations = []
+            self.give_up_validations()
+
+    def give_up_validations(self) -> None:
+        """Validation cases are not due any more."""
+        self._validations = []

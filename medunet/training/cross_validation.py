@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from medunet.device import count_workers
+from medunet.errors import ModelError
 from medunet.evaluation import CaseFailure
 from medunet.inference import Predictor
 from medunet.models import (
@@ -24,6 +25,7 @@ from medunet.postprocessing import compute_quality_ranges
 from medunet.tasks import Case, count_folds, split_fold
 from medunet.training.experiment import Experiment, count_cases
 from medunet.training.fold import TrainingResult, train_fold
+from medunet.training.identity import describe_other_cases
 from medunet.training.mask_pairs import has_mask_pair
 from medunet.training.report import write_report
 from medunet.training.state import STATE_FOLDER, has_state
@@ -60,11 +62,16 @@ def train_every_fold(
         train_one: Trains a fold.
         name: Of the folders, before the number.
         masks: Where masks of all cases stay; None keeps none.
+
+    Raises:
+        ModelError: If a fold was finished with other cases than it would have now.
     """
     keeps_masks, masks = masks is not None, masks or folder / STATE_FOLDER / MASKS_FOLDER
     folds = [folder / f"{name}_{fold}" for fold in range(count_folds(experiment.dataset, experiment.splits))]
     for fold, fold_folder in enumerate(folds):
         if (fold_folder / METRICS).is_file():
+            groups = split_fold(experiment.dataset, fold, experiment.splits)
+            check_has_same_cases(fold_folder, *([case.case_id for case in cases] for cases in groups))
             experiment.observer.on_message(f"{name.capitalize()} {fold} is finished already.")
             continue
         experiment.observer.on_message(f"{name.capitalize()} {fold} of {len(folds)}")
@@ -86,6 +93,27 @@ def train_every_fold(
         seconds=record.seconds,
         data_wait=None,
     )
+
+
+def check_has_same_cases(folder: Path, training_cases: Collection[str], validation_cases: Collection[str]) -> None:
+    """Refuse to go on with a finished network that learnt from other cases: it may know those that it would be scored on.
+
+    Args:
+        folder: Of the network.
+        training_cases: Ids of those that it would learn from now.
+        validation_cases: Ids of those that it would be scored on.
+
+    Raises:
+        ModelError: With what differs.
+    """
+    record = read_records(folder).training
+    before, now = (record.training_cases, record.validation_cases), (training_cases, validation_cases)
+    if difference := describe_other_cases(before, now):
+        msg = (
+            f"{folder} was trained with other cases: {difference}. Restore what it was trained with, or start a new "
+            "training with another --output."
+        )
+        raise ModelError(msg)
 
 
 def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: Path) -> Validation:

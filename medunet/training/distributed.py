@@ -90,6 +90,10 @@ class World:
             return text
         return self._wait_for(key)
 
+    def decide(self, answer: bool) -> bool:
+        """The first process's answer for all: others may look at its files when it has written on; all have to call this."""
+        return self.share("yes" if answer else "no") == "yes"
+
     def gather(self, text: str) -> list[str]:
         """The text of every process, in order; every process has to call this."""
         if self.size == 1:

@@ -29,6 +29,7 @@ from medunet.tasks import (
     parse_mapping,
     read_dataset,
     read_splits,
+    split_fold,
 )
 from medunet.training.budget import Budget
 from medunet.training.distributed import World
@@ -131,6 +132,8 @@ def prepare_experiment(
     _warn_about_mismatch(dataset, task)
     splits = None if settings.splits is None else read_splits(settings.splits, dataset)
     num_trainings = count_folds(dataset, splits) if settings.fold == "cv" else 1
+    if isinstance(settings.fold, int):
+        split_fold(dataset, settings.fold, splits)  # a fold that does not exist shall not leave a plan behind
     budget = whole_budget.take_share(1 / num_trainings)
 
     def settle_plans() -> tuple[Plan, Plan | None]:

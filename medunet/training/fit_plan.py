@@ -94,6 +94,8 @@ def fit_plan(
     elif isinstance(target, Effort):
         # Of a counted number of steps, many small ones are worth more than few large ones, as in `fit_effort`.
         target = replace(target, batch_size=BATCH_SIZE.get(configuration, 2))
+        if settings.memory_gb is not None:
+            target = replace(target, voxels=min(target.voxels, _find_largest(device, settings.memory_gb).voxels))
     if configuration in ("3d-low", "cascade") and isinstance(target, Effort):
         # Where there is a low resolution, the full one is not made coarser for the budget: nothing would be between them.
         target = replace(target, total_voxels=None)

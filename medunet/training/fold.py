@@ -20,6 +20,7 @@ from medunet.device import count_workers
 from medunet.evaluation import Evaluation
 from medunet.models.folder import TrainingRecord, write_results, write_weights
 from medunet.postprocessing import compute_quality_ranges
+from medunet.preprocessing import StoredCase
 from medunet.tasks import Case, split_fold
 from medunet.training.experiment import Experiment, count_cases
 from medunet.training.fine_tune import load_matching_weights
@@ -118,7 +119,7 @@ def _build_trainer(
     loss: LossName = experiment.plan.loss if settings.loss == "auto" else settings.loss
     identity = RunIdentity(
         medunet_version=medunet.__version__,
-        case_checksums={case.case_id: case.checksum for case in (*training, *watched)},
+        case_checksums={case.case_id: _compute_checksum(case) for case in (*training, *watched)},
         training_cases=tuple(case.case_id for case in training_cases),
         validation_cases=tuple(case.case_id for case in validation_cases),
         plan=experiment.plan.model_dump(mode="json"),
@@ -247,6 +248,13 @@ class _Fold:
             versions={name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
             | {"python": platform.python_version()},
         )
+
+
+def _compute_checksum(case: StoredCase) -> str:
+    """Of voxels and labels, and of what the labels leave open."""
+    if case.annotated is None:
+        return case.checksum
+    return hashlib.sha256(f"{case.checksum} {case.annotated}".encode()).hexdigest()
 
 
 def _hash_cases(*groups: Sequence[Case]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -21,7 +21,7 @@ class RunIdentity(BaseModel):
 
     Attributes:
         medunet_version: That began the training; for information, no reason to refuse.
-        case_checksums: Case id -> SHA-256 of its preprocessed voxels and labels.
+        case_checksums: Case id -> SHA-256 of its preprocessed voxels and labels, and of which labels it annotates.
         training_cases: Ids in the order in which they are drawn from.
         validation_cases: Ids.
         plan: `medunet.planning.Plan`, or its JSON document.
@@ -81,19 +81,38 @@ def describe_difference(saved: RunIdentity, now: RunIdentity) -> str:
     )
 
 
-def _compare_cases(saved: RunIdentity, now: RunIdentity) -> Iterator[str]:
-    before = {*saved.training_cases, *saved.validation_cases}
-    after = {*now.training_cases, *now.validation_cases}
+def describe_other_cases(
+    saved: tuple[Collection[str], Collection[str]], now: tuple[Collection[str], Collection[str]]
+) -> str:
+    """How ids of training and validation cases differ, in plain words and one line; empty where they are the same.
+
+    Example:
+        >>> describe_other_cases((("a", "b"), ("c",)), (("a", "c"), ("b", "d")))
+        '1 case more: d; 1 case moved from training to validation: b; 1 case moved from validation to training: c'
+    """
+    return "; ".join(_compare_case_ids(saved, now))
+
+
+def _compare_case_ids(
+    saved: tuple[Collection[str], Collection[str]], now: tuple[Collection[str], Collection[str]]
+) -> Iterator[str]:
+    before, after = {*saved[0], *saved[1]}, {*now[0], *now[1]}
     if gone := before - after:
         yield f"{_count_cases(gone)} fewer: {_name(gone)}"
     if new := after - before:
         yield f"{_count_cases(new)} more: {_name(new)}"
     for source, target, where in (
-        (saved.training_cases, now.validation_cases, "from training to validation"),
-        (saved.validation_cases, now.training_cases, "from validation to training"),
+        (saved[0], now[1], "from training to validation"),
+        (saved[1], now[0], "from validation to training"),
     ):
         if moved := set(source) & set(target):
             yield f"{_count_cases(moved)} moved {where}: {_name(moved)}"
+
+
+def _compare_cases(saved: RunIdentity, now: RunIdentity) -> Iterator[str]:
+    yield from _compare_case_ids(
+        (saved.training_cases, saved.validation_cases), (now.training_cases, now.validation_cases)
+    )
     if saved.training_cases != now.training_cases and set(saved.training_cases) == set(now.training_cases):
         yield "the training cases are in another order"
     changed = {

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medunet.io import describe_write_error, write_bytes_atomic
+
+logger = logging.getLogger(__name__)
 
 LOG = "log.csv"
 COLUMNS = ("iteration", "seconds", "learning_rate", "loss", "training_dice", "validation_dice", "data_wait")
 
 
 class TrainingLog:
-    """Appends rows to ``log.csv``, each flushed at once, and the same numbers to TensorBoard.
+    """Appends rows to ``log.csv``, each written at once, and the same numbers to TensorBoard.
+
+    What cannot be written later on, as on a full disk, is a warning: a missing row is no reason to lose what was learnt.
 
     Args:
         folder: The run folder.
@@ -22,7 +29,7 @@ class TrainingLog:
             dropped, because those iterations are done again. None begins a new log.
 
     Raises:
-        OutputError: If it cannot be written.
+        OutputError: If it cannot be begun.
     """
 
     def __init__(self, folder: Path, *, resumes_at: int | None = None) -> None:
@@ -30,22 +37,27 @@ class TrainingLog:
 
         self._path = folder / LOG
         rows = [] if resumes_at is None else _read_rows(self._path, last=resumes_at)
-        write_bytes_atomic(self._path, _format_rows(rows))
+        content = _format_header() + _format_rows(rows)
+        write_bytes_atomic(self._path, content)
+        self._size = len(content)
+        self._is_failing = False
+        purge_step = None if resumes_at is None else resumes_at + 1
         try:
-            self._file = self._path.open("a", newline="", encoding="utf-8")
+            self._file = self._path.open("ab", buffering=0)
+            self._events: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
         except OSError as error:
             raise describe_write_error(self._path, error) from error
-        self._rows = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
-        self._events: Any = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=None if resumes_at is None else resumes_at + 1
-        )
 
     def __enter__(self) -> TrainingLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
-        self._events.close()
+        try:
+            if self._events is not None:
+                self._events.close()
+        except OSError as error:
+            self._give_up_events(error)
 
     def write_step(
         self, iteration: int, seconds: float, *, learning_rate: float, loss: float, dice: float, data_wait: float
@@ -61,24 +73,46 @@ class TrainingLog:
                 "data_wait": f"{data_wait:.4f}",
             }
         )
-        self._events.add_scalar("loss", loss, iteration)
-        self._events.add_scalar("training_dice", dice, iteration)
-        self._events.add_scalar("learning_rate", learning_rate, iteration)
-        self._events.add_scalar("data_wait", data_wait, iteration)
+        numbers = {"loss": loss, "training_dice": dice, "learning_rate": learning_rate, "data_wait": data_wait}
+        self._add_events(iteration, numbers)
 
     def write_validation(self, iteration: int, seconds: float, dice: float | None) -> None:
         """Dice on the watched validation cases; None when no label occurs in them."""
         text = "" if dice is None else f"{dice:.5f}"
         self._write({"iteration": iteration, "seconds": f"{seconds:.2f}", "validation_dice": text})
         if dice is not None:
-            self._events.add_scalar("validation_dice", dice, iteration)
+            self._add_events(iteration, {"validation_dice": dice})
 
-    def _write(self, row: dict[str, object]) -> None:
+    def _write(self, row: Mapping[str, object]) -> None:
+        content = _format_rows([row])
         try:
-            self._rows.writerow(row)
-            self._file.flush()
+            if self._file.write(content) != len(content):  # as much as there was room for
+                raise OSError(errno.ENOSPC, "No space left on device")
         except OSError as error:
-            raise describe_write_error(self._path, error) from error
+            self._file.truncate(self._size)  # or the next row would follow upon half of this one
+            if not self._is_failing:
+                fault = describe_write_error(self._path, error)
+                logger.warning("%s Training goes on; until there is room, the log has no new rows.", fault)
+            self._is_failing = True
+        else:
+            self._size += len(content)
+            self._is_failing = False
+
+    def _add_events(self, iteration: int, numbers: Mapping[str, float]) -> None:
+        if self._events is None:
+            return
+        try:
+            for name, number in numbers.items():
+                self._events.add_scalar(name, number, iteration)
+        except OSError as error:
+            self._give_up_events(error)
+
+    def _give_up_events(self, error: OSError) -> None:
+        """TensorBoard's writer ends with its first fault."""
+        self._events = None
+        folder = self._path.with_name("tensorboard")
+        fault = describe_write_error(folder, error)
+        logger.warning("%s Training goes on; TensorBoard shows no more of this session.", fault)
 
 
 def _read_rows(path: Path, *, last: int) -> list[dict[str, str]]:
@@ -95,9 +129,11 @@ def _read_rows(path: Path, *, last: int) -> list[dict[str, str]]:
     ]
 
 
-def _format_rows(rows: list[dict[str, str]]) -> bytes:
+def _format_header() -> bytes:
+    return f"{','.join(COLUMNS)}\n".encode()
+
+
+def _format_rows(rows: Iterable[Mapping[str, object]]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medunet.augmentation import AugmentationPolicy, build_nnunet_policy, build_policy
-from medunet.device import Precision
+from medunet.device import Precision, is_out_of_memory
 from medunet.errors import OutputError, TrainingError, TrainingStoppedError
 from medunet.planning import Plan
 from medunet.preprocessing import StoredCase
@@ -298,13 +298,28 @@ class Trainer:
             return  # the other processes wait for the first one at the next exchange
         with clock.validating():
             self.network.eval()
-            dice = compute_stored_dice(
-                self.network, self.validation_cases, self.task, self.plan, self.device, self.precision
-            )
-            self.engine.network.train()
+            try:
+                dice = compute_stored_dice(
+                    self.network, self.validation_cases, self.task, self.plan, self.device, self.precision
+                )
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._give_up_looks(clock)
+                return
+            finally:
+                self.engine.network.train()
         log.write_validation(self.state.iteration, self.state.seconds, dice)
         if dice is not None:
             self.observer.on_message(f"iteration {self.state.iteration}: Dice {dice:.3f} on validation cases")
+
+    def _give_up_looks(self, clock: Clock) -> None:
+        """A whole case may need more memory than a patch; the looks are only for people."""
+        clock.give_up_validations()
+        logger.warning(
+            "There is not enough memory to look at validation cases while training. Training goes on without looks; "
+            "the cases are scored at the end."
+        )
 
     def _try_to_save(self, clock: Clock, on_save: Callable[[LoopResult], None]) -> None:
         """Save in between: the older state is whole, and by the next time there may be room again."""
@@ -349,7 +364,7 @@ class Trainer:
 
 def _choose_policy(plan: Plan) -> AugmentationPolicy:
     if plan.augmentation == "nnunet":
-        return build_nnunet_policy(is_2d=plan.configuration == "2d")
+        return build_nnunet_policy(plan.patch_size, plan.spacing)
     return build_policy(plan.modality)
 
 

@@ -152,7 +152,7 @@ def _reshape(codes: Tensor, reshaping: Reshaping) -> Tensor:
 def _remove(codes: Tensor, removal: Removal) -> Tensor:
     import cc3d
 
-    mask = (codes == removal.code).cpu().numpy()
+    mask = (codes == removal.code).to(torch.uint8).cpu().numpy()  # cc3d fails for bool where the box is thin
     parts, num_parts = cc3d.connected_components(mask, return_N=True)
     sizes = np.bincount(parts.ravel(), minlength=num_parts + 1)[1:]
     small = np.flatnonzero(sizes < LARGEST_REMOVED_SHARE * mask.size) + 1

@@ -23,6 +23,7 @@ from medunet.io import write_bytes_atomic
 from medunet.models import read_model, read_records
 from medunet.preprocessing import StoredCase, preprocess_labels
 from medunet.preprocessing.case_file import CaseFile, DamagedCaseError, open_case_file
+from medunet.preprocessing.prepare import name_case_file
 from medunet.preprocessing.store import serialize_previous_labels
 from medunet.tasks import Case, encode_labels, read_case
 from medunet.training.experiment import Experiment, count_cases
@@ -84,7 +85,7 @@ class PreviousStage:
         member = self._find_member(case)
         content = f"{stored.checksum} {read_records(member).training.weights_sha256}"
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
-        path = self._store / f"{case.case_id}-{key}.safetensors"
+        path = self._store / name_case_file(case.case_id, key)
         try:
             return stored.add_previous(open_case_file(path))
         except FileNotFoundError:

@@ -21,6 +21,7 @@ from medunet.augmentation import (
     build_policy,
     sample_change,
 )
+from medunet.device import is_out_of_memory
 from medunet.errors import TrainingError
 from medunet.preprocessing import StoredCase
 from medunet.tasks import Task, compute_membership
@@ -29,6 +30,7 @@ from medunet.training.patches import (
     Start,
     choose_start,
     compute_mirrored_codes,
+    compute_mirrored_outputs,
     mirror_codes,
     mirror_patch,
     read_patch,
@@ -56,8 +58,8 @@ class Batch:
         case_ids: One per patch.
         image: ``(B, C, I, J, K)`` float32; intensities still wait for ``changes``.
         codes: ``(B, I, J, K)`` uint8.
-        annotated: ``(B, outputs)`` bool: whether the patch's case was searched for what an output stands for; None when
-            every case was for everything.
+        annotated: ``(B, outputs)`` bool: whether the patch's case was searched for what an output stands for, which in a
+            patch whose sides are swapped is the label of the other side; None when every case was for everything.
         changes: One per patch, for `medunet.augmentation.apply_intensity`; empty when nothing is to be changed.
         previous: ``(B, I, J, K)`` uint8: codes that the first network of a cascade found, which become channels
             (`medunet.training.previous_labels.to_channels`) once the intensities are changed; None without a cascade.
@@ -79,6 +81,7 @@ class _Patch:
     image: Tensor
     codes: Tensor
     change: IntensityChange
+    annotated: tuple[bool, ...]
     previous: Tensor | None
 
 
@@ -141,9 +144,9 @@ class PatchSampler:
         self._num_codes = compute_membership(task).shape[1]
         mirrored_codes = compute_mirrored_codes(task)
         self._mirrored_codes = None if mirrored_codes is None else mirrored_codes.to(self.device)
-        is_partial = any(case.annotated is not None for case in cases)
-        everything = (True,) * task.num_outputs
-        self._annotated = [case.annotated or everything for case in cases] if is_partial else None
+        self._is_partial = any(case.annotated is not None for case in cases)
+        self._everything = (True,) * task.num_outputs
+        self._mirrored_outputs = compute_mirrored_outputs(task)
         self._drawing: dict[int, StoredCase] = {}  # iteration -> case that is being read
 
     def draw(self, iteration: int) -> Batch:
@@ -167,7 +170,7 @@ class PatchSampler:
             case_ids=tuple(self.cases[choice.case].case_id for choice in choices),
             image=torch.stack([patch.image for patch in patches]),
             codes=torch.stack([patch.codes for patch in patches]),
-            annotated=self._gather_annotated([choice.case for choice in choices]),
+            annotated=self._stack_annotated(patches),
             changes=tuple(patch.change for patch in patches) if self.mode == "fast" else (),
             previous=_stack([patch.previous for patch in patches if patch.previous is not None]),
         )
@@ -195,7 +198,8 @@ class PatchSampler:
         image, codes = self._read_patch(case, start, change)
         # Drawn last, so that everything else is as it would be without a cascade.
         previous = self._read_previous(case, start, change, rng) if case.has_previous else None
-        return _Patch(image=image, codes=codes, change=change.intensity, previous=previous)
+        annotated = self._list_annotated(case, change.spatial)
+        return _Patch(image=image, codes=codes, change=change.intensity, annotated=annotated, previous=previous)
 
     def _sample_change(self, case: StoredCase, rng: np.random.Generator) -> PatchChange:
         if self.mode == "none":
@@ -224,10 +228,16 @@ class PatchSampler:
         worse = PreviousChange() if self.mode == "none" else sample_previous_change(rng, self._num_codes)
         return apply_previous_change(codes, worse)
 
-    def _gather_annotated(self, cases: Sequence[int]) -> Tensor | None:
-        if self._annotated is None:
+    def _list_annotated(self, case: StoredCase, change: SpatialChange) -> tuple[bool, ...]:
+        annotated = case.annotated or self._everything
+        if 0 not in change.mirrored_axes:
+            return annotated
+        return tuple(annotated[output] for output in self._mirrored_outputs)  # as the codes of the two sides are
+
+    def _stack_annotated(self, patches: Sequence[_Patch]) -> Tensor | None:
+        if not self._is_partial:
             return None
-        return torch.tensor([self._annotated[case] for case in cases]).to(self.device)
+        return torch.tensor([patch.annotated for patch in patches]).to(self.device)
 
     def _describe(self, iteration: int) -> str:
         ids = [self.cases[self._order.choose(iteration, position).case].case_id for position in self._list_positions()]
@@ -260,15 +270,9 @@ def _move_cases(cases: Sequence[StoredCase], device: torch.device) -> Sequence[S
 
 
 def _describe_fault(case: StoredCase, error: Exception) -> TrainingError:
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return TrainingError(
             f"Out of memory while a training patch of case '{case.case_id}' was made. Close other programs, choose a "
             "smaller budget (which plans smaller patches), or a machine with more memory; then go on with --resume."
         )
     return TrainingError(f"A training patch of case '{case.case_id}' could not be made from {case.path}: {error}")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # torch's allocator on the CPU

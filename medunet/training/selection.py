@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from medunet.device import Precision, choose_device, choose_precision
+from medunet.device import Precision, choose_device, choose_precision, is_out_of_memory
 from medunet.errors import InputError, OutputError
 from medunet.evaluation import CaseFailure
 from medunet.inference import Prediction, Predictor, merge_predictions, restore_predictions
@@ -160,7 +160,9 @@ class _Segmenting:
         for case in cases:
             try:
                 pairs = self._segment_case(case, predictors)
-            except (InputError, MemoryError, torch.OutOfMemoryError) as error:
+            except Exception as error:
+                if not (isinstance(error, InputError) or is_out_of_memory(error)):
+                    raise
                 failures.append(_report_failure(case, error))
             else:
                 for where, pair in zip(self.masks, pairs, strict=True):

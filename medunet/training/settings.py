@@ -34,6 +34,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(PrecisionName),
     "compile": get_args(Compilation),
 }
+_SMALLEST = {"seed": 0, "devices": 1, "nodes": 1, "workers": 0, "save_seconds": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class TrainingSettings:
         save_seconds: Between two saves.
 
     Raises:
-        InputError: If a value is not among the choices.
+        InputError: If a value is not among the choices, or one of them makes another one useless.
     """
 
     task: str
@@ -95,8 +96,18 @@ class TrainingSettings:
             if (value := getattr(self, name)) not in known:
                 msg = f"--{name} is '{value}'; {suggest(str(value), known)}"
                 raise InputError(msg)
+        for name, smallest in _SMALLEST.items():
+            if (number := getattr(self, name)) is not None and number < smallest:
+                msg = f"--{name.replace('_', '-')} is {number}; expected {smallest} or more."
+                raise InputError(msg)
         if isinstance(self.fold, str) and self.fold not in ("all", "cv"):
             msg = f"--fold is '{self.fold}'; expected a number from 0 to 4, all, or cv for every fold."
+            raise InputError(msg)
+        if self.fold == "all" and self.splits is not None:
+            msg = (
+                "--fold all trains on all cases of the dataset, whatever --splits says; leave --splits away, and cases that "
+                "shall not be learnt from out of the dataset."
+            )
             raise InputError(msg)
         if self.memory_gb is not None and self.memory_gb <= 0:
             msg = f"--memory-gb is {self.memory_gb}; expected the device's memory in GB, above 0."

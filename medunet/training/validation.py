@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medunet.device import Precision
+from medunet.device import Precision, is_out_of_memory
 from medunet.errors import InputError
 from medunet.evaluation import CaseFailure, Evaluation, LabelScore, build_evaluation, score_case
 from medunet.inference import compute_logits, restore_label_map
@@ -153,7 +153,9 @@ def predict_masks(
         try:
             image, reference = read_case(case, task)
             pair = MaskPair(case_id=case.case_id, reference=reference, prediction=segment(image))
-        except (InputError, MemoryError, torch.OutOfMemoryError) as error:
+        except Exception as error:
+            if not (isinstance(error, InputError) or is_out_of_memory(error)):
+                raise
             failures.append(_report_failure(case, error))
         else:
             write_mask_pair(folder, pair)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -19,6 +20,7 @@ from medunet.augmentation import (
     AugmentationPolicy,
     SpatialChange,
     apply_spatial,
+    build_nnunet_policy,
     compute_bspline_field,
     compute_source_offsets,
     sample_spatial,
@@ -71,7 +73,7 @@ def test_the_identity_gives_the_patch_back(shape: Any, change: Any) -> None:
 def test_a_quarter_turn_is_that_of_numpy(axis: int, turns: int) -> None:
     patch = make_noise(2, 6, 6, 6)
     angles = np.where(np.arange(3) == axis, 90.0 * turns, 0.0)
-    change = SpatialChange(matrix=_compute_rotation(angles, (6, 6, 6), ONE_MM))
+    change = SpatialChange(matrix=_compute_rotation(angles))
     a, b = [1 + other for other in range(3) if other != axis]
     expected = np.rot90(patch.numpy(), turns, (b, a))
     assert np.allclose(apply(patch, change).numpy(), expected, atol=1e-5)
@@ -135,9 +137,37 @@ def test_zooms_and_angles_keep_their_range() -> None:
 )
 def test_turns_stay_in_the_fine_plane(patch_size: Any, spacing: Any, axes: list[int]) -> None:
     assert list_rotation_axes(patch_size, spacing) == axes
-    rotation = _compute_rotation(np.array([10.0, 20.0, 30.0]), patch_size, spacing)
+    matrix = sample_spatial(never(rotation_probability=1), np.random.default_rng(1), patch_size, spacing).matrix
+    assert matrix is not None
+    assert not np.allclose(matrix, np.eye(3))
     if len(axes) == 1:
-        assert np.allclose(rotation[axes[0]], np.eye(3)[axes[0]])
+        assert np.allclose(matrix[axes[0]], np.eye(3)[axes[0]])
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "spacing", "degrees", "axes"),
+    [
+        ((320, 256, 20), (0.6, 0.6, 3.6), 180.0, (2,)),  # Prostate MR
+        ((20, 320, 256), (3.6, 0.6, 0.6), 180.0, (0,)),
+        ((40, 56, 40), ONE_MM, 30.0, (0, 1, 2)),  # Hippocampus
+        ((96, 96, 32), (1.0, 1.0, 5.0), 30.0, (0, 1, 2)),  # exactly three times is not flat, whatever the spacing
+        ((512, 512, 1), (1.0, 1.0, 5.0), 180.0, (2,)),
+        ((512, 320, 1), (1.0, 1.0, 5.0), 15.0, (2,)),
+    ],
+)
+def test_nnunet_turns_and_zooms_flat_patches_within_their_slices(
+    patch_size: Any, spacing: Any, degrees: float, axes: tuple[int, ...]
+) -> None:
+    policy = dataclasses.replace(
+        build_nnunet_policy(patch_size, spacing), rotation_probability=1, scaling_probability=1
+    )
+    assert (policy.rotation_degrees, policy.rotation_axes) == (degrees, axes)
+    assert (policy.elastic_probability, policy.mirror_axes) == (0, (0, 1, 2))
+    for seed in range(5):
+        matrix = sample_spatial(policy, np.random.default_rng(seed), patch_size, spacing).matrix
+        assert matrix is not None
+        untouched = [axis for axis in range(3) if np.allclose(matrix[axis], np.eye(3)[axis])]
+        assert untouched == (list(axes) if len(axes) == 1 else [])
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

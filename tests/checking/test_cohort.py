@@ -55,6 +55,17 @@ def test_one_voxel_makes_an_image_of_its_own(examine: Examine, write_case: Write
     assert not [text for text in list_texts(report, "duplicate") if "images of a, b" in text]
 
 
+@pytest.mark.parametrize(("groups", "num_findings"), [(("1", "1"), 0), (("1", "2"), 1), ((None, None), 1)])
+def test_images_of_one_patient_may_share_a_label_map(
+    examine: Examine, write_case: WriteCase, list_texts: Any, groups: tuple[str | None, ...], num_findings: int
+) -> None:
+    """As a table of cases may say; `medunet.tasks` takes it."""
+    same = make_labels()
+    cases = [write_case(name, labels=same, group=group) for name, group in zip("ab", groups, strict=True)]
+    report = examine(*cases, write_case("c", labels=shift(same), group="3"))
+    assert len(list_texts(report, "duplicate")) == num_findings
+
+
 def test_the_same_labels_on_different_images(examine: Examine, write_case: WriteCase, list_texts: Any) -> None:
     same = make_labels()
     cases = [write_case("a", labels=same), write_case("b", labels=same), write_case("c", labels=shift(same))]

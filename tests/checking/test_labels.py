@@ -11,7 +11,7 @@ import pytest
 from medunet.checking import DatasetReport, LabelFacts
 from medunet.tasks import Case
 
-from .conftest import CT_TASK, LEFT, RIGHT, make_labels
+from .conftest import CT_TASK, LEFT, RIGHT, make_ct, make_labels
 
 Examine = Callable[..., DatasetReport]
 WriteCase = Callable[..., Case]
@@ -107,6 +107,31 @@ def test_voxels_that_touch_by_a_corner_are_one_part(examine: Examine, write_case
     labels = make_labels()
     labels[9, 14, 13] = LEFT  # diagonal to the last voxel of the block
     assert measure(examine, write_case, labels)["gland_left"].num_parts == 1
+
+
+@pytest.mark.parametrize("step", [(2, 0, 0), (0, 2, 0), (0, 0, 2), (2, 2, 0)])
+def test_specks_in_a_thin_box_are_counted(examine: Examine, write_case: WriteCase, step: tuple[int, int, int]) -> None:
+    labels = make_labels()
+    labels[labels == LEFT] = 0
+    for number in range(3):
+        labels[tuple(5 + number * n for n in step)] = LEFT
+    facts = measure(examine, write_case, labels)["gland_left"]
+    assert (facts.num_voxels, facts.num_parts, facts.largest_part_voxels) == (3, 3, 1)
+
+
+@pytest.mark.parametrize(("first", "share"), [(2, "100%"), (5, "25%"), (6, None)])
+def test_a_label_outside_the_body_is_cropped_away(
+    examine: Examine, write_case: WriteCase, list_texts: Any, first: int, share: str | None
+) -> None:
+    """The body begins at index 10 along R; 8 mm around it, 4 voxels, are kept."""
+    image, labels = make_ct(1), make_labels()
+    image[:10] = -1000
+    labels[labels == LEFT] = 0
+    labels[first : first + 4, 8, 8] = LEFT
+    report = examine(write_case("a", image, labels), write_case("b"))
+    assert report.cases[0].labels["gland_left"].cropped_voxels == {"100%": 4, "25%": 1, None: 0}[share]
+    texts = [text for text in list_texts(report, "labels") if "outside the body" in text]
+    assert [text.split(" lies")[0] for text in texts] == ([f"warning a: {share} of 'gland_left'"] if share else [])
 
 
 def test_a_small_label_is_no_archipelago(examine: Examine, write_case: WriteCase) -> None:

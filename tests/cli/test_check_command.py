@@ -110,11 +110,20 @@ def test_files_that_exist_are_kept(check: Command, tmp_path: Path) -> None:
     assert page.read_text().startswith("<!doctype html>")
 
 
+def test_page_and_json_are_two_files(check: Command, tmp_path: Path) -> None:
+    both = tmp_path / "report.html"
+    check("-o", both, "--json", both).check_refused("would both be written to")
+    assert not both.exists()
+
+
 def test_no_input_is_replaced(check: Command, folder: Path) -> None:
     label = folder / "labels" / "p1.nii.gz"
     before = label.read_bytes()
     check("--json", label, "--overwrite").check_refused("is the input")
     assert label.read_bytes() == before
+    splits = folder / "splits.json"
+    splits.write_text(json.dumps([{"train": ["p1"], "val": ["p2"]}]))
+    check("--splits", splits, "--json", splits, "--overwrite").check_refused("is the input")
 
 
 def test_a_page_has_the_name_of_one(check: Command, tmp_path: Path) -> None:

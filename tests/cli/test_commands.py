@@ -378,5 +378,30 @@ def test_nothing_to_score(medunet_command: Command, pair: tuple[Path, Path], tmp
     medunet_command("evaluate", *places).check_refused("nowhere")
 
 
+def test_a_picture_shows_the_scan_of_its_case(
+    medunet_command: Command, pair: tuple[Path, Path], tmp_path: Path, make_volume: Any
+) -> None:
+    """A folder of scans holds others too; the first of them is not meant."""
+    volume = make_volume(shape=(12, 13, 14), spacing=(1.0, 1.0, 1.0))
+    scan = volume.with_array(np.random.default_rng(0).normal(100, 10, volume.shape).astype(np.float32))
+    scans = tmp_path / "scans"
+    write_nifti_image(scan, scans / "case 1.nii.gz")
+    write_nifti_image(scan.with_array(scan.array[:, ::-1].copy()), scans / "case 0.nii.gz")
+    files = [folder / "case 1.nii.gz" for folder in pair]
+    for name, images in (("folder", scans), ("file", scans / "case 1.nii.gz")):
+        outcome = medunet_command("evaluate", *files, "--images", images, "--pictures", tmp_path / name)
+        assert outcome.exit_code == 0, outcome.err
+    pictures = [(tmp_path / name / "case 1.png").read_bytes() for name in ("folder", "file")]
+    assert pictures[0] == pictures[1]
+    (tmp_path / "none").mkdir()
+    outcome = medunet_command("evaluate", *files, "--images", tmp_path / "none", "--pictures", tmp_path / "x")
+    outcome.check_refused("no scan of case 'case 1'")
+
+
+def test_paths_are_printed_as_they_are(medunet_command: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    scores = tmp_path / "x[bold]y.csv"  # rich would take it for markup
+    assert f"Scores: {scores}" in medunet_command("evaluate", *pair, "-o", scores).out.splitlines()
+
+
 def test_pictures_need_scans(medunet_command: Command, pair: tuple[Path, Path], tmp_path: Path) -> None:
     medunet_command("evaluate", *pair, "--pictures", tmp_path).check_refused("--images and --pictures")

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from oracles import Outcome
 
+from medunet.cli.infer import _list_jobs
+from medunet.errors import InputError
 from medunet.io import read_label_map, read_volume
 
 Command = Callable[..., Outcome]
@@ -115,6 +117,29 @@ def test_the_patients_name_stays_in_the_scan(infer: Command, tmp_path: Path) -> 
     assert outcome.exit_code == 0
     assert b"CANARY" not in (tmp_path / "mask.nii").read_bytes()
     assert "CANARY" not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    ("output", "names", "expected"),
+    [
+        ("masks", ["p_0001", "p_0000"], ["p_0000", "p_0001"]),  # names that number the channels decide
+        ("mask.nii.gz", ["p_0001", "p_0000"], ["p_0000", "p_0001"]),
+        ("mask.nii.gz", ["t2", "adc"], ["t2", "adc"]),
+        ("mask.nii.gz", ["p_0002", "p_0001"], ["p_0002", "p_0001"]),  # counted otherwise
+        ("mask.nii.gz", ["t2/p_0000", "adc/p_0000"], ["t2/p_0000", "adc/p_0000"]),
+    ],
+)
+def test_channels_by_their_numbers_or_as_given(
+    tmp_path: Path, output: str, names: list[str], expected: list[str]
+) -> None:
+    (job,) = _list_jobs([tmp_path / f"{name}.nii.gz" for name in names], tmp_path / output, None, num_channels=2)
+    assert list(job.images) == [tmp_path / f"{name}.nii.gz" for name in expected]
+
+
+@pytest.mark.parametrize("names", [("p_0000", "p_0002"), ("p_2019", "p_2020")])
+def test_numbers_that_are_no_channels(tmp_path: Path, names: tuple[str, str]) -> None:
+    with pytest.raises(InputError, match=r"expected the numbers p_0000 to 0001\. Add what is missing"):
+        _list_jobs([tmp_path / f"{name}.nii.gz" for name in names], tmp_path / "masks", None, num_channels=2)
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------------

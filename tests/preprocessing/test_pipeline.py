@@ -140,6 +140,23 @@ def test_labels_stay_with_their_image(orientation: str, spacing: Any) -> None:
     assert np.linalg.norm(compute_centroid(labels) - compute_centroid(image)) < 0.2
 
 
+@pytest.mark.parametrize("mm", [1.6, 2.5, 3.3])
+def test_labels_show_the_slices_that_their_image_shows(mm: float) -> None:
+    """Onto slices of twice the thickness every position lies halfway, and the last digit of an affine would decide."""
+    rng = np.random.default_rng(0)
+    for num_slices, first in ((37, 3), (52, 8), (23, 0), (44, 5)):
+        numbers = np.maximum(np.arange(num_slices) - first - 1, 0)  # zeros below the body, then the slice's number
+        affine = np.diag([0.5, 0.5, mm, 1.0])
+        affine[:3, 3] = rng.uniform(-300, 300, 3)
+        turn = np.eye(4)
+        turn[1:3, 1:3] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+        for placed in (affine, turn @ affine):
+            scan = Volume(np.broadcast_to(numbers, (1, 6, 7, num_slices)).astype(np.float32), placed)
+            image = preprocess_image(scan, build_plan((0.5, 0.5, 2 * mm), modality="MR"))
+            labels = preprocess_labels(scan.with_array(scan.array.astype(np.uint8)), image)
+            assert labels.array[0, 3, 3].tolist() == image.array[0, 3, 3].tolist()
+
+
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_at_the_scans_own_spacing_nothing_is_interpolated(make_volume: Any, orientation: str) -> None:
     scan = make_volume(orientation=orientation)

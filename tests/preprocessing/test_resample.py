@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from medunet.errors import GeometryError
-from medunet.preprocessing import compute_axis_mapping, resample_label_map, resample_linear, resample_winner
+from medunet.preprocessing import (
+    compute_axis_mapping,
+    find_coarse_axis,
+    resample_label_map,
+    resample_linear,
+    resample_winner,
+)
 from medunet.volume import Affine, Array, Volume, to_orientation
 
 ORIENTATIONS = ["RAS", "LPI", "LAS", "PIR", "SAL", "IPR", "ASL", "RIP"]
@@ -173,6 +179,12 @@ def test_grids_rotated_alike_are_no_trouble() -> None:
     assert axes == (0, 1, 2)
     assert scales == pytest.approx((2.0, 1.0, -1.0))
     assert shifts == pytest.approx((0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(("thickness", "expected"), [(3.0, None), (3.000001, None), (3.01, 2), (2.99, None)])
+def test_rounding_does_not_decide_which_slices_are_thick(thickness: float, expected: int | None) -> None:
+    assert find_coarse_axis((1.0, 1.0, thickness), (1.0, 1.0, 1.0)) == expected
+    assert find_coarse_axis((1.0, 1.0, 1.0), (1.0, 1.0, thickness)) == expected
 
 
 def test_axis_mapping_by_hand() -> None:

@@ -7,13 +7,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 import torch
 from oracles import build_plan_for
 
 from medunet.errors import DatasetError, LabelError, OutputError
-from medunet.io import write_nifti_image, write_nifti_labels
+from medunet.io import from_label_map, read_label_map, write_nifti_image, write_nifti_labels
+from medunet.io.label_names import write_label_names
 from medunet.planning import Normalization, Plan
 from medunet.preprocessing import StoredCase, prepare_cases, preprocess_image, whole_box
 from medunet.preprocessing.case_file import _open
@@ -156,6 +159,36 @@ def test_another_file_makes_it_anew(case: Case, task: Task, plan: Plan, which: s
     path = case.images[0] if which == "image" else case.labels
     os.utime(path, ns=(5, 5))
     assert compute_store_key(case, task, plan) != before
+
+
+@pytest.mark.parametrize("header", ["x.mhd", "x.nhdr", "x.hdr"])
+def test_voxels_beside_their_header_count_too(case: Case, task: Task, plan: Plan, tmp_path: Path, header: str) -> None:
+    voxels = np.zeros(SHAPE, np.float32)
+    if header == "x.hdr":
+        nib.save(nib.Nifti1Pair(voxels, np.eye(4)), tmp_path / "x.img")  # type: ignore[no-untyped-call]
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(voxels), tmp_path / header)
+    other = dataclasses.replace(case, images=(tmp_path / header,))
+    before = compute_store_key(other, task, plan)
+    os.utime(tmp_path / ("x.img" if header == "x.hdr" else "x.raw"), ns=(5, 5))
+    assert compute_store_key(other, task, plan) != before
+
+
+def test_label_names_beside_a_mask_count_too(case: Case, task: Task, plan: Plan) -> None:
+    """``l.json`` says what the values of ``l.nii.gz`` mean."""
+    before = compute_store_key(case, task, plan)
+    sidecar = case.labels.with_name("l.json")
+    write_label_names(from_label_map(read_label_map(case.labels), {"a": (4,)}), sidecar)
+    named = compute_store_key(case, task, plan)
+    write_label_names(from_label_map(read_label_map(case.labels), {"a": (4,), "b": (700,)}), sidecar)
+    assert len({before, named, compute_store_key(case, task, plan)}) == 3
+
+
+def test_very_long_ids_have_files_of_their_own(case: Case, task: Task, plan: Plan, tmp_path: Path) -> None:
+    cases = [dataclasses.replace(case, case_id=letter * 240 + end) for letter in "xü" for end in "ab"]
+    stored = prepare_cases(cases, task, plan, tmp_path / "store")
+    assert [one.case_id for one in stored] == [one.case_id for one in cases]
+    assert len({one.path for one in stored}) == 4
 
 
 def test_an_edited_case_is_read_again(case: Case, task: Task, plan: Plan, tmp_path: Path) -> None:

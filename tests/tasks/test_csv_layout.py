@@ -273,6 +273,8 @@ def test_two_images_of_a_patient_may_share_a_label_map(files: Path) -> None:
         (b"", "is empty; expected the columns case, image, label"),
         (b" \n\n", "is empty"),
         (b"\xef\xbb\xbf", "is empty"),
+        (b",,\n,,\n", "has only empty cells; expected the columns case, image, label"),
+        (b'"\n', "has only empty cells"),
         (b"case,image,label\n\0\0", "holds zero bytes"),
         (b"case,image,label\np,\xff,x", "is no UTF-8 text"),
         ("case,image,label\n".encode("utf-16"), "is no UTF-8 text"),

@@ -40,6 +40,19 @@ def test_decathlon_with_a_file_per_channel(tmp_path: Path) -> None:
     assert read_dataset(tmp_path).cases[0].images == (tmp_path / "t2/a.nii.gz", tmp_path / "adc/a.nii.gz")
 
 
+def test_nnunet_1_lists_cases_and_stores_channels(tmp_path: Path) -> None:
+    """Its ``dataset.json`` names files without the numbers of the channels that their names really end in."""
+    touch(tmp_path, *(f"imagesTr/{case}_{n:04d}.nii.gz" for case in ("la_003", "la_0004") for n in (1, 0)))
+    touch(tmp_path, "labelsTr/la_003.nii.gz", "labelsTr/la_0004.nii.gz", "imagesTr/la_003_0003.nii.gz")
+    training = [{"image": f"./imagesTr/{c}.nii.gz", "label": f"./labelsTr/{c}.nii.gz"} for c in ("la_003", "la_0004")]
+    describe(tmp_path, {"modality": {"0": "MRI", "1": "MRI"}, "training": training})
+    images = {case.case_id: [path.name for path in case.images] for case in read_dataset(tmp_path).cases}
+    assert images == {
+        "la_0004": ["la_0004_0000.nii.gz", "la_0004_0001.nii.gz"],
+        "la_003": ["la_003_0000.nii.gz", "la_003_0001.nii.gz"],
+    }
+
+
 def test_nnunet_raw(tmp_path: Path) -> None:
     touch(tmp_path, "imagesTr/la_003_0001.nii.gz", "imagesTr/la_003_0000.nii.gz", "labelsTr/la_003.nii.gz")
     describe(tmp_path, {"file_ending": ".nii.gz", "numTraining": 1, "labels": {"background": 0, "a": 1}})
@@ -81,9 +94,7 @@ def test_synthetic_data_say_so(tmp_path: Path) -> None:
 # ---- refusals ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["../secret.nii.gz", "imagesTr/../../secret.nii.gz", "/etc/passwd", "imagesTr/..", 7, None, ["a"]]
-)
+@pytest.mark.parametrize("name", ["../secret.nii.gz", "imagesTr/../../secret.nii.gz", "/etc/passwd", "imagesTr/.."])
 @pytest.mark.parametrize("key", ["image", "label"])
 def test_a_path_outside_the_folder_is_refused(tmp_path: Path, name: Any, key: str) -> None:
     touch(tmp_path, "secret.nii.gz", "data/imagesTr/a.nii.gz")
@@ -91,6 +102,15 @@ def test_a_path_outside_the_folder_is_refused(tmp_path: Path, name: Any, key: st
     describe(tmp_path / "data", {"training": [entry]})
     with pytest.raises(DatasetError, match="points outside its folder"):
         read_dataset(tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", [7, None, [], ["a", 7], {"a": 1}])
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_an_entry_that_is_no_path(tmp_path: Path, name: Any, key: str) -> None:
+    touch(tmp_path, "a.nii.gz", "a")
+    describe(tmp_path, {"training": [{"image": "a.nii.gz", "label": "a.nii.gz"} | {key: name}]})
+    with pytest.raises(DatasetError, match=r"in a training case; expected the path of a file\.$"):
+        read_dataset(tmp_path)
 
 
 def test_a_listed_file_that_is_missing(tmp_path: Path) -> None:

@@ -44,6 +44,38 @@ def dataset_folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def group(folder: Path, patients: str) -> list[str | None]:
+    """Groups of the cases p0, p1, ..., whose objects carry these PatientIDs, ``-`` for none."""
+    for number, patient in enumerate(patients):
+        write_rtstruct(
+            folder / f"p{number}" / "rs.dcm", BOXES, series_uid="1.2", frame_uid="1.3", patient=patient.strip("-")
+        )
+    return [case.group for case in read_dataset(folder).cases]
+
+
+@pytest.mark.parametrize(
+    ("patients", "expected"),
+    [
+        ("ABAC", ["p0", None, "p0", None]),
+        ("ABCD", [None] * 4),
+        ("AAA", [None] * 3),  # an ID that took the place of the real ones
+        ("A--A", ["p0", None, None, "p0"]),
+    ],
+)
+def test_cases_of_a_patient_are_a_group(tmp_path: Path, patients: str, expected: list[str | None]) -> None:
+    """Named after a case: the number of a patient is kept nowhere."""
+    assert group(tmp_path, patients) == expected
+
+
+def test_no_fold_divides_a_patient(tmp_path: Path) -> None:
+    group(tmp_path, "ABCDEFAB")
+    dataset = read_dataset(tmp_path)
+    for fold in range(5):
+        training, validation = ({case.case_id for case in cases} for cases in split_fold(dataset, fold))
+        for twins in ({"p0", "p6"}, {"p1", "p7"}):
+            assert twins <= training or twins <= validation
+
+
 # ---- recognised ------------------------------------------------------------------------------------------------------
 
 

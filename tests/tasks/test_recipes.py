@@ -96,6 +96,25 @@ def test_an_unknown_key_names_the_nearest(key: str, meant: str) -> None:
             {"labels": {"left": [1, 2], "right": 3}, "laterality": [["left", "right"]]},
             "laterality: 'left' and 'right' have different numbers of values",
         ),
+        ({"laterality": [["left", "left"]]}, "swaps 'left' and 'left', but not with each other alone"),
+        (
+            {"labels": {"left": 1, "right": 2, "mid": 3}, "laterality": [["left", "right"], ["left", "mid"]]},
+            "swaps 'left' and 'mid', but not with each other alone",
+        ),
+        (  # the kidneys say 2 <-> 3, their tumours 2 <-> 4: mirrored twice, a tumour would not come back
+            {
+                "labels": {"kidney_l": [1, 2], "tumour_l": 2, "kidney_r": [4, 3], "tumour_r": 4},
+                "laterality": [["kidney_l", "kidney_r"], ["tumour_l", "tumour_r"]],
+            },
+            "'tumour_l' and 'tumour_r' swaps the values 2 and 4, but not with each other alone",
+        ),
+        ({"labels": {"": 1}}, "labels: '' is no name; expected one line of 1 to 200 letters"),
+        ({"labels": {"left\nright": 1}}, r"labels: 'left\\nright' is no name"),
+        ({"channels": ["x" * 300]}, "channels: 'x+' is no name"),
+        ({"channels": ["t2", "t1", "t2"]}, "channels: 't2' is there twice"),
+        ({"ignore": 0}, "ignore: 0 is no value of its own; expected a positive integer"),
+        ({"intensity": "ct-window", "window_hu": [float("nan"), 5]}, "must rise from one finite number to another"),
+        ({"intensity": "ct-window", "window_hu": [0, float("inf")]}, "must rise from one finite number to another"),
     ],
 )
 def test_a_fault_is_named(changes: dict[str, Any], message: str) -> None:

@@ -58,7 +58,13 @@ def write_series(
 
 
 def write_rtstruct(
-    path: Path, structures: Mapping[str, Box | None], *, series_uid: str, frame_uid: str = "", like: Path | None = None
+    path: Path,
+    structures: Mapping[str, Box | None],
+    *,
+    series_uid: str,
+    frame_uid: str = "",
+    like: Path | None = None,
+    patient: str = "4711",
 ) -> Path:
     """Write boxes as contours through the corners of their outermost pixels; None is a structure without contours.
 
@@ -68,12 +74,13 @@ def write_rtstruct(
         series_uid: Of the images.
         frame_uid: Frame of reference; empty takes that of the slice ``like``.
         like: A slice.
+        patient: PatientID.
     """
     import pydicom
 
     frame_uid = frame_uid or str(pydicom.dcmread(like).FrameOfReferenceUID)  # type: ignore[arg-type]
     dataset = _start(RTSTRUCT, "RTSTRUCT", generate_uid())
-    dataset.StructureSetLabel = "x"
+    dataset.StructureSetLabel, dataset.PatientID = "x", patient
     dataset.ReferencedFrameOfReferenceSequence = [
         _item(
             FrameOfReferenceUID=frame_uid,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from made_up_fingerprints import make_fingerprint, make_task
 from tiny_training import ADAMW, SGD
 
 from medunet.errors import InputError
-from medunet.training import Budget, compilation, parse_budget
+from medunet.training import Budget, TrainingSettings, compilation, parse_budget
 from medunet.training.compilation import Compilation, find_compiler, should_compile
+from medunet.training.fit_plan import fit_plan
 from medunet.training.schedule import compute_cosine_share, compute_learning_rate, compute_poly_share
 
 
@@ -45,6 +48,20 @@ def test_progress_counts_what_the_budget_counts() -> None:
     assert Budget(iterations=200).compute_progress(500, 0) == 1
     assert Budget(seconds=100).compute_progress(10**9, 25) == 0.25
     assert Budget(seconds=100).compute_progress(0, 101) == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_stated_memory_limits_the_patches_of_counted_iterations(device: str) -> None:
+    def count_voxels(memory_gb: float | None) -> int:
+        settings = TrainingSettings(task="x", memory_gb=memory_gb, configuration="3d")
+        budget = Budget(iterations=1000)
+        plan = fit_plan(make_fingerprint(), make_task(), budget, torch.device(device), settings, "32-true")
+        return plan.batch_size * math.prod(plan.patch_size)
+
+    voxels = [count_voxels(memory_gb) for memory_gb in (0.05, 0.5, None)]
+    assert voxels[0] < voxels[1] <= voxels[2]
+    assert voxels[0] <= 2 * 128**3 * 0.05 / 8
+    assert count_voxels(80.0) == voxels[2]  # more memory is no reason for larger steps
 
 
 def test_the_learning_rate_rises_once_then_falls_to_zero() -> None:

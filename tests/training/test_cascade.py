@@ -324,6 +324,21 @@ def test_other_previous_labels_are_another_training(cascades: Cascades, run_on_a
         cascades.train(folder, resume=True)
 
 
+def test_a_first_stage_that_learnt_from_other_cases_is_refused(
+    cascades: Cascades, run_on_all: Path, tmp_path: Path
+) -> None:
+    """Its labels would be of cases that it knows by heart."""
+    folder = Path(shutil.copytree(run_on_all, tmp_path / "run"))
+    path = folder / HALVES[1] / "training.json"
+    record = json.loads(path.read_text())
+    known = record["validation_cases"].pop()
+    path.write_text(json.dumps(record | {"training_cases": [*record["training_cases"], known]}))
+    with pytest.raises(
+        ModelError, match=rf"half_1 was trained with other cases: 1 case moved .* validation: {known}\."
+    ):
+        cascades.train(folder, resume=True)
+
+
 def test_damaged_or_lost_previous_labels_are_made_again(
     cascades: Cascades, run_on_all: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

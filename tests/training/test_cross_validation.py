@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from medunet.device import choose_precision
-from medunet.errors import VolumeError
+from medunet.errors import ModelError, VolumeError
 from medunet.evaluation import build_evaluation, score_case
 from medunet.inference import Predictor, load
 from medunet.models import Ensemble, find_newest_model, read_model, read_records, read_single_model
@@ -199,6 +199,23 @@ def test_a_finished_run_is_left_as_it_is_found(
     assert read_metrics(run) == read_metrics(result.folder)
     assert resumed.evaluation is not None
     assert resumed.evaluation.scores == result.evaluation.scores  # type: ignore[union-attr]
+
+
+def test_a_finished_fold_that_learnt_from_other_cases_is_refused(
+    train_folds: Train, result: TrainingResult, tmp_path: Path
+) -> None:
+    """It would be scored on cases that it knows."""
+    run = shutil.copytree(result.folder, tmp_path / "run")
+    splits = tmp_path / "splits.csv"
+    splits.write_text("case,fold\ncase_0,0\ncase_1,0\ncase_3,1\ncase_4,1\ncase_2,2\n")
+    settings = run / "state" / "settings.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"splits": str(splits)}))
+    with pytest.raises(
+        ModelError,
+        match=r"fold_0 was trained with other cases: 1 case moved from training to validation: case_1; 1 case moved from "
+        r"validation to training: case_3\. Restore .* or start a new training",
+    ):
+        train_folds(run, resume=True)
 
 
 def _raise_interrupt(*_: Any) -> None:

@@ -111,11 +111,21 @@ def test_alone_nothing_waits(tmp_path: Path) -> None:
         assert (world.rank, world.size, world.is_first) == (0, 1, True)
         assert world.share("text") == "text"
         assert world.gather("text") == ["text"]
+        assert (world.decide(True), world.decide(False)) == (True, False)
         assert world.agree([1.5, 2.0]) == [1.5, 2.0]
         world.connect(torch.device("cpu"))
         with world.in_turn(), world.watch():
             pass
     assert not torch.distributed.is_initialized()
+
+
+def test_the_first_process_decides_for_all() -> None:
+    """A process that comes late sees files which the first one has written since it decided."""
+    store = torch.distributed.HashStore()
+    first, second = (World(Place(rank=rank, size=2), store) for rank in (0, 1))
+    answers = [(True, False), (False, True)]
+    assert [first.decide(answer) for answer, _ in answers] == [True, False]
+    assert [second.decide(late) for _, late in answers] == [True, False]
 
 
 def test_a_lost_connection_is_told_from_other_errors() -> None:

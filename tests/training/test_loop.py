@@ -155,6 +155,24 @@ def test_the_running_mean_is_what_is_kept_and_validated(
     assert not all(torch.equal(tensor, last[name]) for name, tensor in result.weights.items())
 
 
+def test_a_look_without_memory_is_given_up_and_training_goes_on(
+    build_trainer: BuildTrainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks: list[bool] = []
+
+    def fail(*_: Any) -> None:
+        looks.append(True)
+        msg = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("medunet.training.loop.compute_stored_dice", fail)
+    trainer = build_trainer(ADAMW, validation_cases=build_tiny_cases(1))
+    assert fit(trainer).iteration == 6
+    assert trainer.network.training
+    assert looks == [True]
+    assert ["not enough memory" in record.message for record in caplog.records] == [True]
+
+
 def test_weights_loaded_before_the_training_begin_the_mean(build_trainer: BuildTrainer) -> None:
     trainer = build_trainer(budget=Budget(iterations=1))
     with torch.no_grad():

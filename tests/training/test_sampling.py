@@ -183,6 +183,29 @@ def test_what_was_not_annotated_is_said_per_patch(make_case: Callable[..., Store
     assert build_sampler([full], tiny_task).draw(0).annotated is None
 
 
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_what_was_annotated_changes_sides_with_the_patch(
+    make_case: Callable[..., StoredCase], has_regions: bool
+) -> None:
+    """Of this patient only the left one was drawn: mirrored, it is a patient of whom only the right one was."""
+    labels = {"all": [1, 2, 3], "left": [1], "right": [3]} if has_regions else {"left": 1, "other": 2, "right": 3}
+    task = Task.model_validate(
+        {
+            "name": "x", "title": "x", "modality": "MR", "channels": ["t1"], "intensity": "zscore",
+            "labels": labels, "laterality": [["left", "right"]],
+        }
+    )  # fmt: skip
+    case = dataclasses.replace(
+        make_case(shape=(6, 8, 4), foreground={1: [(0, 1, 2)]}),
+        annotated=(False, True, False) if has_regions else (True, True, False, False),
+    )
+    mirrored = build_sampler([case], task, (6, 8, 4), mode="fast", policy=ONLY_MIRRORS).draw(0)
+    right = [False, False, True] if has_regions else [True, False, False, True]
+    assert mirrored.annotated is not None
+    assert mirrored.annotated.tolist() == [right] * 3
+    assert mirrored.codes.unique().tolist() == [0, 3]  # the code of the right one
+
+
 def test_only_the_fast_way_leaves_intensities_to_the_device(
     make_case: Callable[..., StoredCase], tiny_task: Task
 ) -> None:

@@ -271,9 +271,8 @@ def test_weights_that_are_not_finite_replace_no_good_ones(
     assert read_model(tmp_path / "run").training.num_iterations == 2
 
 
-@pytest.mark.parametrize("call", ["fsync", "write"])
 def test_a_full_disk_keeps_the_older_weights(
-    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2, KeyboardInterrupt())
@@ -286,20 +285,11 @@ def test_a_full_disk_keeps_the_older_weights(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        if call == "fsync":
-            patch.setattr(os, "fsync", fail)
-        else:
-            patch.setattr("medunet.training.log.TrainingLog._write", _raise_full)
+        patch.setattr(os, "fsync", fail)
         with pytest.raises(OutputError, match="disk is full"):
             train_tiny(tmp_path / "run", resume=True)
     assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
     assert train_tiny(tmp_path / "run", resume=True).num_iterations == 8
-
-
-def _raise_full(*_: Any) -> None:
-    from medunet.io import describe_write_error
-
-    raise describe_write_error(Path("log.csv"), OSError(errno.ENOSPC, "No space left on device"))
 
 
 def test_a_fault_of_the_sampler_ends_the_training(
@@ -351,6 +341,23 @@ def test_resuming_with_other_cases_is_refused(
     assert read_weights(tmp_path / "run") == before
 
 
+def test_resuming_with_other_annotated_labels_is_refused(
+    train_tiny: Train, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No voxel differs, but what the background of a case means does."""
+    data = shutil.copytree(tiny_data / "data", tmp_path / "data")
+    path = data / "labels" / "case_1.nii.gz"
+    labels = read_label_map(path)
+    write_nifti_labels(labels.with_array(labels.array * (labels.array == 1)), path)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "run", data=data)
+    (data / "annotated.json").write_text(json.dumps({"case_1": ["left"]}))
+    with pytest.raises(ModelError, match="case case_1 has other voxels or labels"):
+        train_tiny(tmp_path / "run", data=data, resume=True)
+
+
 def test_resuming_another_task_is_refused(train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2, KeyboardInterrupt())
@@ -388,6 +395,11 @@ def test_deterministic_needs_iterations(train_tiny: Train, tmp_path: Path) -> No
         ({"budget": "soon"}, "budget 'soon'"),
         ({"device": "cuda:97"}, "not here"),
         ({"fold": 7}, "no fold 7"),
+        ({"fold": "all", "splits": "splits.csv"}, "whatever --splits says"),
+        ({"seed": -1}, "--seed is -1; expected 0 or more"),
+        ({"workers": -1}, "--workers is -1; expected 0 or more"),
+        ({"devices": 0}, "--devices is 0; expected 1 or more"),
+        ({"save_seconds": -1.0}, "--save-seconds is -1"),
         ({"data": "/nowhere"}, "does not exist"),
         ({"task": "hippocampus"}, "did you mean 'hippocampus-mr'"),
     ],
@@ -397,7 +409,7 @@ def test_what_cannot_be_used_is_refused(
 ) -> None:
     with pytest.raises(MedunetError, match=message):
         train_tiny(tmp_path / "run", **options)
-    assert not (tmp_path / "run" / WEIGHTS).exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_wrong_task_is_noticed(

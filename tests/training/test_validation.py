@@ -242,24 +242,31 @@ def test_row_67_one_bad_case_does_not_stop_the_others(
     assert metrics["num_cases"] == 2
 
 
-def test_a_network_that_runs_out_of_memory_on_one_case_goes_on(cases: list[Case], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("no"), torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_a_network_that_runs_out_of_memory_on_one_case_goes_on(
+    cases: list[Case], tmp_path: Path, error: Exception
+) -> None:
     def segment(image: Volume) -> Volume:
         calls.append(image)
         if len(calls) == 2:
-            raise MemoryError
+            raise error
         return Volume(np.zeros((1, *image.spatial_shape), np.uint8), image.affine)
 
     calls: list[Volume] = []
     (failure,) = predict_masks(segment, cases, ORACLE_TASK, tmp_path / "masks", Observer())
-    assert (failure.case_id, failure.reason) == ("p2", "MemoryError")
+    assert (failure.case_id, failure.reason) == ("p2", str(error))
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["p1.npz", "p3.npz"]
 
 
-def test_a_bug_is_no_bad_case(cases: list[Case], tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [TypeError, RuntimeError])
+def test_a_bug_is_no_bad_case(cases: list[Case], tmp_path: Path, error: type[Exception]) -> None:
     def segment(image: Volume) -> Volume:
-        raise TypeError
+        raise error
 
-    with pytest.raises(TypeError):
+    with pytest.raises(error):
         predict_masks(segment, cases, ORACLE_TASK, tmp_path / "masks", Observer())
 
 

@@ -198,19 +198,35 @@ def _classify(instance: Instance) -> str | None:
 # ---- masks -------------------------------------------------------------------------------------------------------------
 
 
-def find_objects(folder: Path) -> list[tuple[Path, str, str]]:
-    """DICOM SEG and RTSTRUCT files below a folder.
+@dataclass(frozen=True, kw_only=True)
+class LabelObject:
+    """A DICOM SEG or RTSTRUCT file.
 
-    Returns:
-        Path, ``"SEG"`` or ``"RTSTRUCT"``, and the UID of the image series that it refers to (empty where it does not
-        say), sorted by path.
+    Attributes:
+        path: Where it lies.
+        kind: ``"SEG"`` or ``"RTSTRUCT"``.
+        series: UID of the image series that it refers to; empty where it does not say.
+        patient: PatientID, empty where there is none. To be compared, never to be written or shown.
     """
-    found = []
-    for file in list_dicom_candidates(folder)[0]:
-        instance = read_instance(file)
-        if instance is not None and instance.sop_class in LABEL_CLASSES:
-            found.append((file.path, LABEL_CLASSES[instance.sop_class], find_referenced_series(instance.header)))
-    return found
+
+    path: Path
+    kind: str
+    series: str
+    patient: str = field(repr=False)
+
+
+def find_objects(folder: Path) -> list[LabelObject]:
+    """DICOM SEG and RTSTRUCT files below a folder, sorted by path."""
+    return [
+        LabelObject(
+            path=file.path,
+            kind=LABEL_CLASSES[instance.sop_class],
+            series=find_referenced_series(instance.header),
+            patient=get_text(instance.header, "PatientID").strip(),
+        )
+        for file in list_dicom_candidates(folder)[0]
+        if (instance := read_instance(file)) is not None and instance.sop_class in LABEL_CLASSES
+    ]
 
 
 def find_referenced_series(header: Any) -> str:

@@ -201,7 +201,8 @@ def test_a_reference_that_is_no_sequence_names_no_series(tmp_path: Path) -> None
     dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.66.4", new_uid()
     dataset.add_new(0x00081115, "LO", "not a sequence")
     write_file(dataset, tmp_path / "seg.dcm")
-    assert find_objects(tmp_path) == [(tmp_path / "seg.dcm", "SEG", "")]
+    (found,) = find_objects(tmp_path)
+    assert (found.path, found.kind, found.series) == (tmp_path / "seg.dcm", "SEG", "")
 
 
 def test_row_13_two_slopes_are_refused(tmp_path: Path) -> None:
