@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medunet.errors import DatasetError
-from medunet.io import list_volumes, strip_suffix
+from medunet.io import has_structure_names, list_volumes, strip_suffix
 from medunet.tasks.case import Case
 from medunet.tasks.csv_layout import list_csv_cases
 from medunet.tasks.dicom_layout import is_dicom_dataset, list_dicom_cases
@@ -54,8 +54,8 @@ def read_dataset(folder: str | Path, *, mapping: Mapping[str, str] | None = None
         mapping: Name of a structure in SEG and RTSTRUCT objects -> label of the task; every case carries it.
 
     Raises:
-        DatasetError: If no layout fits, a listed file is missing or points outside the folder, or there is no case. The
-            paths of a table may lead anywhere.
+        DatasetError: If no layout fits, a listed file is missing or points outside the folder, there is no case, or there is
+            a mapping and no case has named structures. The paths of a table may lead anywhere.
     """
     folder = Path(folder)
     if folder.suffix.lower() == ".csv":
@@ -86,6 +86,12 @@ def _build_dataset(
 ) -> Dataset:
     if not cases:
         msg = f"The dataset {folder} ({layout}) holds no labelled case; expected images with labels."
+        raise DatasetError(msg)
+    if mapping and not any(has_structure_names(case.labels) for case in cases):
+        msg = (
+            f"The labels of the dataset {folder} are values without names, so there is nothing to --map; expected structures "
+            "with names in at least one case. Leave --map out."
+        )
         raise DatasetError(msg)
     cases = [replace(case, mapping=dict(mapping or {})) for case in sorted(cases, key=lambda case: case.case_id)]
     return Dataset(name=name, folder=folder, layout=layout, cases=tuple(cases))

@@ -33,11 +33,11 @@ def files(tmp_path: Path) -> Path:
 
 def test_a_table(files: Path) -> None:
     path = write_table(files, "case,image,label", "two,i/b.nii.gz,l/b.nii.gz", "", "one,i/a.nii.gz,l/a.nii.gz", "")
-    dataset = read_dataset(path, mapping={"x": "y"})
+    dataset = read_dataset(path)
     assert (dataset.layout, dataset.name, dataset.folder) == ("CSV", "cases", files)
     assert dataset.cases == (
-        Case(case_id="one", images=(files / "i/a.nii.gz",), labels=files / "l/a.nii.gz", mapping={"x": "y"}),
-        Case(case_id="two", images=(files / "i/b.nii.gz",), labels=files / "l/b.nii.gz", mapping={"x": "y"}),
+        Case(case_id="one", images=(files / "i/a.nii.gz",), labels=files / "l/a.nii.gz"),
+        Case(case_id="two", images=(files / "i/b.nii.gz",), labels=files / "l/b.nii.gz"),
     )
 
 

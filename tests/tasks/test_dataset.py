@@ -220,3 +220,11 @@ def test_listed_files_are_read_in_the_order_of_channels(tmp_path: Path) -> None:
     image, labels = read_case(read_dataset(tmp_path).cases[0], load_task("prostate-mr"))
     assert image.array[:, 0, 0, 0].tolist() == [10.0, 11.0]
     assert labels.array.reshape(-1)[:3].tolist() == [1, 2, 0]
+
+
+def test_a_mapping_of_names_where_no_label_has_one(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.nii.gz")
+    write_labels(tmp_path / "labels" / "a.nii.gz")
+    assert len(read_dataset(tmp_path).cases) == 1
+    with pytest.raises(DatasetError, match=r"values without names, so there is nothing to --map.*Leave --map out"):
+        read_dataset(tmp_path, mapping={"CTV": "prostate"})
