@@ -83,7 +83,7 @@ class Engine:
             self.network: PatchNetwork = build_network(plan.network)
         if device.type == "cuda" or not will_compile:  # on the CPU the compiler arranges memory better by itself
             _use_channels_last(self.network, plan.network.spatial_dims)
-        self.optimizer = build_optimizer(self.network, plan.optimizer, is_fused=device.type in ("cpu", "cuda"))
+        self.optimizer = build_optimizer(self.network, plan.optimizer, device)
         self._loss: SegmentationLoss = build_loss(loss, task, device)
         self._channel_table = build_channel_table(task).to(device)
         self._precision = _build_precision(precision, device)
@@ -228,13 +228,21 @@ def measure_step_seconds(plan: Plan, task: Task, device: torch.device, precision
     return min(seconds[1:])
 
 
-def build_optimizer(network: nn.Module, plan: OptimizerPlan, *, is_fused: bool = True) -> torch.optim.Optimizer:
-    """The optimiser of a plan; fused, it changes all weights in one pass."""
-    options: dict[str, Any] = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay, "fused": is_fused}
+def build_optimizer(network: nn.Module, plan: OptimizerPlan, device: torch.device) -> torch.optim.Optimizer:
+    """The optimiser of a plan; where PyTorch has fused ones, they change all weights in one pass.
+
+    Args:
+        network: Whose weights are changed, still on the CPU.
+        plan: Of the optimiser.
+        device: Where the weights will be.
+    """
+    options: dict[str, Any] = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay}
+    if plan.name == "muon":
+        # On the CPU, asking whether a step is forbidden costs less than masking large gradients.
+        return Muon(network.parameters(), momentum=plan.momentum, fused=device.type == "cuda", **options)
+    options["fused"] = device.type in ("cpu", "cuda")
     if plan.name == "sgd":
         return torch.optim.SGD(network.parameters(), momentum=plan.momentum, nesterov=plan.momentum > 0, **options)
-    if plan.name == "muon":
-        return Muon(network.parameters(), momentum=plan.momentum, **options)
     return torch.optim.AdamW(network.parameters(), eps=1e-7, **options)
 
 

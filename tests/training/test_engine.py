@@ -426,12 +426,13 @@ def test_small_patches_train_with_cuda_graphs() -> None:
 
 def test_the_optimizer_is_the_plans() -> None:
     network = nn.Linear(2, 2)
-    adamw = build_optimizer(network, ADAMW)
+    adamw = build_optimizer(network, ADAMW, CPU)
     assert isinstance(adamw, torch.optim.AdamW)
     assert (adamw.defaults["lr"], adamw.defaults["weight_decay"], adamw.defaults["fused"]) == (3e-3, 1e-2, True)
-    muon = build_optimizer(network, MUON)
+    muon = build_optimizer(network, MUON, torch.device("cuda"))
     assert isinstance(muon, Muon)
     assert (muon.defaults["lr"], muon.defaults["momentum"], muon.defaults["fused"]) == (3e-3, 0.95, True)
-    sgd = build_optimizer(network, SGD, is_fused=False)
+    assert not build_optimizer(network, MUON, CPU).defaults["fused"]
+    sgd = build_optimizer(network, SGD, torch.device("mps"))
     assert isinstance(sgd, torch.optim.SGD)
     assert (sgd.defaults["momentum"], sgd.defaults["nesterov"], sgd.defaults["fused"]) == (0.99, True, False)
