@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import DataOption, MapOption, SplitsOption, TaskOption
 from medunet.errors import OutputError
 
 if TYPE_CHECKING:
@@ -24,21 +25,16 @@ _PAGE_SUFFIXES = (".html", ".htm")
 
 
 def check(
-    data: Annotated[Path, typer.Option("--data", "-d", help="Dataset folder or CSV table.")],
-    task: Annotated[str, typer.Option("--task", "-t", help="Built-in task (see `medunet tasks`) or a YAML file.")],
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option("--map", help='Name in SEG or RTSTRUCT labels for a label: "CTV_p=prostate". May be repeated.'),
-    ] = None,
+    data: DataOption,
+    task: TaskOption,
+    mapping: MapOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="HTML page with charts and a picture per case.")
     ] = None,
     json_file: Annotated[
         str | None, typer.Option("--json", help="File for all numbers and findings; - prints them instead of tables.")
     ] = None,
-    splits: Annotated[
-        Path | None, typer.Option("--splits", help="File of your own folds, .json or .csv, as for `train`.")
-    ] = None,
+    splits: SplitsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page and the JSON file.")] = False,
 ) -> None:
     """Examine a dataset before training: files, labels, sides, intensities, duplicates, outliers.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import DeviceOption
 from medunet.cli.reading import (
     AffineChoice,
     AllowGaps,
@@ -48,7 +49,7 @@ def infer(
         Path | None,
         typer.Option("--model", "-m", help="Model folder; default: the newest in $MEDUNET_HOME or ./runs."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: DeviceOption = "auto",
     preview: Annotated[
         Path | None, typer.Option("--preview", help="PNG with the contours; a folder where the output is one.")
     ] = None,

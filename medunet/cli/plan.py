@@ -8,6 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import (
+    BudgetOption,
+    ConfigurationOption,
+    DataOption,
+    DeviceOption,
+    MapOption,
+    MemoryOption,
+    PresetOption,
+    TaskOption,
+)
+
 if TYPE_CHECKING:
     from medunet.planning import Fingerprint, Plan
     from medunet.tasks import Task
@@ -15,27 +26,14 @@ if TYPE_CHECKING:
 
 
 def plan(
-    data: Annotated[Path, typer.Option("--data", "-d", help="Dataset folder or CSV table.")],
-    task: Annotated[str, typer.Option("--task", "-t", help="Built-in task (see `medunet tasks`) or a YAML file.")],
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option("--map", help='Name in SEG or RTSTRUCT labels for a label: "CTV_p=prostate". May be repeated.'),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", "-b", help="10min, 2h, 5000it, or full (nnU-Net's recipe); default: the task's."),
-    ] = None,
-    configuration: Annotated[
-        str, typer.Option("--configuration", "-c", help="auto, 2d, 3d, 3d-low or cascade.")
-    ] = "auto",
-    preset: Annotated[
-        str, typer.Option("--preset", help="default, M, L or XL: nnU-Net's networks; needs --budget full.")
-    ] = "default",
-    memory_gb: Annotated[
-        float | None,
-        typer.Option("--memory-gb", help="Device memory that the plan may use; default: 8, or the preset's."),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    data: DataOption,
+    task: TaskOption,
+    mapping: MapOption = None,
+    budget: BudgetOption = None,
+    configuration: ConfigurationOption = "auto",
+    preset: PresetOption = "default",
+    memory_gb: MemoryOption = None,
+    device: DeviceOption = "auto",
     json_file: Annotated[
         str | None, typer.Option("--json", help="File for fingerprint and plan; - prints them instead of the page.")
     ] = None,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import DeviceOption, MapOption
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -24,14 +26,11 @@ def select(
     ],
     data: Annotated[Path, typer.Option("--data", "-d", help="Dataset that the runs learnt from.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model that is put together.")],
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option("--map", help='Name in SEG or RTSTRUCT labels for a label: "CTV_p=prostate". May be repeated.'),
-    ] = None,
+    mapping: MapOption = None,
     ensembles: Annotated[
         bool, typer.Option("--ensembles/--no-ensembles", help="Whether pairs of runs are tried too.")
     ] = True,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Compare cross-validations, and pairs of them as ensembles, and write the best as a model."""
     from rich.console import Console

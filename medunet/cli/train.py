@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import (
+    BudgetOption,
+    ConfigurationOption,
+    DeviceOption,
+    MapOption,
+    MemoryOption,
+    PresetOption,
+    SplitsOption,
+    TaskOption,
+)
 from medunet.errors import InputError, TrainingError, TrainingStoppedError
 
 if TYPE_CHECKING:
@@ -18,7 +28,7 @@ EXIT_REQUEUE = 75
 
 
 def train(
-    task: Annotated[str, typer.Option("--task", "-t", help="Built-in task (see `medunet tasks`) or a YAML file.")],
+    task: TaskOption,
     data: Annotated[
         Path | None,
         typer.Option("--data", "-d", help="Dataset folder; without it the task's synthetic phantoms are used."),
@@ -26,31 +36,15 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run and model folder; default: a new one in ./runs.")
     ] = None,
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option("--map", help='Name in SEG or RTSTRUCT labels for a label: "CTV_p=prostate". May be repeated.'),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", "-b", help="10min, 2h, 5000it, or full (nnU-Net's recipe); default: the task's."),
-    ] = None,
+    mapping: MapOption = None,
+    budget: BudgetOption = None,
     fold: Annotated[
         str, typer.Option("--fold", help="Fold kept for validation, 0 to 4; all: none is; cv: every one in turn.")
     ] = "0",
-    splits: Annotated[
-        Path | None,
-        typer.Option("--splits", help="Own folds: splits_final.json of nnU-Net, or .csv with case and fold."),
-    ] = None,
-    configuration: Annotated[
-        str, typer.Option("--configuration", "-c", help="auto, 2d, 3d, 3d-low or cascade.")
-    ] = "auto",
-    preset: Annotated[
-        str, typer.Option("--preset", help="default, M, L or XL: nnU-Net's networks, where the budget is full.")
-    ] = "default",
-    memory_gb: Annotated[
-        float | None,
-        typer.Option("--memory-gb", help="Device memory that a plan may use; default: 8, or the preset's."),
-    ] = None,
+    splits: SplitsOption = None,
+    configuration: ConfigurationOption = "auto",
+    preset: PresetOption = "default",
+    memory_gb: MemoryOption = None,
     loss: Annotated[
         str,
         typer.Option(
@@ -65,7 +59,7 @@ def train(
         Path | None,
         typer.Option("--from", help="Model folder to begin with; what fits is taken over, the rest listed."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: DeviceOption = "auto",
     devices: Annotated[
         int | None, typer.Option("--devices", help="Processes on this machine, one per GPU; default: 1.")
     ] = None,

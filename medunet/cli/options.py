@@ -1,0 +1,32 @@
+"""Options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataOption = Annotated[Path, typer.Option("--data", "-d", help="Dataset folder or CSV table.")]
+TaskOption = Annotated[str, typer.Option("--task", "-t", help="Built-in task (see `medunet tasks`) or a YAML file.")]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option("--map", help='Name in SEG or RTSTRUCT labels for a label: "CTV_p=prostate". May be repeated.'),
+]
+SplitsOption = Annotated[
+    Path | None,
+    typer.Option("--splits", help="Own folds: splits_final.json of nnU-Net, or .csv with case and fold."),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option("--budget", "-b", help="10min, 2h, 5000it, or full (nnU-Net's recipe); default: the task's."),
+]
+ConfigurationOption = Annotated[str, typer.Option("--configuration", "-c", help="auto, 2d, 3d, 3d-low or cascade.")]
+PresetOption = Annotated[
+    str, typer.Option("--preset", help="default, M, L or XL: nnU-Net's networks; needs --budget full.")
+]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option("--memory-gb", help="Device memory that the plan may use; default: 8, or the preset's."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
