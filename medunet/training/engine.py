@@ -101,6 +101,11 @@ class Engine:
         """The network whose weights are validated and kept: the running mean, where there is one."""
         return self.network if self.average is None else self.average
 
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """What keeps gradients in the range of float16; None for other precisions."""
+        return self._precision.scaler if isinstance(self._precision, MixedPrecision) else None
+
     def compile(self) -> None:
         """Compile forward and backward, which takes a minute; where that fails, say so and go on as before."""
         plain = self._scales.compute
@@ -168,11 +173,10 @@ class Engine:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def _update(self, loss: Loss, iteration: int) -> None:
-        scaler = self._precision.scaler if isinstance(self._precision, MixedPrecision) else None
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
-        if scaler is not None:
+        if self.scaler is not None:
             # float16 overflows now and then: the scaler skips that update and takes a smaller scale for the next.
             self._note_fault(~torch.isfinite(loss.total.detach()), iteration)
             self._updater.step()

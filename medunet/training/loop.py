@@ -148,7 +148,10 @@ class Trainer:
             device=device,
         )
         self.state = TrainingState(
-            network=self.engine.network, optimizer=self.engine.optimizer, average=self.engine.average
+            network=self.engine.network,
+            optimizer=self.engine.optimizer,
+            average=self.engine.average,
+            scaler=self.engine.scaler,
         )
         self._means = _RunningMeans()
         self._is_in_step = False

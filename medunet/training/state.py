@@ -44,6 +44,7 @@ class TrainingState:
         network: Weights.
         optimizer: With its moments (AdamW) or momentum (SGD).
         average: Running mean of the weights; None where none is kept.
+        scaler: Of the loss in float16; None for other precisions.
         iteration: Finished optimiser steps.
         seconds: Spent in the loop, over all sessions.
     """
@@ -51,6 +52,7 @@ class TrainingState:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     average: nn.Module | None = None
+    scaler: torch.amp.GradScaler | None = None
     iteration: int = 0
     seconds: float = 0.0
 
@@ -63,6 +65,7 @@ class _Counters(BaseModel):
     iteration: int
     seconds: float
     identity: RunIdentity
+    scaler: dict[str, int | float] | None = None
 
 
 class _DamagedError(Exception):
@@ -97,7 +100,12 @@ def save_state(folder: Path, state: TrainingState, identity: RunIdentity) -> Non
     for file in (path, previous):
         remove_partial_files(file)
     tensors = dict(_collect_tensors(state))
-    counters = _Counters(iteration=state.iteration, seconds=state.seconds, identity=identity).model_dump_json()
+    counters = _Counters(
+        iteration=state.iteration,
+        seconds=state.seconds,
+        identity=identity,
+        scaler=None if state.scaler is None else state.scaler.state_dict(),
+    ).model_dump_json()
     content = save(tensors, metadata={"counters": counters, "sha256": _compute_sha256(tensors, counters)})
     write_bytes_atomic(path, content, keep_older_as=previous)
 
@@ -125,6 +133,8 @@ def load_state(folder: Path, state: TrainingState, identity: RunIdentity) -> Non
             identity.medunet_version,
         )
     _fill(state, tensors, folder)
+    if state.scaler is not None and counters.scaler is not None:
+        state.scaler.load_state_dict(counters.scaler)
     state.iteration, state.seconds = counters.iteration, counters.seconds
 
 

@@ -67,12 +67,13 @@ def read_rows(trainer: Trainer) -> list[dict[str, str]]:
     ("optimizer", "spatial_dims", "precision"),
     [
         (MUON, 3, "bf16-mixed"),
+        (MUON, 2, "16-mixed"),
         (ADAMW, 3, "32-true"),
         (AVERAGED, 2, "bf16-mixed"),
         (SGD, 3, "bf16-mixed"),
         (SGD, 2, "32-true"),
     ],
-    ids=["muon-3d", "adamw-3d", "adamw-mean-2d", "sgd-mean-3d", "sgd-mean-2d"],
+    ids=["muon-3d", "muon-float16-2d", "adamw-3d", "adamw-mean-2d", "sgd-mean-3d", "sgd-mean-2d"],
 )
 def test_stopped_and_resumed_is_the_same_to_the_last_bit(
     build_trainer: BuildTrainer, optimizer: OptimizerPlan, spatial_dims: int, precision: str

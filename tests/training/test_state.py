@@ -165,6 +165,27 @@ def test_a_state_from_before_the_first_step_comes_back(tmp_path: Path) -> None:
     assert loaded.optimizer.state_dict()["state"] == {}
 
 
+def test_the_scale_of_float16_goes_on(tmp_path: Path) -> None:
+    """Begun anew at 65536, it would have the first steps skipped until it fits again."""
+    state, loaded = build_state(0, num_steps=1), build_state(1)
+    state.scaler, loaded.scaler = torch.amp.GradScaler("cpu", init_scale=8.0), torch.amp.GradScaler("cpu")
+    take_scaled_step(state)
+    save_state(tmp_path, state, IDENTITY)
+    load_state(tmp_path, loaded, IDENTITY)
+    assert loaded.scaler.get_scale() == 8.0
+    assert loaded.scaler.state_dict() == state.scaler.state_dict()
+    take_scaled_step(loaded)
+    assert loaded.scaler.state_dict()["_growth_tracker"] == 2
+
+
+def take_scaled_step(state: TrainingState) -> None:
+    assert state.scaler is not None
+    state.optimizer.zero_grad()
+    state.scaler.scale(state.network(torch.ones(5, 3)).square().sum()).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+
+
 # ---- refusals ----------------------------------------------------------------------------------------------------------
 
 
