@@ -49,11 +49,15 @@ def parse_budget(text: str) -> Budget:
         >>> parse_budget("1.5h")
         Budget(seconds=5400.0, iterations=None, is_full=False)
     """
-    rest = re.sub(r"^\s*full\b", "", text)
-    if rest != text:
-        budget = parse_budget(rest) if rest.strip() else Budget(iterations=FULL_ITERATIONS)
-        return replace(budget, is_full=True)
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|it)\s*", text)
+    word, _, rest = text.strip().partition(" ")
+    if word != "full":
+        return _parse_amount(text, text)
+    budget = _parse_amount(rest, text) if rest.strip() else Budget(iterations=FULL_ITERATIONS)
+    return replace(budget, is_full=True)
+
+
+def _parse_amount(amount_text: str, text: str) -> Budget:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|it)\s*", amount_text)
     amount = float(match.group(1)) if match else 0.0
     if match is None or amount <= 0 or (match.group(2) == "it" and not amount.is_integer()):
         msg = f"The budget '{text}' is not understood; expected a time such as 10min or 2h, iterations such as 5000it, or full."

@@ -30,12 +30,11 @@ from medunet.training.losses import Loss, LossName
 from medunet.training.progress import Observer, Step
 from medunet.training.sampling import AugmentationMode, Batch, PatchSampler
 from medunet.training.schedule import compute_learning_rate
-from medunet.training.state import TrainingState, has_state, load_state, save_state
+from medunet.training.state import SAVE_SECONDS, TrainingState, has_state, load_state, save_state
 from medunet.training.validation import compute_stored_dice
 
 logger = logging.getLogger(__name__)
 
-SAVE_SECONDS = 300.0
 _REPORT_SECONDS = 0.5
 _SMOOTHING = 0.95
 
@@ -80,7 +79,7 @@ class Trainer:
         should_stop: Asked after every step; a reason, such as ``"SIGTERM"``, ends the training after saving.
         groups: Patient of each training case, see `PatchSampler`.
         num_workers: Threads that draw patches ahead, see `PatchSampler`.
-        save_seconds: Between two saves; None for five minutes.
+        save_seconds: Between two saves.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class Trainer:
         should_stop: Callable[[], str | None] = lambda: None,
         groups: Sequence[Hashable | None] | None = None,
         num_workers: int | None = None,
-        save_seconds: float | None = None,
+        save_seconds: float = SAVE_SECONDS,
     ) -> None:
         self.folder = folder
         self.task = task
@@ -120,7 +119,7 @@ class Trainer:
         self.loss = loss
         self.world = world or World()
         self.should_stop = should_stop
-        self.save_seconds = SAVE_SECONDS if save_seconds is None else save_seconds
+        self.save_seconds = save_seconds
         self.will_compile = should_compile(compilation, budget, device)
         self.engine = Engine(
             plan,

@@ -18,7 +18,7 @@ from medunet.training.budget import Budget, parse_budget
 from medunet.training.compilation import Compilation
 from medunet.training.losses import LossName
 from medunet.training.sampling import AugmentationMode
-from medunet.training.state import STATE_FOLDER
+from medunet.training.state import SAVE_SECONDS, STATE_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class TrainingSettings:
     precision: PrecisionName = "auto"
     compile: Compilation = "auto"
     workers: int | None = None
-    save_seconds: float = 300.0
+    save_seconds: float = SAVE_SECONDS
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():

@@ -31,6 +31,8 @@ from medunet.training.identity import RunIdentity, describe_difference
 logger = logging.getLogger(__name__)
 
 STATE_FOLDER = "state"
+SAVE_SECONDS = 300.0
+"""Between two saves, unless told otherwise."""
 STATE_FILE = "state.safetensors"
 PREVIOUS_FILE = "previous.safetensors"
 DAMAGED_FILE = "damaged.safetensors"

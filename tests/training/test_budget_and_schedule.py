@@ -36,7 +36,22 @@ def test_budgets_are_read(text: str, expected: Budget) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10", "min", "-5min", "0it", "0s", "2.5it", "1e3it", "ten min", "10 days", "nan h"]
+    "text",
+    [
+        "",
+        "10",
+        "min",
+        "-5min",
+        "0it",
+        "0s",
+        "2.5it",
+        "1e3it",
+        "ten min",
+        "10 days",
+        "nan h",
+        "full full",
+        "full full 9it",
+    ],
 )
 def test_other_budgets_are_refused_with_examples(text: str) -> None:
     with pytest.raises(InputError, match=r"10min or 2h.*5000it"):
