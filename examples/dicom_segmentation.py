@@ -71,7 +71,7 @@ def describe_volumes(mask: Path, folder: Path) -> str:
 def train_small_model(output: Path, budget: str) -> Path:
     """A model that is good for this example only."""
     write_phantom_dataset(TASK, output / "phantoms", num_cases=8, num_workers=1)
-    return medunet.train(TASK, output / "phantoms", output=output / "model", budget=budget, fold=None).folder
+    return medunet.train(TASK, output / "phantoms", output=output / "model", budget=budget, fold="all").folder
 
 
 def write_series(volume: medunet.Volume, folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from medunet.planning.spacing import order_axes
 from medunet.volume import Shape3, Spacing
 
 Range = tuple[float, float]
@@ -143,7 +144,7 @@ def build_nnunet_policy(patch_size: Shape3, spacing: Spacing) -> AugmentationPol
         sizes = [size for size in patch_size if size > 1]
         degrees = 15.0 if max(sizes) > 1.5 * min(sizes) else 180.0
         return replace(policy, rotation_degrees=degrees, rotation_axes=(patch_size.index(1),))
-    coarse = spacing.index(max(spacing))
+    coarse = order_axes(spacing)[0]
     if max(patch_size) > 3 * patch_size[coarse]:
         in_plane = tuple(axis for axis in range(3) if axis != coarse)
         return replace(policy, rotation_degrees=180.0, rotation_axes=(coarse,), scaling_axes=in_plane)

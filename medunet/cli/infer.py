@@ -184,10 +184,10 @@ def _list_folder_jobs(paths: list[Path], output: Path, mask_format: str | None, 
                 f"{num_channels} per scan. Rename them, or run them one by one."
             )
             raise InputError(msg)
-        names = {strip_suffix(path.name) for path in images}
-        if len(names) > 1 and f"{case_id}_{len(images) - 1:04d}" != max(names):
+        names = sorted(strip_suffix(path.name) for path in images)
+        if len(names) > 1 and names != [f"{case_id}_{channel:04d}" for channel in range(len(names))]:
             msg = (
-                f"The channels of one scan are {', '.join(sorted(names))}; expected the numbers {case_id}_0000 to "
+                f"The channels of one scan are {', '.join(names)}; expected the numbers {case_id}_0000 to "
                 f"{len(images) - 1:04d}. Add what is missing, rename them, or run them one by one."
             )
             raise InputError(msg)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medunet.device import is_out_of_memory
 from medunet.errors import MedunetError
 from medunet.models.quality import AxisRanges, ChannelRanges, LabelRanges, QualityRanges, Range
 from medunet.planning import compute_body_box, compute_body_mask
@@ -106,7 +107,9 @@ def compute_quality_ranges(
     def measure(case: Case) -> CaseFacts | None:
         try:
             facts = measure_case(*read_case(case, task), task, annotated=case.annotated)
-        except MedunetError as error:
+        except (MedunetError, MemoryError, RuntimeError) as error:
+            if not (isinstance(error, MedunetError) or is_out_of_memory(error)):
+                raise
             logger.warning("Case '%s' is left out of the quality ranges: %s", case.case_id, error)
             facts = None
         if on_case:

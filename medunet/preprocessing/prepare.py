@@ -116,7 +116,12 @@ def compute_store_key(case: Case, task: Task, plan: Plan) -> str:
 
 def name_case_file(case_id: str, key: str) -> str:
     """The name of a case's file; of a very long id, its beginning: file systems allow 255 bytes."""
-    return f"{os.fsencode(case_id)[:_MAX_ID_BYTES].decode('utf-8', 'ignore')}-{key}.safetensors"
+    return f"{shorten_case_id(case_id)}-{key}.safetensors"
+
+
+def shorten_case_id(case_id: str) -> str:
+    """The beginning of a very long id, for the name of a file that has more behind it."""
+    return os.fsencode(case_id)[:_MAX_ID_BYTES].decode("utf-8", "ignore")
 
 
 def list_annotated(case: Case, task: Task) -> tuple[bool, ...] | None:

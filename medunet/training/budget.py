@@ -49,10 +49,10 @@ def parse_budget(text: str) -> Budget:
         >>> parse_budget("1.5h")
         Budget(seconds=5400.0, iterations=None, is_full=False)
     """
-    word, _, rest = text.strip().partition(" ")
-    if word != "full":
+    words = text.split(maxsplit=1)
+    if words[:1] != ["full"]:
         return _parse_amount(text, text)
-    budget = _parse_amount(rest, text) if rest.strip() else Budget(iterations=FULL_ITERATIONS)
+    budget = _parse_amount(words[1], text) if len(words) > 1 else Budget(iterations=FULL_ITERATIONS)
     return replace(budget, is_full=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import io
@@ -89,7 +90,8 @@ class TrainingLog:
             if self._file.write(content) != len(content):  # as much as there was room for
                 raise OSError(errno.ENOSPC, "No space left on device")
         except OSError as error:
-            self._file.truncate(self._size)  # or the next row would follow upon half of this one
+            with contextlib.suppress(OSError):  # the disk may refuse this, too; then a row stays cut short
+                self._file.truncate(self._size)  # or the next row would follow upon half of this one
             if not self._is_failing:
                 fault = describe_write_error(self._path, error)
                 logger.warning("%s Training goes on; until there is room, the log has no new rows.", fault)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 
 from medunet.errors import VolumeError
 from medunet.io import describe_write_error
+from medunet.preprocessing.prepare import shorten_case_id
 from medunet.volume import Volume, check_same_grid
 
 
@@ -71,4 +74,7 @@ def read_mask_pair(folder: Path, case_id: str) -> MaskPair:
 
 
 def _get_path(folder: Path, case_id: str) -> Path:
-    return folder / f"{case_id}.npz"
+    if shorten_case_id(case_id) == case_id:
+        return folder / f"{case_id}.npz"
+    key = hashlib.sha256(os.fsencode(case_id)).hexdigest()[:16]
+    return folder / f"{shorten_case_id(case_id)}-{key}.npz"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 MIN_CHANNELS = 8
-"""A weight with fewer channels on one side, as the first layer or a head has, is left to AdamW, as Jordan advises."""
+"""A weight with fewer channels on one side is left to AdamW, as Jordan advises for the first layer and the last."""
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _NUM_ITERATIONS = 5
 _ADAM_BETAS = (0.9, 0.999)

@@ -100,7 +100,7 @@ class TrainingSettings:
             if (number := getattr(self, name)) is not None and number < smallest:
                 msg = f"--{name.replace('_', '-')} is {number}; expected {smallest} or more."
                 raise InputError(msg)
-        if isinstance(self.fold, str) and self.fold not in ("all", "cv"):
+        if not isinstance(self.fold, int) and self.fold not in ("all", "cv"):
             msg = f"--fold is '{self.fold}'; expected a number from 0 to 4, all, or cv for every fold."
             raise InputError(msg)
         if self.fold == "all" and self.splits is not None:
@@ -108,6 +108,9 @@ class TrainingSettings:
                 "--fold all trains on all cases of the dataset, whatever --splits says; leave --splits away, and cases that "
                 "shall not be learnt from out of the dataset."
             )
+            raise InputError(msg)
+        if self.mapping and self.data is None:
+            msg = "--map names structures of a dataset, and there is none; add --data, or leave --map out."
             raise InputError(msg)
         if self.memory_gb is not None and self.memory_gb <= 0:
             msg = f"--memory-gb is {self.memory_gb}; expected the device's memory in GB, above 0."
@@ -188,6 +191,8 @@ def read_settings(folder: Path) -> TrainingSettings:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return TrainingSettings(**content | {"mapping": tuple(content.get("mapping", ()))})
+    except InputError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         msg = f"{folder} cannot be resumed: {path.name} is missing or damaged. Start a new training without --resume."
         raise ModelError(msg) from error

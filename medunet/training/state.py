@@ -44,7 +44,7 @@ class TrainingState:
 
     Attributes:
         network: Weights.
-        optimizer: With its moments (AdamW) or momentum (SGD).
+        optimizer: With its moments (Muon, AdamW) or momentum (SGD).
         average: Running mean of the weights; None where none is kept.
         scaler: Of the loss in float16; None for other precisions.
         iteration: Finished optimiser steps.

@@ -129,6 +129,7 @@ def test_zooms_and_angles_keep_their_range() -> None:
     [
         ((8, 8, 8), ONE_MM, [0, 1, 2]),
         ((8, 8, 8), (1.0, 1.0, 3.0), [0, 1, 2]),
+        ((8, 8, 8), (1.0, 1.0, 3.0000004), [0, 1, 2]),
         ((8, 8, 8), (1.0, 1.0, 3.1), [2]),
         ((8, 8, 8), (5.0, 0.8, 0.8), [0]),
         ((8, 1, 8), ONE_MM, [1]),
@@ -150,6 +151,8 @@ def test_turns_stay_in_the_fine_plane(patch_size: Any, spacing: Any, axes: list[
         ((320, 256, 20), (0.6, 0.6, 3.6), 180.0, (2,)),  # Prostate MR
         ((20, 320, 256), (3.6, 0.6, 0.6), 180.0, (0,)),
         ((40, 56, 40), ONE_MM, 30.0, (0, 1, 2)),  # Hippocampus
+        ((160, 160, 48), ONE_MM, 180.0, (2,)),  # among equals, S counts as the coarsest
+        ((48, 160, 160), ONE_MM, 30.0, (0, 1, 2)),
         ((96, 96, 32), (1.0, 1.0, 5.0), 30.0, (0, 1, 2)),  # exactly three times is not flat, whatever the spacing
         ((512, 512, 1), (1.0, 1.0, 5.0), 180.0, (2,)),
         ((512, 320, 1), (1.0, 1.0, 5.0), 15.0, (2,)),

@@ -136,7 +136,9 @@ def test_channels_by_their_numbers_or_as_given(
     assert list(job.images) == [tmp_path / f"{name}.nii.gz" for name in expected]
 
 
-@pytest.mark.parametrize("names", [("p_0000", "p_0002"), ("p_2019", "p_2020")])
+@pytest.mark.parametrize(
+    "names", [("p_0000", "p_0002"), ("p_2019", "p_2020"), ("p", "p_0001"), ("a/p_0001", "b/p_0001")]
+)
 def test_numbers_that_are_no_channels(tmp_path: Path, names: tuple[str, str]) -> None:
     with pytest.raises(InputError, match=r"expected the numbers p_0000 to 0001\. Add what is missing"):
         _list_jobs([tmp_path / f"{name}.nii.gz" for name in names], tmp_path / "masks", None, num_channels=2)

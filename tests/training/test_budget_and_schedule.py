@@ -29,6 +29,7 @@ from medunet.training.schedule import compute_cosine_share, compute_learning_rat
         (" 0.5h ", Budget(seconds=1800)),
         ("5000it", Budget(iterations=5000)),
         ("3.0it", Budget(iterations=3)),
+        ("full\t9it", Budget(iterations=9, is_full=True)),
     ],
 )
 def test_budgets_are_read(text: str, expected: Budget) -> None:

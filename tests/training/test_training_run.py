@@ -186,7 +186,7 @@ def test_the_record_says_how_it_was_made(train_tiny: Train, tmp_path: Path) -> N
 
 
 def test_training_on_all_cases_validates_on_none(train_tiny: Train, tmp_path: Path) -> None:
-    result = train_tiny(tmp_path / "run", fold=None)
+    result = train_tiny(tmp_path / "run", fold="all")
     assert result.evaluation is None
     assert len(read_model(tmp_path / "run").training.training_cases) == 5
     assert "trained on all cases" in (tmp_path / "run" / "card.md").read_text()
@@ -396,6 +396,8 @@ def test_deterministic_needs_iterations(train_tiny: Train, tmp_path: Path) -> No
         ({"device": "cuda:97"}, "not here"),
         ({"fold": 7}, "no fold 7"),
         ({"fold": "all", "splits": "splits.csv"}, "whatever --splits says"),
+        ({"fold": None}, "--fold is 'None'; expected a number"),
+        ({"data": None, "mapping": ["CTV=left"]}, "--map names structures of a dataset, and there is none"),
         ({"seed": -1}, "--seed is -1; expected 0 or more"),
         ({"workers": -1}, "--workers is -1; expected 0 or more"),
         ({"devices": 0}, "--devices is 0; expected 1 or more"),

@@ -353,6 +353,15 @@ def test_nothing_stays_where_nothing_was_asked_for(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_masks_of_very_long_ids_keep_apart(tmp_path: Path) -> None:
+    """A file name may have 255 bytes, and a folder of DICOM slices, whose name is the id, as many."""
+    ids = ["ä" * 120 + end for end in ("1", "2")]
+    for number, case_id in enumerate(ids):
+        labels = Volume(np.full((1, 2, 2, 2), number, np.uint8), np.eye(4))
+        write_mask_pair(tmp_path, MaskPair(case_id=case_id, reference=labels, prediction=labels))
+    assert [read_mask_pair(tmp_path, case_id).reference.array.max() for case_id in ids] == [0, 1]
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a zip", b"\x80\x04\x95 a pickle"])
 def test_a_damaged_pair_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "p1.npz").write_bytes(content)
