@@ -18,10 +18,8 @@ from torch.nn import functional as F
 from medunet.augmentation.factors import sample_factors
 from medunet.augmentation.policy import AugmentationPolicy
 from medunet.augmentation.transfer import to_device
+from medunet.preprocessing.resample import ANISOTROPY
 from medunet.volume import Array, Shape3, Spacing
-
-_ANISOTROPY = 3.0 * (1 + 1e-5)
-"""Voxels of 1 x 1 x 3 mm are common, and the rounding of an affine must not decide whether they are beyond 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +157,7 @@ def list_rotation_axes(patch_size: Shape3, spacing: Spacing) -> list[int]:
     coarse = int(np.argmax(spacing))
     if 1 in patch_size:
         return [patch_size.index(1)]
-    return [coarse] if spacing[coarse] > _ANISOTROPY * min(spacing) else [0, 1, 2]
+    return [coarse] if spacing[coarse] > ANISOTROPY * min(spacing) else [0, 1, 2]
 
 
 def _sample_control_points(

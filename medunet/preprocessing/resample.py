@@ -17,7 +17,7 @@ from torch import Tensor
 from medunet.errors import GeometryError
 from medunet.volume import Affine, Shape3, Spacing, Volume
 
-_ANISOTROPY = 3.0 * (1 + 1e-5)
+ANISOTROPY = 3.0 * (1 + 1e-5)
 """Voxels of 1 x 1 x 3 mm are common, and the rounding of an affine must not decide whether they are beyond 3."""
 _HALFWAY = 1e-3
 """Voxels by which a position may lie before the middle of two and still count as halfway."""
@@ -34,7 +34,7 @@ def find_coarse_axis(source_spacing: Spacing, target_spacing: Spacing) -> int | 
         (2, None)
     """
     for spacing in (source_spacing, target_spacing):
-        if max(spacing) > _ANISOTROPY * min(spacing):
+        if max(spacing) > ANISOTROPY * min(spacing):
             coarse = [axis for axis in range(3) if spacing[axis] > (1 - 1e-3) * max(spacing)]
             return coarse[0] if len(coarse) == 1 else None
     return None
