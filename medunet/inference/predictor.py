@@ -1,7 +1,8 @@
 """`Predictor`: all networks of a model on one device, from a scan in memory to a label map.
 
 Networks that see the same patches share the preprocessing and the tiles: each tile passes through all of them, and their
-logits are averaged, as nnU-Net does with its folds (doi:10.1038/s41592-020-01008-z).
+logits are averaged, as nnU-Net does with its folds (doi:10.1038/s41592-020-01008-z). Where all networks share a plan, the
+label map is painted while the tiles advance, and only the logits of one row of tiles are in memory.
 """
 
 from __future__ import annotations
@@ -11,16 +12,30 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from torch import Tensor, nn
 
 from medunet.inference.cascade import append_previous_labels
-from medunet.inference.logits import OnTiles, compute_logits
+from medunet.inference.logits import collect_logits, count_tiles_at_once, stream_logits
 from medunet.inference.prediction import Prediction, build_patch_key, build_voxel_key, merge_predictions
-from medunet.inference.restoring import restore_predictions
-from medunet.models import AnyModel, Model
+from medunet.inference.restoring import LabelPainter, restore_predictions
+from medunet.inference.settings import InferenceSettings
+from medunet.inference.skipping import find_needed_tiles
+from medunet.inference.sliding_window import OnTiles, PredictTiles, Slab
+from medunet.inference.tile_networks import TileNetworks, build_eager, list_flips, list_mirrored_channels
+from medunet.inference.tiling import Box, plan_tiles
+from medunet.models import AnyModel, Model, SpeedRecord
 from medunet.planning import Plan
 from medunet.preprocessing import preprocess_image
+from medunet.tasks import Task, compute_mirrored_outputs
 from medunet.volume import Volume, build_grid
+
+OnStage = Callable[[str], None]
+"""Called with ``"prepare"``, ``"low"``, ``"network"`` or ``"restore"`` when a part of that stage has been done."""
+OnSlab = Callable[[Slab, Volume, int], None]
+"""Called with finished logits, the network's grid and the axis along which they come."""
+
+
+def _ignore(stage: str) -> None:
+    pass
 
 
 class Predictor:
@@ -30,38 +45,81 @@ class Predictor:
         model: One network or an ensemble; its post-processing is left to the caller.
         device: That computes; all weights stay there.
         precision: Of the networks' arithmetic.
+        settings: How much is computed for a scan.
     """
 
-    def __init__(self, model: AnyModel, device: torch.device, precision: str) -> None:
+    def __init__(
+        self,
+        model: AnyModel,
+        device: torch.device,
+        precision: str,
+        settings: InferenceSettings | None = None,
+    ) -> None:
         self._task = model.task
         self._device = device
         self._precision = precision
+        self._settings = settings or InferenceSettings()
+        members = model.members[:1] if self._settings.takes_one_network else model.members
         groups: dict[Hashable, list[Model]] = {}
-        for member in model.members:
+        for member in members:
             groups.setdefault((build_patch_key(member.plan), _identify(member.low)), []).append(member)
-        self._groups = [self._build_group(members) for members in groups.values()]
+        self._groups = [self._build_group(group, model.speed) for group in groups.values()]
 
-    def segment(self, image: Volume) -> Volume:
+    @property
+    def num_passes(self) -> int:
+        """Networks and mirrored passes that every tile goes through; the most of any plan."""
+        return max(group.num_passes for group in self._groups)
+
+    def segment(
+        self,
+        image: Volume,
+        *,
+        on_tiles: OnTiles | None = None,
+        on_stage: OnStage = _ignore,
+        on_slab: OnSlab | None = None,
+    ) -> Volume:
         """The label map of a scan on its own grid, without post-processing.
 
         Args:
             image: ``(C, I, J, K)`` with the channels of the task.
+            on_tiles: Called with the number of finished tiles and of all; where plans differ, for one after the other.
+            on_stage: Called when a part of a stage has been done.
+            on_slab: Called with the mean logits of all networks, slab by slab, where they share a plan.
         """
-        return restore_predictions(self.predict(image), image, self._task)
+        if len(self._groups) > 1:
+            predictions = self.predict(image, on_tiles=on_tiles, on_stage=on_stage)
+            labels = restore_predictions(predictions, image, self._task)
+            on_stage("restore")
+            return labels
+        (group,) = self._groups
+        prepared = preprocess_image(image, group.plan)
+        on_stage("prepare")
+        return paint_labels(
+            group.tiles,
+            self._add_previous(group, prepared, image, on_stage),
+            image,
+            group.plan,
+            self._task,
+            self._device,
+            self._settings,
+            on_tiles=on_tiles,
+            on_stage=on_stage,
+            on_slab=on_slab,
+        )
 
     def predict(
         self,
         image: Volume,
         *,
         on_tiles: OnTiles | None = None,
-        on_stage: Callable[[str], None] = lambda stage: None,
+        on_stage: OnStage = _ignore,
     ) -> list[Prediction]:
-        """What the networks say about a scan.
+        """What the networks say about a scan, all logits at once.
 
         Args:
             image: ``(C, I, J, K)`` with the channels of the task.
             on_tiles: Called with the number of finished tiles and of all; where plans differ, for one after the other.
-            on_stage: Called with ``"prepare"``, ``"low"`` or ``"network"`` when the stage has been done.
+            on_stage: Called when a stage has been done.
 
         Returns:
             One prediction per plan.
@@ -72,26 +130,43 @@ class Predictor:
             prepared = preprocess_image(image, same_voxels[0].plan)
             on_stage("prepare")
             for group in same_voxels:
-                seen = prepared
-                if group.low is not None:
-                    seen = append_previous_labels(prepared, group.low.segment(image), self._task)
-                    on_stage("low")
-                predictions.append(self._predict_group(group, seen, on_tiles))
+                seen = self._add_previous(group, prepared, image, on_stage)
+                predictions.append(self._predict_group(group, seen, image, on_tiles))
                 on_stage("network")
         return merge_predictions(predictions)
 
-    def _build_group(self, members: Sequence[Model]) -> _Group:
-        networks = [member.network for member in members]
+    def _add_previous(self, group: _Group, prepared: Volume, image: Volume, on_stage: OnStage) -> Volume:
+        if group.low is None:
+            return prepared
+        seen = append_previous_labels(prepared, group.low.segment(image), self._task)
+        on_stage("low")
+        return seen
+
+    def _build_group(self, members: Sequence[Model], speed: SpeedRecord | None) -> _Group:
         first = members[0]
+        networks = [
+            build_eager(member.network.to(self._device).eval(), self._device, self._precision) for member in members
+        ]
+        tiles = build_tile_networks(networks, first.plan, self._task, self._settings, speed)
         return _Group(
             plan=first.plan,
-            network=(networks[0] if len(networks) == 1 else _MeanOfLogits(networks)).to(self._device).eval(),
+            tiles=tiles,
             num_networks=len(networks),
-            low=None if first.low is None else Predictor(first.low, self._device, self._precision),
+            num_passes=tiles.num_passes,
+            low=None if first.low is None else Predictor(first.low, self._device, self._precision, self._settings),
         )
 
-    def _predict_group(self, group: _Group, seen: Volume, on_tiles: OnTiles | None) -> Prediction:
-        logits = compute_logits(group.network, seen, group.plan, self._device, self._precision, on_tiles=on_tiles)
+    def _predict_group(self, group: _Group, seen: Volume, image: Volume, on_tiles: OnTiles | None) -> Prediction:
+        logits = collect_logits(
+            group.tiles,
+            seen,
+            group.plan,
+            self._device,
+            step_fraction=self._settings.resolve_step(),
+            batch_size=self._settings.batch_size or count_tiles_at_once(group.plan),
+            needed=_find_needed(image, seen, group.plan, self._settings),
+            on_tiles=on_tiles,
+        )
         return Prediction(
             logits=logits,
             grid=build_grid(seen.spatial_shape, seen.affine),
@@ -100,37 +175,100 @@ class Predictor:
         )
 
 
+def build_tile_networks(
+    networks: Sequence[PredictTiles],
+    plan: Plan,
+    task: Task,
+    settings: InferenceSettings,
+    speed: SpeedRecord | None,
+) -> TileNetworks:
+    """Networks of one plan with the mirrored passes that the settings ask for, as one.
+
+    Args:
+        networks: Each gives logits of tiles.
+        plan: Of all of them.
+        task: Knows which labels have sides.
+        settings: What the user decided.
+        speed: What was measured after training.
+    """
+    return TileNetworks(
+        networks,
+        list_flips(plan) if settings.resolve_flips(speed) else [()],
+        mirrored_channels=list_mirrored_channels(plan, task),
+        mirrored_outputs=compute_mirrored_outputs(task),
+        batch_size=settings.batch_size or count_tiles_at_once(plan),
+    )
+
+
+def paint_labels(
+    tiles: PredictTiles,
+    seen: Volume,
+    image: Volume,
+    plan: Plan,
+    task: Task,
+    device: torch.device,
+    settings: InferenceSettings,
+    *,
+    on_tiles: OnTiles | None = None,
+    on_stage: OnStage = _ignore,
+    on_slab: OnSlab | None = None,
+) -> Volume:
+    """The label map of a scan, painted while the tiles advance.
+
+    Args:
+        tiles: Gives logits of tiles.
+        seen: What the networks see, on their grid.
+        image: The scan, on the grid of the result.
+        plan: Of the networks.
+        task: Gives the values.
+        device: That computes.
+        settings: Steps, batches, air.
+        on_tiles: Called with the number of finished tiles and of all.
+        on_stage: Called with ``"network"`` and ``"restore"`` in turns.
+        on_slab: Called with the mean logits, slab by slab.
+    """
+    tiling = plan_tiles(seen.spatial_shape, plan.patch_size, step_fraction=settings.resolve_step())
+    painter = LabelPainter(seen, tiling.streaming_axis, image, task)
+    for slab in stream_logits(
+        tiles,
+        seen,
+        plan,
+        device,
+        axis=tiling.streaming_axis,
+        step_fraction=settings.resolve_step(),
+        batch_size=settings.batch_size or count_tiles_at_once(plan),
+        needed=_find_needed(image, seen, plan, settings),
+        on_tiles=on_tiles,
+    ):
+        on_stage("network")
+        painter.add(slab)
+        if on_slab is not None:
+            on_slab(slab, seen, tiling.streaming_axis)
+        on_stage("restore")
+    return painter.finish()
+
+
+def _find_needed(image: Volume, seen: Volume, plan: Plan, settings: InferenceSettings) -> Callable[[Box], bool] | None:
+    return find_needed_tiles(image, seen, plan.modality) if settings.skip_air else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Group:
     """Networks that see the same patches.
 
     Attributes:
         plan: Of all of them.
-        network: They, as one.
+        tiles: They and their mirrored passes, as one.
         num_networks: How many they are.
+        num_passes: Networks times mirrored passes.
         low: Of a cascade, what segments the scan before them.
     """
 
     plan: Plan
-    network: nn.Module
+    tiles: TileNetworks
     num_networks: int
+    num_passes: int
     low: Predictor | None
-
-
-class _MeanOfLogits(nn.Module):
-    """Several networks as one."""
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """Mean logits in float32, whatever the networks compute in."""
-        first, *others = self.networks
-        total: Tensor = first(patches).float()
-        for network in others:
-            total += network(patches)
-        return total / len(self.networks)
 
 
 def _identify(low: AnyModel | None) -> Hashable:

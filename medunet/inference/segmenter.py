@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medunet.device import choose_device, choose_precision
-from medunet.inference.logits import OnTiles
+from medunet.inference.many import read_ahead
 from medunet.inference.predictor import Predictor
-from medunet.inference.restoring import restore_predictions
 from medunet.inference.segmentation import Segmentation
+from medunet.inference.settings import InferenceSettings
+from medunet.inference.sliding_window import OnTiles
 from medunet.io import ReadOptions, Scan, describe_source, merge_options, read_scan, scan_from_memory
 from medunet.models import SYNTHETIC_WARNING, AnyModel, find_newest_model, read_model
 from medunet.planning import Plan
@@ -30,17 +31,20 @@ class Segmenter:
     Args:
         model: Read from a model folder.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        settings: How much is computed for a scan.
 
     Attributes:
         model: Task, plan, weights and record.
         device: That computes.
+        settings: How much is computed for a scan.
     """
 
-    def __init__(self, model: AnyModel, device: str = "auto") -> None:
+    def __init__(self, model: AnyModel, device: str = "auto", settings: InferenceSettings | None = None) -> None:
         self.model = model
+        self.settings = settings or InferenceSettings()
         self.device = choose_device(device)
         self.precision = choose_precision(self.device)
-        self._predictor = Predictor(model, self.device, self.precision)
+        self._predictor = Predictor(model, self.device, self.precision, self.settings)
         if model.training.is_synthetic:
             logger.warning(SYNTHETIC_WARNING)
 
@@ -76,14 +80,12 @@ class Segmenter:
             DatasetError: If it has other channels than the task.
         """
         clock = _Clock()
-        options = merge_options(options or ReadOptions(modality=self.task.modality), choices)
+        options = self.merge_options(options, choices)
         origin = _read_scan(scan, options)
         image = origin.volume
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
         clock.stop("read")
-        predictions = self._predictor.predict(image, on_tiles=on_tiles, on_stage=clock.stop)
-        labels = restore_predictions(predictions, image, self.task)
-        clock.stop("restore")
+        labels = self._predictor.segment(image, on_tiles=on_tiles, on_stage=clock.stop)
         labels = apply_postprocessing(labels, self.task, self.model.postprocessing)
         clock.stop("postprocess")
         return Segmentation(
@@ -98,24 +100,73 @@ class Segmenter:
             quality=self.model.quality,
         )
 
-    def segment_many(self, scans: Iterable[Any]) -> Iterator[Segmentation]:
-        """Segment one scan after the other; an unreadable scan raises when its turn comes."""
-        for scan in scans:
-            yield self.segment(scan)
+    def segment_many(
+        self, scans: Iterable[Any], *, keeps_going: bool = False, options: ReadOptions | None = None, **choices: Any
+    ) -> Iterator[Segmentation | ScanFailure]:
+        """Segment one scan after the other; while one is computed, the next one is read.
+
+        Args:
+            scans: As for `segment`; taken one ahead.
+            keeps_going: Whether a scan that cannot be read or segmented gives a `ScanFailure` in its place, and the
+                others go on; otherwise its error is raised when its turn comes.
+            options: As for `segment`.
+            **choices: As for `segment`.
+
+        Yields:
+            Masks in the order of the scans, each as soon as it is made.
+        """
+        read_options = self.merge_options(options, choices)
+
+        def read(scan: Any) -> Scan:
+            return _read_scan(scan, read_options)
+
+        def make(scan: Any, found: Scan) -> Segmentation:
+            return self.segment(found, options=read_options)
+
+        for done in read_ahead(scans, read, make):
+            if done.error is None:
+                assert done.result is not None
+                yield done.result
+            elif keeps_going:
+                yield ScanFailure(scan=done.job, error=done.error)
+            else:
+                raise done.error
+
+    def merge_options(self, options: ReadOptions | None, choices: dict[str, Any]) -> ReadOptions:
+        """How scans are read: as asked for, and of the task's modality where nothing is asked for."""
+        return merge_options(options or ReadOptions(modality=self.task.modality), choices)
 
 
-def load(model: str | Path | None = None, *, device: str = "auto") -> Segmenter:
+@dataclass(frozen=True, kw_only=True)
+class ScanFailure:
+    """A scan that has no mask.
+
+    Attributes:
+        scan: As it was given.
+        error: Why.
+    """
+
+    scan: Any
+    error: Exception
+
+
+def load(
+    model: str | Path | None = None, *, device: str = "auto", settings: InferenceSettings | None = None, **choices: Any
+) -> Segmenter:
     """Load a model once, to segment many scans.
 
     Args:
         model: A model folder; None takes the newest of ``$MEDUNET_HOME`` or ``./runs``.
         device: ``"auto"`` or a torch device.
+        settings: How much is computed for a scan.
+        **choices: Fields of ``settings``, such as ``speed="fast"``.
 
     Raises:
         ModelError: If there is no such model, or it is damaged.
-        InputError: If the device is absent.
+        InputError: If the device is absent, or a choice is none.
     """
-    return Segmenter(read_model(model if model is not None else find_newest_model()), device)
+    settings = replace(settings or InferenceSettings(), **choices)
+    return Segmenter(read_model(model if model is not None else find_newest_model()), device, settings)
 
 
 def _read_scan(scan: Any, options: ReadOptions) -> Scan:

@@ -14,6 +14,7 @@ from medunet.inference import Predictor
 from medunet.models import (
     ModelRecords,
     combine_records,
+    combine_speed_records,
     read_model,
     read_records,
     write_description,
@@ -138,6 +139,7 @@ def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: 
         summarize_validation(validation) | {"folds": [_summarize_fold(one.metrics) for one in records]},
         postprocessing=validation.postprocessing,
         quality=quality,
+        speed=combine_speed_records([one.speed for one in records]),
     )
     write_report(experiment.task, folder, validation, cases, masks)
     return validation

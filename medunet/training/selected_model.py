@@ -13,6 +13,7 @@ from medunet.io import describe_write_error
 from medunet.models import (
     QualityRanges,
     combine_records,
+    combine_speed_records,
     copy_model,
     write_description,
     write_ensemble,
@@ -81,6 +82,7 @@ def _write_model(
         },
         postprocessing=best.validation.postprocessing,
         quality=_update_quality(first.quality, best.validation),
+        speed=combine_speed_records([fold.speed for run in best.runs for fold in run.folds]),
         other_plans=[run.records.plan for run in best.runs[1:]],
     )
 

@@ -20,7 +20,8 @@ import torch
 from medunet.device import Precision, is_out_of_memory
 from medunet.errors import InputError
 from medunet.evaluation import CaseFailure, Evaluation, LabelScore, build_evaluation, score_case
-from medunet.inference import compute_logits, restore_label_map
+from medunet.inference import InferenceSettings, build_eager, build_tile_networks, compute_logits, paint_labels
+from medunet.models import SpeedRecord
 from medunet.planning import Plan
 from medunet.postprocessing import Postprocessing, apply_postprocessing, choose_postprocessing
 from medunet.preprocessing import StoredCase, preprocess_image
@@ -88,42 +89,70 @@ class Validation(Evaluation):
     postprocessing: Postprocessing
 
 
-def validate_cases(
-    network: torch.nn.Module,
-    cases: Sequence[Case],
-    task: Task,
-    plan: Plan,
-    device: torch.device,
-    precision: Precision,
-    observer: Observer,
-    *,
-    masks: Path | None = None,
-    add_channels: AddChannels | None = None,
-) -> Validation:
-    """Segment every case from its files, choose the post-processing, and score the masks on the cases' own grids.
+@dataclass(frozen=True, kw_only=True)
+class NetworkSegmenter:
+    """A network that has just been trained, as `medunet.inference` would use it.
 
-    Args:
-        network: On ``device``.
-        cases: A case that cannot be read or scored becomes a failure; the others are scored.
+    Attributes:
+        network: On ``device``, in evaluation mode.
         task: Labels.
         plan: That the network was trained with.
         device: That computes.
         precision: Of the network's arithmetic.
+        add_channels: What the network sees beside the image; None adds nothing.
+    """
+
+    network: torch.nn.Module
+    task: Task
+    plan: Plan
+    device: torch.device
+    precision: Precision
+    add_channels: AddChannels | None = None
+
+    def segment(
+        self, image: Volume, settings: InferenceSettings | None = None, speed: SpeedRecord | None = None
+    ) -> Volume:
+        """From a scan to a mask on its grid, without post-processing.
+
+        Args:
+            image: ``(C, I, J, K)`` with the channels of the task.
+            settings: How much is computed.
+            speed: What was measured before; decides about mirrored passes where the settings leave it open.
+        """
+        settings = settings or InferenceSettings()
+        prepared = preprocess_image(image, self.plan)
+        if self.add_channels is not None:
+            prepared = self.add_channels(prepared, image)
+        networks = [build_eager(self.network, self.device, self.precision)]
+        tiles = build_tile_networks(networks, self.plan, self.task, settings, speed)
+        return paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings)
+
+
+def validate_cases(
+    segmenter: NetworkSegmenter,
+    cases: Sequence[Case],
+    observer: Observer,
+    *,
+    masks: Path | None = None,
+    speed: SpeedRecord | None = None,
+) -> Validation:
+    """Segment every case from its files, choose the post-processing, and score the masks on the cases' own grids.
+
+    Args:
+        segmenter: The trained network.
+        cases: A case that cannot be read or scored becomes a failure; the others are scored.
         observer: Told of every case.
         masks: Folder where the masks stay, see `predict_masks`; None keeps none.
-        add_channels: What the network sees beside the image; None adds nothing.
+        speed: What was measured before (`medunet.training.speed`).
 
     Raises:
         OutputError: If the masks cannot be put aside.
     """
-    network.eval()
 
     def segment(image: Volume) -> Volume:
-        prepared = preprocess_image(image, plan)
-        if add_channels is not None:
-            prepared = add_channels(prepared, image)
-        return restore_label_map(compute_logits(network, prepared, plan, device, precision), prepared, image, task)
+        return segmenter.segment(image, speed=speed)
 
+    task = segmenter.task
     if masks is not None:
         return score_masks(cases, task, masks, predict_masks(segment, cases, task, masks, observer))
     with tempfile.TemporaryDirectory(prefix="medunet-validation-") as folder:

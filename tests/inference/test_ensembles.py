@@ -16,7 +16,15 @@ from oracles import build_plan_for, build_record
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from medunet.inference import Prediction, Predictor, Segmenter, compute_logits, load, merge_predictions
+from medunet.inference import (
+    Prediction,
+    Predictor,
+    Segmenter,
+    collect_logits,
+    compute_logits,
+    load,
+    merge_predictions,
+)
 from medunet.inference import predictor as predictor_module
 from medunet.inference import restoring as restoring_module
 from medunet.models import AnyModel, Ensemble, Model, Postprocessing
@@ -143,10 +151,10 @@ def test_networks_of_one_plan_share_preprocessing_and_tiles(scan: Volume, monkey
 
     def count_windows(*arguments: Any, **options: Any) -> Tensor:
         windows.append(arguments)
-        return compute_logits(*arguments, **options)
+        return collect_logits(*arguments, **options)
 
     monkeypatch.setattr(predictor_module, "preprocess_image", count_prepared)
-    monkeypatch.setattr(predictor_module, "compute_logits", count_windows)
+    monkeypatch.setattr(predictor_module, "collect_logits", count_windows)
     predict(join(build_model(0), build_model(1), build_model(2)), scan)
     assert (len(prepared), len(windows)) == (1, 1)
     predict(join(build_model(0), build_model(1, FLAT_PLAN)), scan)

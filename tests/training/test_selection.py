@@ -108,13 +108,13 @@ def test_every_network_sees_a_case_once(
 ) -> None:
     from medunet.inference import predictor
 
-    compute, calls = predictor.compute_logits, []
+    compute, calls = predictor.collect_logits, []
 
     def count(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
         return compute(*arguments, **options)
 
-    monkeypatch.setattr(predictor, "compute_logits", count)
+    monkeypatch.setattr(predictor, "collect_logits", count)
     select(runs, data, output=tmp_path / "model", device="cpu")
     assert len(calls) == 2 * len(CASES)
 
