@@ -27,6 +27,7 @@ MIN_CALIBRATION_CASES: Final = 10
 """Of fewer, no interval of `LEVEL` can be read off the cases: one more than 1 / (1 - level)."""
 LEVEL: Final = 0.9
 _NEAREST: Final = 0.002  # to 0 and 1, whose logits are infinite
+_NOTICEABLE: Final = 0.05  # of Dice; where all validation cases are alike, less makes no mask poor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +118,10 @@ def predict_dice(calibration: DiceCalibration | None, agreement: float | None) -
 def is_predicted_poor(calibration: DiceCalibration, predicted: PredictedDice) -> bool:
     """Whether a mask may be poor, by the measure of the validation cases.
 
-    It may when the lower end of the interval lies below `DiceCalibration.poor_dice`, which is 1.5 interquartile ranges
-    below the first quartile of the validation cases (Tukey's fence: what lies beyond does not belong to the rest), or half
-    their median if that is higher. Where even a mask of the usual agreement would be called poor, the agreement of the
-    members cannot tell poor masks from others, and none is.
+    It may when the lower end of the interval lies below `DiceCalibration.poor_dice`: 1.5 interquartile ranges below the
+    first quartile of the validation cases (Tukey's fence: what lies beyond does not belong to the rest), and at least 0.05;
+    or half their median, if that is higher. Where even a mask of the usual agreement would be called poor, the agreement of
+    the members cannot tell poor masks from others, and none is.
     """
     usual = predict_dice(calibration, float(expit(calibration.mean_agreement)))
     assert usual is not None
@@ -162,4 +163,4 @@ def _to_logits(shares: Array) -> Array:
 
 def _choose_poor_dice(dices: Sequence[float]) -> float:
     first, median, third = np.percentile(dices, (25, 50, 75)).tolist()
-    return max(first - 1.5 * (third - first), median / 2)
+    return max(first - max(1.5 * (third - first), _NOTICEABLE), median / 2)
