@@ -111,11 +111,13 @@ def _summarize_candidate(candidate: Candidate, *, is_chosen: bool) -> dict[str, 
 
 
 def _update_quality(quality: QualityRanges | None, validation: Validation) -> QualityRanges | None:
-    """What cases look like stays; how well they are segmented is that of the new model."""
+    """What cases look like stays; how well they are segmented is that of the new model. What predicts a Dice goes: it was
+    learnt from the agreement of other members."""
     if quality is None:
         return None
     dices = list_dices(validation.scores)
     labels = {
-        name: row.model_copy(update={"dice": Range.of(dices.get(name, []))}) for name, row in quality.labels.items()
+        name: row.model_copy(update={"dice": Range.of(dices.get(name, [])), "dice_calibration": None})
+        for name, row in quality.labels.items()
     }
     return quality.model_copy(update={"labels": labels})
