@@ -7,11 +7,11 @@ from medunet.inference.prediction import Prediction, merge_predictions
 from medunet.inference.predictor import Predictor, build_tile_networks, paint_labels
 from medunet.inference.restoring import LabelPainter, restore_label_map, restore_predictions
 from medunet.inference.segmentation import Segmentation
-from medunet.inference.segmenter import Segmenter, load
+from medunet.inference.segmenter import ScanFailure, Segmenter, load
 from medunet.inference.settings import InferenceSettings
 from medunet.inference.skipping import find_needed_tiles
 from medunet.inference.sliding_window import Slab, apply_sliding_window, stream_sliding_window
-from medunet.inference.tile_networks import TileNetworks, build_eager, list_flips
+from medunet.inference.tile_networks import TileNetworks, list_flips
 from medunet.inference.tiling import Tiling, plan_tiles
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LabelPainter",
     "Prediction",
     "Predictor",
+    "ScanFailure",
     "Segmentation",
     "Segmenter",
     "Slab",
@@ -26,7 +27,6 @@ __all__ = [
     "Tiling",
     "append_previous_labels",
     "apply_sliding_window",
-    "build_eager",
     "build_tile_networks",
     "collect_logits",
     "compute_logits",

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from medunet.device import Precision
+from medunet.inference.backends import TorchBackend
 from medunet.inference.sliding_window import OnTiles, PredictTiles, Slab, apply_sliding_window, stream_sliding_window
-from medunet.inference.tile_networks import build_eager
 from medunet.inference.tiling import STEP_FRACTION, Box, plan_tiles
 from medunet.planning import Plan
 from medunet.preprocessing import compute_fill
@@ -20,7 +21,7 @@ def compute_logits(
     prepared: Volume,
     plan: Plan,
     device: torch.device,
-    precision: str,
+    precision: Precision,
     *,
     on_tiles: OnTiles | None = None,
 ) -> Tensor:
@@ -35,7 +36,7 @@ def compute_logits(
         on_tiles: Called with the number of finished tiles and of all.
     """
     return collect_logits(
-        build_eager(network, device, precision),
+        TorchBackend(network, device, precision),
         prepared,
         plan,
         device,

@@ -13,17 +13,21 @@ from itertools import groupby
 
 import torch
 
+from medunet.device import Precision
+from medunet.inference.backends import FOLDER, Backend, build_backend
 from medunet.inference.cascade import append_previous_labels
 from medunet.inference.logits import collect_logits, count_tiles_at_once, stream_logits
+from medunet.inference.members import MembersWatch
 from medunet.inference.prediction import Prediction, build_patch_key, build_voxel_key, merge_predictions
 from medunet.inference.restoring import LabelPainter, restore_predictions
 from medunet.inference.settings import InferenceSettings
 from medunet.inference.skipping import find_needed_tiles
 from medunet.inference.sliding_window import OnTiles, PredictTiles, Slab
-from medunet.inference.tile_networks import TileNetworks, build_eager, list_flips, list_mirrored_channels
+from medunet.inference.tile_networks import Axes, OnMembers, TileNetworks, list_flips, list_mirrored_channels
 from medunet.inference.tiling import Box, plan_tiles
 from medunet.models import AnyModel, Model, SpeedRecord
 from medunet.planning import Plan
+from medunet.postprocessing import AgreementCounts
 from medunet.preprocessing import preprocess_image
 from medunet.tasks import Task, compute_mirrored_outputs
 from medunet.volume import Volume, build_grid
@@ -52,7 +56,7 @@ class Predictor:
         self,
         model: AnyModel,
         device: torch.device,
-        precision: str,
+        precision: Precision,
         settings: InferenceSettings | None = None,
     ) -> None:
         self._task = model.task
@@ -63,39 +67,56 @@ class Predictor:
         groups: dict[Hashable, list[Model]] = {}
         for member in members:
             groups.setdefault((build_patch_key(member.plan), _identify(member.low)), []).append(member)
-        self._groups = [self._build_group(group, model.speed) for group in groups.values()]
+        self._speed = model.speed
+        self._groups = [self._build_group(group) for group in groups.values()]
 
     @property
-    def num_passes(self) -> int:
-        """Networks and mirrored passes that every tile goes through; the most of any plan."""
-        return max(group.num_passes for group in self._groups)
+    def description(self) -> str:
+        """One line for people: what computes, and how often."""
+        first = self._groups[0].networks[0].description
+        num_networks = sum(len(group.networks) for group in self._groups)
+        num_flips = self._count_flips(self._groups[0])
+        networks = f"; {num_networks} networks" if num_networks > 1 else ""
+        return first + networks + (f"; {num_flips} mirrored passes" if num_flips > 1 else "")
 
-    def segment(
+    def segment(self, image: Volume) -> Volume:
+        """The label map of a scan on its own grid, without post-processing.
+
+        Args:
+            image: ``(C, I, J, K)`` with the channels of the task.
+        """
+        return self.segment_with_agreement(image)[0]
+
+    def segment_with_agreement(
         self,
         image: Volume,
         *,
         on_tiles: OnTiles | None = None,
         on_stage: OnStage = _ignore,
         on_slab: OnSlab | None = None,
-    ) -> Volume:
-        """The label map of a scan on its own grid, without post-processing.
+    ) -> tuple[Volume, AgreementCounts | None]:
+        """The label map of a scan on its own grid, without post-processing, and how far its members agree.
 
         Args:
             image: ``(C, I, J, K)`` with the channels of the task.
             on_tiles: Called with the number of finished tiles and of all; where plans differ, for one after the other.
             on_stage: Called when a part of a stage has been done.
             on_slab: Called with the mean logits of all networks, slab by slab, where they share a plan.
+
+        Returns:
+            The agreement is None where there is only one member, or where plans differ.
         """
         if len(self._groups) > 1:
             predictions = self.predict(image, on_tiles=on_tiles, on_stage=on_stage)
             labels = restore_predictions(predictions, image, self._task)
             on_stage("restore")
-            return labels
+            return labels, None
         (group,) = self._groups
         prepared = preprocess_image(image, group.plan)
         on_stage("prepare")
-        return paint_labels(
-            group.tiles,
+        watch = MembersWatch(self._task, len(group.networks), self._count_flips(group), self._device)
+        labels = paint_labels(
+            self._build_tiles(group, watch.add),
             self._add_previous(group, prepared, image, on_stage),
             image,
             group.plan,
@@ -106,6 +127,7 @@ class Predictor:
             on_stage=on_stage,
             on_slab=on_slab,
         )
+        return labels, watch.read()
 
     def predict(
         self,
@@ -142,23 +164,35 @@ class Predictor:
         on_stage("low")
         return seen
 
-    def _build_group(self, members: Sequence[Model], speed: SpeedRecord | None) -> _Group:
+    def _build_group(self, members: Sequence[Model]) -> _Group:
         first = members[0]
-        networks = [
-            build_eager(member.network.to(self._device).eval(), self._device, self._precision) for member in members
-        ]
-        tiles = build_tile_networks(networks, first.plan, self._task, self._settings, speed)
         return _Group(
             plan=first.plan,
-            tiles=tiles,
-            num_networks=len(networks),
-            num_passes=tiles.num_passes,
+            networks=[
+                build_backend(
+                    [member.network],
+                    member.plan,
+                    self._device,
+                    self._precision,
+                    name=self._settings.backend,
+                    cache=member.folder / FOLDER if member.folder.is_dir() else None,
+                )
+                for member in members
+            ],
             low=None if first.low is None else Predictor(first.low, self._device, self._precision, self._settings),
         )
 
+    def _build_tiles(self, group: _Group, on_members: OnMembers | None = None) -> TileNetworks:
+        return build_tile_networks(
+            group.networks, group.plan, self._task, self._settings, self._speed, on_members=on_members
+        )
+
+    def _count_flips(self, group: _Group) -> int:
+        return len(choose_flips(group.plan, self._settings, self._speed))
+
     def _predict_group(self, group: _Group, seen: Volume, image: Volume, on_tiles: OnTiles | None) -> Prediction:
         logits = collect_logits(
-            group.tiles,
+            self._build_tiles(group),
             seen,
             group.plan,
             self._device,
@@ -171,7 +205,7 @@ class Predictor:
             logits=logits,
             grid=build_grid(seen.spatial_shape, seen.affine),
             plan=group.plan,
-            num_networks=group.num_networks,
+            num_networks=len(group.networks),
         )
 
 
@@ -181,6 +215,8 @@ def build_tile_networks(
     task: Task,
     settings: InferenceSettings,
     speed: SpeedRecord | None,
+    *,
+    on_members: OnMembers | None = None,
 ) -> TileNetworks:
     """Networks of one plan with the mirrored passes that the settings ask for, as one.
 
@@ -190,14 +226,21 @@ def build_tile_networks(
         task: Knows which labels have sides.
         settings: What the user decided.
         speed: What was measured after training.
+        on_members: Told what every member says.
     """
     return TileNetworks(
         networks,
-        list_flips(plan) if settings.resolve_flips(speed) else [()],
+        choose_flips(plan, settings, speed),
         mirrored_channels=list_mirrored_channels(plan, task),
         mirrored_outputs=compute_mirrored_outputs(task),
         batch_size=settings.batch_size or count_tiles_at_once(plan),
+        on_members=on_members,
     )
+
+
+def choose_flips(plan: Plan, settings: InferenceSettings, speed: SpeedRecord | None) -> list[Axes]:
+    """The passes that every tile makes; at least the one that is not mirrored."""
+    return list_flips(plan) if settings.resolve_flips(speed) else [()]
 
 
 def paint_labels(
@@ -258,16 +301,12 @@ class _Group:
 
     Attributes:
         plan: Of all of them.
-        tiles: They and their mirrored passes, as one.
-        num_networks: How many they are.
-        num_passes: Networks times mirrored passes.
+        networks: Each on patches.
         low: Of a cascade, what segments the scan before them.
     """
 
     plan: Plan
-    tiles: TileNetworks
-    num_networks: int
-    num_passes: int
+    networks: Sequence[Backend]
     low: Predictor | None
 
 

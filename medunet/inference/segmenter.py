@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medunet.device import choose_device, choose_precision
+from medunet.errors import ModelError
 from medunet.inference.many import read_ahead
 from medunet.inference.predictor import Predictor
 from medunet.inference.segmentation import Segmentation
@@ -17,8 +18,9 @@ from medunet.inference.settings import InferenceSettings
 from medunet.inference.sliding_window import OnTiles
 from medunet.io import ReadOptions, Scan, describe_source, merge_options, read_scan, scan_from_memory
 from medunet.models import SYNTHETIC_WARNING, AnyModel, find_newest_model, read_model
+from medunet.networks import PatchNetwork
 from medunet.planning import Plan
-from medunet.postprocessing import apply_postprocessing
+from medunet.postprocessing import apply_postprocessing, find_flags
 from medunet.tasks import Task, check_channels
 from medunet.volume import build_grid
 
@@ -47,6 +49,23 @@ class Segmenter:
         self._predictor = Predictor(model, self.device, self.precision, self.settings)
         if model.training.is_synthetic:
             logger.warning(SYNTHETIC_WARNING)
+
+    @property
+    def description(self) -> str:
+        """One line for people: what computes the networks, and how often."""
+        return self._predictor.description
+
+    @property
+    def network(self) -> PatchNetwork:
+        """The bare network, a ``torch.nn.Module`` from patches ``(B, C, *patch_size)`` to logits.
+
+        Raises:
+            ModelError: If the model is an ensemble; ``model.members`` holds its networks.
+        """
+        if len(self.model.members) > 1:
+            msg = f"{self.model.folder} is an ensemble of {len(self.model.members)} networks; take them from model.members."
+            raise ModelError(msg)
+        return self.model.members[0].network
 
     @property
     def task(self) -> Task:
@@ -85,9 +104,11 @@ class Segmenter:
         image = origin.volume
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
         clock.stop("read")
-        labels = self._predictor.segment(image, on_tiles=on_tiles, on_stage=clock.stop)
+        labels, agreement = self._predictor.segment_with_agreement(image, on_tiles=on_tiles, on_stage=clock.stop)
         labels = apply_postprocessing(labels, self.task, self.model.postprocessing)
         clock.stop("postprocess")
+        flags = find_flags(image, labels, self.task, self.model.quality, agreement=agreement)
+        clock.stop("flags")
         return Segmentation(
             labels=labels,
             label_values=dict(self.task.labels),
@@ -97,7 +118,8 @@ class Segmenter:
             scan=_drop_voxels(origin),
             options=options,
             model=("medunet", f"{self.model.training.medunet_version} {self.task.name}"),
-            quality=self.model.quality,
+            flags=flags,
+            agreement=agreement,
         )
 
     def segment_many(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from medunet.errors import InputError
+from medunet.inference.backends.backend import BACKEND_NAMES, BackendName
 from medunet.inference.tiling import STEP_FRACTION
 from medunet.models.speed import SpeedRecord
 
@@ -29,6 +30,7 @@ class InferenceSettings:
         step_fraction: Largest step between tiles as a share of the tile, in ``(0, 1]``; None leaves it to the speed.
         skip_air: Whether tiles that hold nothing but air are left out.
         batch_size: Tiles at once; None takes what training's batch promises to fit.
+        backend: What computes the networks, see `medunet.inference.backends`.
 
     Raises:
         InputError: If a value is none of these.
@@ -39,11 +41,13 @@ class InferenceSettings:
     step_fraction: float | None = None
     skip_air: bool = True
     batch_size: int | None = None
+    backend: BackendName = "auto"
 
     def __post_init__(self) -> None:
         _check("speed", self.speed, get_args(Speed))
         if self.flips is not None:
             _check("flips", self.flips, get_args(Flips))
+        _check("backend", self.backend, BACKEND_NAMES)
         if self.step_fraction is not None and not 0 < self.step_fraction <= 1:
             msg = f"The step is {self.step_fraction}; expected a share of the tile, above 0 and at most 1."
             raise InputError(msg)

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medunet.augmentation import choose_policy
 from medunet.planning import Plan
@@ -20,8 +20,9 @@ LEFT_RIGHT = 0
 """The axis of a plan's grid along which a patient's sides lie."""
 
 Axes = tuple[int, ...]
-OnMembers = Callable[[Sequence[Tensor], Tensor], None]
-"""Called with the logits ``(B, outputs, *patch_size)`` of every member for a batch of tiles, and with their mean."""
+OnMembers = Callable[[int, Sequence[Tensor], Tensor], None]
+"""Called for a batch of tiles with logits ``(B, outputs, *patch_size)``: the number of a network, its mirrored passes, and their
+mean; where tiles are not mirrored, once with 0, all networks and their mean."""
 
 
 class TileNetworks:
@@ -60,21 +61,26 @@ class TileNetworks:
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """Mean logits ``(B, outputs, *patch_size)`` in float32, whatever the networks compute in."""
-        passes = torch.cat([self._mirror(tiles, axes, self._mirrored_channels) for axes in self._flips])
-        total: Tensor | None = None
-        members: list[Tensor] = []
-        for network in self._networks:
-            logits = torch.cat([network(part) for part in passes.split(max(self._batch_size, len(tiles)))])
-            for axes, mirrored in zip(self._flips, logits.split(len(tiles)), strict=True):
-                member = self._mirror(mirrored, axes, self._mirrored_outputs).float()
-                total = member.clone() if total is None else total.add_(member)
-                if self._on_members is not None:
-                    members.append(member)
-        assert total is not None
-        mean = total.div_(self.num_passes)
-        if self._on_members is not None:
-            self._on_members(members, mean)
+        means = []
+        for number, network in enumerate(self._networks):
+            passes = self._pass(network, tiles)
+            means.append(_average(passes))
+            if self._on_members is not None and len(passes) > 1:
+                self._on_members(number, passes, means[-1])
+        mean = _average(means)
+        if self._on_members is not None and len(self._flips) == 1 < len(means):
+            self._on_members(0, means, mean)
         return mean
+
+    def _pass(self, network: Callable[[Tensor], Tensor], tiles: Tensor) -> list[Tensor]:
+        """The logits of every mirrored pass, as they lie in the tile."""
+        passes = torch.cat([self._mirror(tiles, axes, self._mirrored_channels) for axes in self._flips])
+        parts = [network(part) for part in passes.split(max(self._batch_size, len(tiles)))]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return [
+            self._mirror(mirrored, axes, self._mirrored_outputs).float()
+            for axes, mirrored in zip(self._flips, logits.split(len(tiles)), strict=True)
+        ]
 
     @staticmethod
     def _mirror(maps: Tensor, axes: Axes, partners: Sequence[int]) -> Tensor:
@@ -104,13 +110,10 @@ def list_mirrored_channels(plan: Plan, task: Task) -> tuple[int, ...]:
     return (*images, *(num_images + partner for partner in labels))
 
 
-def build_eager(network: nn.Module, device: torch.device, precision: str) -> Callable[[Tensor], Tensor]:
-    """A network as PyTorch runs it, without gradients and in the given precision."""
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-
-    def predict(tiles: Tensor) -> Tensor:
-        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits: Tensor = network(tiles)
-        return logits
-
-    return predict
+def _average(logits: Sequence[Tensor]) -> Tensor:
+    if len(logits) == 1:
+        return logits[0]
+    total = logits[0].clone()
+    for one in logits[1:]:
+        total += one
+    return total.div_(len(logits))

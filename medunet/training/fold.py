@@ -34,6 +34,7 @@ from medunet.training.speed import measure_speeds
 from medunet.training.validation import (
     NetworkSegmenter,
     Validation,
+    fit_calibrations,
     list_dices,
     summarize_validation,
     validate_cases,
@@ -224,6 +225,7 @@ class _Fold:
             cases,
             task,
             dices=None if validation is None else list_dices(validation.scores),
+            calibrations=None if validation is None else fit_calibrations(validation, masks),
             num_workers=count_workers(),
             on_case=count_cases("measuring", len(cases), self.experiment.observer),
         )

@@ -140,7 +140,7 @@ def test_the_second_network_sees_the_mask_of_the_first(cascade: Path, scan: Volu
     assert not torch.allclose(compute_logits(model.network, blind, model.plan, CPU, "32-true"), expected, atol=1e-3)
     mask = Segmenter(model, "cpu").segment(scan)
     assert mask.labels.spatial_shape == scan.spatial_shape
-    assert list(mask.timings) == ["read", "prepare", "low", "network", "restore", "postprocess"]
+    assert list(mask.timings) == ["read", "prepare", "low", "network", "restore", "postprocess", "flags"]
 
 
 class Previous(nn.Module):

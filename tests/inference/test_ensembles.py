@@ -261,7 +261,7 @@ def test_a_folder_of_folds_segments_with_all_of_them(tmp_path: Path, turned_scan
     found = segmenter.segment(turned_scan)
     assert np.array_equal(found.labels.array, expected.labels.array)
     assert np.array_equal(found.labels.affine, turned_scan.affine)
-    assert list(found.timings) == ["read", "prepare", "network", "restore", "postprocess"]
+    assert list(found.timings) == ["read", "prepare", "network", "restore", "postprocess", "flags"]
     assert (segmenter.task, segmenter.plan) == (TASK, PLAN)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -113,20 +114,27 @@ def test_means_are_float32_whatever_the_networks_compute_in() -> None:
 
 
 def test_members_are_told_as_they_lie_in_the_tile() -> None:
-    told: list[tuple[list[Tensor], Tensor]] = []
+    told: list[tuple[int, list[Tensor], Tensor]] = []
+
+    def listen(number: int, members: Sequence[Tensor], mean: Tensor) -> None:
+        told.append((number, list(members), mean))
+
     tiles = make_tiles()
-    mean = TileNetworks(
-        [shift, shift],
-        [(), (0,)],
-        mirrored_outputs=(0, 2, 1),
-        on_members=lambda members, whole: told.append((list(members), whole)),
-    )(tiles)
-    ((members, whole),) = told
-    assert len(members) == 4
-    assert torch.equal(members[0], shift(tiles))
-    assert torch.equal(members[1], shift(tiles.flip(2)).flip(2)[:, [0, 2, 1]])
-    assert torch.equal(whole, mean)
-    torch.testing.assert_close(torch.stack(members).mean(0), mean)
+    networks = [shift, lambda tiles: 2 * shift(tiles)]
+    TileNetworks(networks, [(), (0,)], mirrored_outputs=(0, 2, 1), on_members=listen)(tiles)
+    assert [number for number, _, _ in told] == [0, 1]  # each network with its own passes
+    for number, members, mean in told:
+        assert torch.equal(members[0], networks[number](tiles))
+        assert torch.equal(members[1], networks[number](tiles.flip(2)).flip(2)[:, [0, 2, 1]])
+        torch.testing.assert_close(torch.stack(members).mean(0), mean)
+    told.clear()
+    whole = TileNetworks(networks, on_members=listen)(tiles)
+    ((number, members, mean),) = told  # without mirrored passes, the networks themselves
+    assert (number, len(members)) == (0, 2)
+    assert torch.equal(mean, whole)
+    told.clear()
+    TileNetworks([shift], on_members=listen)(tiles)
+    assert told == []
 
 
 @pytest.mark.parametrize(

@@ -253,11 +253,11 @@ def test_row_67_one_bad_case_does_not_stop_the_others(
 def test_a_network_that_runs_out_of_memory_on_one_case_goes_on(
     cases: list[Case], tmp_path: Path, error: Exception
 ) -> None:
-    def segment(image: Volume) -> Volume:
+    def segment(image: Volume) -> tuple[Volume, None]:
         calls.append(image)
         if len(calls) == 2:
             raise error
-        return Volume(np.zeros((1, *image.spatial_shape), np.uint8), image.affine)
+        return Volume(np.zeros((1, *image.spatial_shape), np.uint8), image.affine), None
 
     calls: list[Volume] = []
     (failure,) = predict_masks(segment, cases, ORACLE_TASK, tmp_path / "masks", Observer())
@@ -267,7 +267,7 @@ def test_a_network_that_runs_out_of_memory_on_one_case_goes_on(
 
 @pytest.mark.parametrize("error", [TypeError, RuntimeError])
 def test_a_bug_is_no_bad_case(cases: list[Case], tmp_path: Path, error: type[Exception]) -> None:
-    def segment(image: Volume) -> Volume:
+    def segment(image: Volume) -> tuple[Volume, None]:
         raise error
 
     with pytest.raises(error):
