@@ -7,9 +7,7 @@ checksum here.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import logging
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +17,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from medunet.errors import LabelError, VolumeError
+from medunet.io.gzip_stream import GZIP_ERRORS, open_gzip_reader
 from medunet.volume import Array
 
 logger = logging.getLogger(__name__)
@@ -55,8 +54,8 @@ def open_stream(path: Path) -> Iterator[BinaryIO]:
         if not is_compressed:
             yield raw
             return
-        with gzip.GzipFile(fileobj=raw) as stream:
-            yield stream  # type: ignore[misc]
+        with open_gzip_reader(raw) as stream:
+            yield stream
 
 
 def read_part(stream: BinaryIO, part: range, end: int, path: Path) -> Array:
@@ -74,10 +73,9 @@ def read_part(stream: BinaryIO, part: range, end: int, path: Path) -> Array:
     stream.seek(part.start)
     buffer = np.empty(len(part), dtype=np.uint8)  # takes no memory before it is filled
     done = 0
-    # In chunks, because gzip would hold the bytes twice.
-    while done < len(part) and (chunk := stream.read(min(_CHUNK_BYTES, len(part) - done))):
-        buffer[done : done + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
-        done += len(chunk)
+    # In chunks, so that Ctrl-C is heard.
+    while done < len(part) and (count := stream.readinto(buffer[done : done + _CHUNK_BYTES])):  # type: ignore[attr-defined]
+        done += count
     reached = stream.seek(end) if done == len(part) else stream.tell()  # gzip stops at its own end
     if reached < end:
         msg = (
@@ -113,7 +111,7 @@ def explain_failures(name: str) -> Iterator[None]:
             yield
     except (VolumeError, LabelError):
         raise
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except GZIP_ERRORS as error:
         what = "end too early" if isinstance(error, EOFError) else "are garbled or fail their checksum"
         msg = f"{name} is damaged: its compressed data {what}. Copy it from its source again."
         raise VolumeError(msg) from error
