@@ -14,6 +14,7 @@ from itertools import groupby
 import torch
 
 from medunet.device import Precision
+from medunet.errors import InputError
 from medunet.inference.backends import FOLDER, Backend, build_backend
 from medunet.inference.cascade import append_previous_labels
 from medunet.inference.logits import collect_logits, count_tiles_at_once, stream_logits
@@ -105,8 +106,17 @@ class Predictor:
 
         Returns:
             The agreement is None where there is only one member, or where plans differ.
+
+        Raises:
+            InputError: If logits are asked for, and the networks do not share a plan.
         """
         if len(self._groups) > 1:
+            if on_slab is not None:
+                msg = (
+                    f"The model averages networks of {len(self._groups)} plans, whose probabilities share no grid before "
+                    "the scan's; maps of probabilities and uncertainty need networks of one plan."
+                )
+                raise InputError(msg)
             predictions = self.predict(image, on_tiles=on_tiles, on_stage=on_stage)
             labels = restore_predictions(predictions, image, self._task)
             on_stage("restore")
@@ -280,7 +290,8 @@ def paint_labels(
         axis=tiling.streaming_axis,
         step_fraction=settings.resolve_step(),
         batch_size=settings.batch_size or count_tiles_at_once(plan),
-        needed=_find_needed(image, seen, plan, settings),
+        # What is not computed has no probabilities.
+        needed=_find_needed(image, seen, plan, settings) if on_slab is None else None,
         on_tiles=on_tiles,
     ):
         on_stage("network")

@@ -105,9 +105,19 @@ class SlabWay:
             for num_points, scale, shift, slab_axis in zip(self._place.shape, scales, shifts, self._axes, strict=True)
         ]
 
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """The scan's voxels that the network has seen."""
+        return self._place.box
+
+    @property
+    def scan_axis(self) -> int:
+        """The scan's axis along which the slabs come."""
+        return self._axes.index(0)
+
     def find_passage(self, slab: Slab) -> Passage | None:
         """The scan's voxels that lie between the planes of a slab and of no slab before; None where there are none."""
-        along = self._axes.index(0)  # the scan's axis along which the slabs come
+        along = self.scan_axis
         places = self._places[along]
         # The first plane of a slab is the last of the one before.
         inside = ((places > slab.first) | (slab.first == 0)) & (places <= slab.stop - 1)

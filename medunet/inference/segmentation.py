@@ -60,6 +60,8 @@ class Segmentation:
     model: tuple[str, str] = ("medunet", "")
     flags: tuple[Flag, ...] = ()
     agreement: AgreementCounts | None = None
+    probabilities: Volume | None = None
+    uncertainty: Volume | None = None
 
     @property
     def source(self) -> Path | None:

@@ -12,11 +12,21 @@ from typing import Any
 from medunet.device import choose_device, choose_precision
 from medunet.errors import ModelError
 from medunet.inference.many import read_ahead
+from medunet.inference.maps import ArraySink, Box, MapPainter, MapSink, OpenSink, list_outside
 from medunet.inference.predictor import Predictor
 from medunet.inference.segmentation import Segmentation
 from medunet.inference.settings import InferenceSettings
 from medunet.inference.sliding_window import OnTiles
-from medunet.io import ReadOptions, Scan, describe_source, merge_options, read_scan, scan_from_memory
+from medunet.io import (
+    MapWriter,
+    ReadOptions,
+    Scan,
+    describe_source,
+    is_nifti,
+    merge_options,
+    read_scan,
+    scan_from_memory,
+)
 from medunet.models import SYNTHETIC_WARNING, AnyModel, find_newest_model, read_model
 from medunet.networks import PatchNetwork
 from medunet.planning import Plan
@@ -78,7 +88,14 @@ class Segmenter:
         return self.model.plan
 
     def segment(
-        self, scan: Any, *, on_tiles: OnTiles | None = None, options: ReadOptions | None = None, **choices: Any
+        self,
+        scan: Any,
+        *,
+        probabilities: bool | Path = False,
+        uncertainty: bool | Path = False,
+        on_tiles: OnTiles | None = None,
+        options: ReadOptions | None = None,
+        **choices: Any,
     ) -> Segmentation:
         """Segment one scan.
 
@@ -86,6 +103,9 @@ class Segmenter:
             scan: A path (a list of paths for one file per channel) of a NIfTI, NRRD, MetaImage, PNG or TIFF file or of a
                 DICOM folder or zip; a list of pydicom datasets; a nibabel, SimpleITK, MONAI or TorchIO image;
                 ``(array, affine)`` in RAS+ mm; a `Volume`; or a `Scan`.
+            probabilities: Whether to keep the probability of every class: in memory, or, with the path of a NIfTI file,
+                on the disk. Air is computed then, too.
+            uncertainty: The same for the entropy of the probabilities.
             on_tiles: Called with the number of finished tiles and of all; where the plans of an ensemble differ, for one
                 after the other.
             options: What to take where the scan leaves it open.
@@ -97,6 +117,8 @@ class Segmenter:
         Raises:
             VolumeError: If the scan cannot be read or is no volume.
             DatasetError: If it has other channels than the task.
+            OutputError: If a map cannot be written.
+            InputError: If maps are asked for, and the networks of the ensemble do not share a plan.
         """
         clock = _Clock()
         options = self.merge_options(options, choices)
@@ -104,7 +126,25 @@ class Segmenter:
         image = origin.volume
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
         clock.stop("read")
-        labels, agreement = self._predictor.segment_with_agreement(image, on_tiles=on_tiles, on_stage=clock.stop)
+        in_memory: dict[str, ArraySink] = {}
+        painter = MapPainter(
+            self.task,
+            image,
+            probabilities=self._choose_sink("probabilities", probabilities, origin, options, in_memory),
+            uncertainty=self._choose_sink("uncertainty", uncertainty, origin, options, in_memory),
+        )
+        try:
+            labels, agreement = self._predictor.segment_with_agreement(
+                image,
+                on_tiles=on_tiles,
+                on_stage=clock.stop,
+                on_slab=painter.add if painter.is_wanted else None,
+            )
+            painter.close()
+        finally:
+            painter.abandon()  # what is closed already stays
+        if painter.is_wanted:
+            clock.stop("maps")
         labels = apply_postprocessing(labels, self.task, self.model.postprocessing)
         clock.stop("postprocess")
         flags = find_flags(image, labels, self.task, self.model.quality, agreement=agreement)
@@ -117,10 +157,43 @@ class Segmenter:
             codes=self.task.codes,
             scan=_drop_voxels(origin),
             options=options,
-            model=("medunet", f"{self.model.training.medunet_version} {self.task.name}"),
+            model=self._name,
             flags=flags,
             agreement=agreement,
+            **{name: sink.volume for name, sink in in_memory.items()},
         )
+
+    @property
+    def _name(self) -> tuple[str, str]:
+        return "medunet", f"{self.model.training.medunet_version} {self.task.name}"
+
+    def _choose_sink(
+        self, name: str, wanted: bool | Path, origin: Scan, options: ReadOptions, in_memory: dict[str, ArraySink]
+    ) -> OpenSink | None:
+        if wanted is False:
+            return None
+        is_probability = name == "probabilities"
+        outside = list_outside(self.task) if is_probability else [0.0]
+        grid = origin.volume
+
+        def open_sink(num_channels: int, axis: int, box: Box) -> MapSink:
+            if wanted is True:
+                in_memory[name] = ArraySink(num_channels, axis, box, grid=grid, outside=outside)
+                return in_memory[name]
+            return MapWriter(
+                Path(wanted),
+                grid,
+                num_channels=num_channels,
+                axis=axis,
+                box=box,
+                outside=outside,
+                names=_name_outputs(self.task) if is_probability else (),
+                like=origin.path if origin.path is not None and is_nifti(origin.path) else None,
+                affine=options.affine,
+                description=" ".join(self._name),
+            )
+
+        return open_sink
 
     def segment_many(
         self, scans: Iterable[Any], *, keeps_going: bool = False, options: ReadOptions | None = None, **choices: Any
@@ -189,6 +262,10 @@ def load(
     """
     settings = replace(settings or InferenceSettings(), **choices)
     return Segmenter(read_model(model if model is not None else find_newest_model()), device, settings)
+
+
+def _name_outputs(task: Task) -> list[str]:
+    return list(task.labels) if task.has_regions else ["background", *task.labels]
 
 
 def _read_scan(scan: Any, options: ReadOptions) -> Scan:

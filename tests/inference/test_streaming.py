@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from made_up_runs import TASK
+from made_up_runs import REGIONS, TASK
 from oracles import build_plan_for
 from torch import Tensor, nn
 
@@ -32,7 +32,6 @@ CPU = torch.device("cpu")
 axes = st.tuples(st.integers(1, 23), st.integers(1, 19), st.integers(1, 29))
 patches = st.tuples(st.integers(1, 13), st.integers(1, 16), st.integers(1, 11))
 steps = st.floats(0.15, 1.0)
-REGIONS = Task.model_validate(TASK.model_dump() | {"labels": {"core": (2,), "whole": (1, 2), "other": (3,)}})
 
 
 def make_image(shape: tuple[int, int, int], *, num_channels: int = 1, seed: int = 0) -> Tensor:
