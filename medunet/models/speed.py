@@ -59,6 +59,15 @@ class SpeedRecord(BaseModel):
         uses_flips = best is not None and best.dice - balanced.dice >= MIN_FLIP_GAIN
         return cls(num_cases=num_cases, uses_flips=uses_flips, fast=fast, balanced=balanced, best=best)
 
+    def describe(self) -> str:
+        """What each speed costs and scores, in one line for people."""
+        ways = [("fast", self.fast), ("balanced", self.best if self.uses_flips and self.best else self.balanced)]
+        ways += [("best", self.best)] if self.best is not None else []
+        scores = ", ".join(f"{name} Dice {way.dice:.4f} in {way.seconds:.1f} s" for name, way in ways)
+        flips = "used" if self.uses_flips else "not used"
+        note = f"; mirrored passes are {flips} unless asked for otherwise" if self.best is not None else ""
+        return f"{scores} ({self.num_cases} cases{note})"
+
 
 def combine_speed_records(records: Sequence[SpeedRecord | None]) -> SpeedRecord | None:
     """What an ensemble can expect: the means over its members, weighted by their cases.

@@ -72,17 +72,8 @@ def measure_speeds(
         for row, step, way in zip(measured, steps, ways, strict=False)
     )
     record = SpeedRecord.of(len(measured[0]), fast, balanced, best[0] if best else None)
-    observer.on_message(describe_speeds(record))
+    observer.on_message(f"Speeds: {record.describe()}")
     return record
-
-
-def describe_speeds(record: SpeedRecord) -> str:
-    """One line for people."""
-    text = f"Speed fast: Dice {record.fast.dice:.4f}, balanced: {record.balanced.dice:.4f}"
-    if record.best is not None:
-        use = "used" if record.uses_flips else "not used unless asked for"
-        text += f", best (mirrored passes, {use}): {record.best.dice:.4f}"
-    return f"{text}; {record.num_cases} cases"
 
 
 def _measure(segmenter: NetworkSegmenter, case: Case, settings: InferenceSettings) -> tuple[float, float] | None:
