@@ -98,7 +98,7 @@ class DiceCalibration(BaseModel):
         sum_squares: Of the distances of the agreements to their mean, in logits.
         half_width: Of the prediction interval, in logits, before it grows towards low agreement.
         level: Share of cases whose Dice lies within the interval.
-        poor_dice: A Dice below this was poor by the measure of the validation cases.
+        poor_dice: A Dice below this was poor by the measure of the validation cases; 0 where agreement cannot tell.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -72,7 +72,7 @@ def fit_dice_calibration(
         others = _fit_line(np.delete(x, left_out), np.delete(y, left_out))
         errors.append(abs(y[left_out] - others.at(x[left_out])) / others.grow(x[left_out]))
     rank = math.ceil((len(pairs) + 1) * LEVEL)  # of the errors, such that the next is smaller with this chance
-    return DiceCalibration(
+    calibration = DiceCalibration(
         members=members,
         num_cases=len(pairs),
         intercept=line.intercept,
@@ -82,8 +82,9 @@ def fit_dice_calibration(
         sum_squares=line.sum_squares,
         half_width=float(sorted(errors)[rank - 1]),
         level=LEVEL,
-        poor_dice=_choose_poor_dice([dice for _, dice in pairs]),
+        poor_dice=0.0,
     )
+    return calibration.model_copy(update={"poor_dice": _choose_poor_dice(calibration, *zip(*pairs, strict=True))})
 
 
 def predict_dice(calibration: DiceCalibration | None, agreement: float | None) -> PredictedDice | None:
@@ -116,16 +117,14 @@ def predict_dice(calibration: DiceCalibration | None, agreement: float | None) -
 
 
 def is_predicted_poor(calibration: DiceCalibration, predicted: PredictedDice) -> bool:
-    """Whether a mask may be poor, by the measure of the validation cases.
+    """Whether a mask may be poor: whether the lower end of the interval lies below what was poor in validation.
 
-    It may when the lower end of the interval lies below `DiceCalibration.poor_dice`: 1.5 interquartile ranges below the
-    first quartile of the validation cases (Tukey's fence: what lies beyond does not belong to the rest), and at least 0.05;
-    or half their median, if that is higher. Where even a mask of the usual agreement would be called poor, the agreement of
-    the members cannot tell poor masks from others, and none is.
+    A Dice is poor that does not belong to the rest of the validation cases: 1.5 interquartile ranges below their first
+    quartile (Tukey's fence, on logits, where it holds one of 300 normal numbers), and at least 0.05 below it; or half their
+    median, if that is higher. It is lowered until at most one of twenty validation cases would have been flagged. Where even
+    a mask of the usual agreement may be poor, agreement cannot tell poor masks from others, and 0 is poor, which flags none.
     """
-    usual = predict_dice(calibration, float(expit(calibration.mean_agreement)))
-    assert usual is not None
-    return predicted.low < calibration.poor_dice <= usual.low
+    return predicted.low < calibration.poor_dice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +160,15 @@ def _to_logits(shares: Array) -> Array:
     return logits
 
 
-def _choose_poor_dice(dices: Sequence[float]) -> float:
+def _choose_poor_dice(calibration: DiceCalibration, agreements: Sequence[float], dices: Sequence[float]) -> float:
+    """See `is_predicted_poor`."""
     first, median, third = np.percentile(dices, (25, 50, 75)).tolist()
-    return max(first - max(1.5 * (third - first), _NOTICEABLE), median / 2)
+    low, high = _to_logits(np.array([first, third])).tolist()
+    fence = min(float(expit(low - 1.5 * (high - low))), first - _NOTICEABLE)
+    poor = max(fence, median / 2)
+    usual, *ends = (
+        predicted.low
+        for agreement in (float(expit(calibration.mean_agreement)), *agreements)
+        if (predicted := predict_dice(calibration, agreement)) is not None
+    )
+    return min(poor, sorted(ends)[len(ends) // 20]) if usual >= poor else 0.0

@@ -28,7 +28,7 @@ _USUALLY_CUT: Final = 0.1  # of the training cases
 _SPACING_FACTOR: Final = 1.25  # every scan is resampled; a quarter more or less can hardly be seen afterwards
 _FIELD_OF_VIEW_FACTOR: Final = 1.25  # networks see patches, not the size of the scan
 _VOLUME_FACTOR: Final = 1.25  # two people who outline one small organ differ by as much
-_POSITION_MARGIN: Final = 0.05  # of the body: what a bent arm or a table within the box moves
+_POSITION_MARGIN: Final = 0.1  # of the body: what a bent arm or a table within the box moves
 _INTENSITY_MARGIN: Final = 0.05  # of the distance between the outer percentiles
 _PERCENTILES: Final = ("0.5th percentile", "median", "99.5th percentile")
 

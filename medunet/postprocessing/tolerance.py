@@ -16,7 +16,8 @@ from medunet.models.quality import Range
 
 MIN_CASES: Final = 5
 """Of fewer numbers the range says too little to judge by."""
-_MAX_WIDENING: Final = 2.0  # ranges to each side; more, and next to nothing would ever be outside
+_MANY_CASES: Final = 20
+_MAX_HALF_WIDTH: Final = 2.5  # ranges; wider, and next to nothing would ever be outside
 
 Scale = Literal["linear", "log"]
 
@@ -25,6 +26,12 @@ def widen_range(
     seen: Range, num_cases: int, *, chance: float, scale: Scale = "linear", margin: float = 0.0
 ) -> tuple[float, float] | None:
     """The limits that a number of a new case keeps, unless something is unusual.
+
+    They are the prediction interval of a normal distribution, t s sqrt(1 + 1/n) to each side of the median, and never
+    narrower than what was seen. The deviation s is read off what the range keeps: n normal numbers span a known number of
+    deviations on average (Tippett, Biometrika 17, 1925), and so do their 5th and 95th percentile. Of at least 20 cases the
+    smaller of the two answers counts, so that one odd case among many does not open the limits for all that is odd; of
+    fewer, the percentiles are hardly more than the range. The limits lie at most 2.5 times the range from the median.
 
     Args:
         seen: In training.
@@ -40,35 +47,28 @@ def widen_range(
     Example:
         >>> seen = Range.of([40.0, 50.0, 60.0, 80.0, 100.0])
         >>> [round(limit) for limit in widen_range(seen, 5, chance=0.01, scale="log")]
-        [9, 469]
+        [8, 425]
         >>> [round(limit) for limit in widen_range(seen, 50, chance=0.01, scale="log")]
-        [36, 111]
+        [35, 104]
     """
     if num_cases < MIN_CASES:
         return None
     is_log = scale == "log" and seen.minimum > 0
-    low, high = (math.log(seen.minimum), math.log(seen.maximum)) if is_log else (seen.minimum, seen.maximum)
+    values = (seen.minimum, seen.percentile_05, seen.median, seen.percentile_95, seen.maximum)
+    lowest, low, median, high, highest = map(math.log, values) if is_log else values
+    deviation = (highest - lowest) / _count_deviations(num_cases, 0.0)
+    if num_cases >= _MANY_CASES:
+        deviation = min(deviation, (high - low) / _count_deviations(num_cases, 0.05))
+    reach = float(stdtrit(num_cases - 1, 1 - chance / 2)) * math.sqrt(1 + 1 / num_cases) * deviation
+    reach = min(reach, _MAX_HALF_WIDTH * (highest - lowest))
     allowed = math.log(max(1.0, margin)) if is_log else margin
-    beyond = max(allowed, compute_widening(num_cases, chance) * (high - low))
-    return (math.exp(low - beyond), math.exp(high + beyond)) if is_log else (low - beyond, high + beyond)
+    lower, upper = min(median - reach, lowest - allowed), max(median + reach, highest + allowed)
+    return (math.exp(lower), math.exp(upper)) if is_log else (lower, upper)
 
 
-def compute_widening(num_cases: int, chance: float) -> float:
-    """What is added to each side of a range, as a share of its width.
-
-    The widened range is the prediction interval of a normal distribution, t s sqrt(1 + 1/n) to each side of the middle,
-    whose deviation s is read off the range: n normal numbers span d deviations on average (Tippett, Biometrika
-    17, 1925; d by Blom's approximation). It is never narrower than the range itself, and never wider by more than twice
-    the range on each side.
-
-    Args:
-        num_cases: At least 2.
-        chance: That a number of a usual case lies outside.
-
-    Example:
-        >>> [round(compute_widening(num_cases, 0.01), 2) for num_cases in (5, 10, 20, 50, 100, 1000)]
-        [1.64, 0.6, 0.28, 0.1, 0.03, 0.0]
-    """
-    deviations_in_range = 2 * float(ndtri((num_cases - 0.375) / (num_cases + 0.25)))
-    half_width = float(stdtrit(num_cases - 1, 1 - chance / 2)) * math.sqrt(1 + 1 / num_cases)
-    return min(max(half_width / deviations_in_range - 0.5, 0.0), _MAX_WIDENING)
+def _count_deviations(num_cases: int, tail: float) -> float:
+    """How far apart two opposite percentiles of so many normal numbers are on average, in deviations (after Blom 1958)."""
+    place = tail * (num_cases - 1)  # as numpy counts percentiles: between two of the sorted numbers
+    first = math.floor(place)
+    expected = [float(ndtri((order + 1 - 0.375) / (num_cases + 0.25))) for order in (first, first + 1)]
+    return -2 * (expected[0] + (place - first) * (expected[1] - expected[0]))
