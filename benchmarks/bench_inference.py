@@ -285,20 +285,27 @@ class Bench:
         self._flips = ["--flips", "none"] if "--flips" in known else []
 
     def measure(self, settings: Sequence[Setting]) -> None:
-        """Whole processes in rounds, every tool once in each; warm scans after the first round."""
-        ways = [way for way in WORKERS if way == EQUAL or way in self._arguments.tools]
-        ways = [way for way in ways if way != EQUAL or MEDUNET in self._arguments.tools]
-        for number in range(self._arguments.rounds):
+        """Every tool once on every scan; then warm scans and more whole processes, short ones first, while time is left."""
+        tools = self._arguments.tools
+        for setting in settings:
+            for tool in tools:
+                self._measure_whole(tool, setting)
+        if MEDUNET in tools:
             for setting in settings:
-                for tool in self._arguments.tools[:: -1 if number % 2 else 1]:  # a drifting machine favours none
-                    self._measure_whole(tool, setting, is_first=number == 0)
-            if number == 0:
-                num_left = len(settings) * len(ways)
-                for setting in settings:
-                    for way in ways:
-                        seconds = max(10.0, (self._end - time.perf_counter()) / 2 / num_left)
-                        self._measure_warm(way, setting, seconds)
-                        num_left -= 1
+                for way in (MEDUNET, EQUAL):
+                    self._measure_warm(way, setting)
+        jobs = [(self._estimate(tool, setting), tool, setting) for setting in settings for tool in tools]
+        jobs.sort(key=lambda job: job[0])
+        for number in range(1, 1 + self._arguments.rounds):
+            for seconds, tool, setting in jobs[:: -1 if number > 1 and number % 2 == 0 else 1]:  # drift favours none
+                is_warm = number == 1 and tool != MEDUNET
+                is_over = time.perf_counter() + seconds * (2 if is_warm else 1) > self._end
+                if is_over or self._get_row(tool, setting).faults:
+                    continue
+                if is_warm:
+                    self._measure_warm(tool, setting)
+                if number < self._arguments.rounds:
+                    self._measure_whole(tool, setting)
 
     def measure_start(self) -> dict[str, list[float]]:
         """Seconds of `medunet infer` on a tiny scan with a tiny network, and of importing torch, in turns."""
@@ -337,10 +344,8 @@ class Bench:
             found[f"{setting.scan}, {setting.num_classes} classes"] = "; ".join(parts)
         return found
 
-    def _measure_whole(self, tool: str, setting: Setting, *, is_first: bool) -> None:
+    def _measure_whole(self, tool: str, setting: Setting) -> None:
         row = self._get_row(tool, setting)
-        if not is_first and (row.faults or time.perf_counter() + max(row.whole, default=0.0) > self._end):
-            return
         mask = self._make_mask_path(tool, setting)
         mask.unlink(missing_ok=True)
         mask.parent.mkdir(parents=True, exist_ok=True)
@@ -353,10 +358,14 @@ class Bench:
             row.whole.append(outcome.seconds)
         self._tell(tool, setting, f"whole {fault or f'{outcome.seconds:.1f} s'}, {outcome.peak_gib:.2f} GiB")
 
-    def _measure_warm(self, way: str, setting: Setting, seconds: float) -> None:
+    def _estimate(self, tool: str, setting: Setting) -> float:
+        return max(self._get_row(tool, setting).whole, default=0.0)
+
+    def _measure_warm(self, way: str, setting: Setting) -> None:
         row = self._get_row(way, setting)
         if row.faults:
             return
+        seconds = max(10.0, (self._end - time.perf_counter()) / 8)
         output = self._folder / "warm"
         output.mkdir(exist_ok=True)
         options = ["--rounds", str(self._arguments.rounds), "--seconds", f"{seconds:.0f}"]

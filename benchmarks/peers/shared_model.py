@@ -207,16 +207,12 @@ def build_nnunet_plans(plan: Plan, task: Task) -> dict[str, Any]:
 
 def build_nnunet_network(plans: dict[str, Any], num_classes: int) -> nn.Module:
     """The network that nnU-Net builds from its plans for prediction; imported only where nnunetv2 is."""
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     architecture = plans["configurations"][CONFIGURATION]["architecture"]
-    network: nn.Module = nnUNetTrainer.build_network_architecture(
-        architecture["network_class_name"],
-        architecture["arch_kwargs"],
-        architecture["_kw_requires_import"],
-        1,
-        num_classes,
-        enable_deep_supervision=False,
+    names = ("network_class_name", "arch_kwargs", "_kw_requires_import")
+    network: nn.Module = get_network_from_plans(
+        *(architecture[name] for name in names), 1, num_classes, deep_supervision=False
     )
     return network
 
