@@ -37,7 +37,7 @@ class _Monai:
         self.network = single.network.network.to(device)
         self.patch_size = single.plan.patch_size
         self.device = device
-        self.about: dict[str, str] = {"precision": "32-true"}
+        self.about: dict[str, str] = {"precision": "16-mixed" if device.startswith("cuda") else "32-true"}
         self._count = count_patches(self.network)
         self._inferer = SlidingWindowInferer(self.patch_size, sw_batch_size=1, overlap=_OVERLAP, mode="gaussian")
         rule = single.plan.normalization[0]
@@ -76,7 +76,8 @@ class _Monai:
         batch = list_data_collate([self._prepare(data)])
         del data
         clock.stop("prepare")
-        with torch.inference_mode():
+        is_cuda = self.device.startswith("cuda")
+        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=is_cuda):
             batch["pred"] = self._inferer(batch["image"].to(self.device), self.network)
         clock.stop("network")
         (found,) = decollate_batch(batch)

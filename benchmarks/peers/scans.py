@@ -43,6 +43,8 @@ def write_phantom(path: Path, shape: Shape3, spacing: Spacing) -> None:
         plane = np.where(x**2 + y**2 < 1, -100.0, _AIR_HU).astype(np.float32)
         for (cx, cy, cz), (ax, ay, az), hu in _ORGANS:
             height = ((index + 0.5) / k - cz) / az
+            if abs(height) >= 1:
+                continue
             plane[((x - cx) / ax) ** 2 + ((y - cy) / ay) ** 2 + height**2 < 1] = hu
         noise = gaussian_filter(generator.standard_normal((i, j), dtype=np.float32), 0.7)
         plane += noise * (_NOISE_HU / noise.std())

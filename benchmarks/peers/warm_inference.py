@@ -2,7 +2,7 @@
 
 Run by ``bench_inference.py`` as ``python -m peers.warm_inference``; the last line of the output is JSON. Between the scans one
 pass of the bare network over one patch is timed, on the same device and threads: passes x its time is the floor, below which no
-tool with this network can be. A pass is eager PyTorch in float32, or what ``--precision`` says.
+tool with this network can be. A pass is eager PyTorch in float32, on a GPU in float16.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=1e9, help="no scan is begun after so many, but for the first two"
     )
-    parser.add_argument("--equal", action="store_true", help="medunet: float32, eager, nothing skipped")
+    parser.add_argument("--equal", action="store_true", help="medunet: what all tools do, see inference_medunet.py")
     parser.add_argument("--no-floor", action="store_true", help="do not time the network by itself")
     arguments = parser.parse_args()
     began = time.perf_counter()
@@ -128,7 +128,7 @@ def _time_pass(tool: InferenceTool) -> float:
 
     patch = torch.zeros((1, 1, *tool.patch_size), device=tool.device).normal_()
     is_cuda = tool.device.startswith("cuda")
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=is_cuda):
         if is_cuda:
             torch.cuda.synchronize()
         began = time.perf_counter()
