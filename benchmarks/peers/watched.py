@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 GIB = 2**30
 _SECONDS_BETWEEN_LOOKS = 0.05
+_SECONDS_OF_BIRTH = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ def run_watched(
         )
         watch = _Watch(process.pid, memory_gib, timeout)
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            process.wait()
         except BaseException:
             watch.kill_all()
             process.wait()
@@ -65,16 +67,13 @@ def run_watched(
         finally:
             watch.end()
         seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read()
     stopped = watch.stopped
     if not stopped and process.returncode:
         last = (text.strip().splitlines() or ["it printed nothing"])[-1]
         stopped = f"ended with {process.returncode}: {last[:200]}"
-    # The kernel also knows of peaks between two looks, of one process at a time.
-    peak_gib = max(watch.peak_gib, usage.ru_maxrss * 1024 / GIB)
-    return Outcome(seconds=seconds, peak_gib=peak_gib, output=text, stopped=stopped)
+    return Outcome(seconds=seconds, peak_gib=watch.peak_gib, output=text, stopped=stopped)
 
 
 class _Watch:
@@ -87,6 +86,7 @@ class _Watch:
         self._memory_gib = memory_gib
         self._end_time = time.perf_counter() + timeout
         self._timeout = timeout
+        self._first_seen: dict[int, float] = {}
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._look_on, daemon=True)
         self._thread.start()
@@ -114,16 +114,32 @@ class _Watch:
             return
 
     def _measure_gib(self) -> float:
-        private, shared = 0, 0
+        private, shared, largest = 0, 0, 0
         for process in self._list_processes():
-            with contextlib.suppress(psutil.Error):
+            with contextlib.suppress(psutil.Error, OSError):
+                # A new process seems to hold the memory of its parent until it begins its own program.
+                now = time.perf_counter()
+                seen = self._first_seen.setdefault(process.pid, now)
+                if process.pid != self._process.pid and now - seen < _SECONDS_OF_BIRTH:
+                    continue
                 memory = process.memory_info()
                 part = getattr(memory, "shared", 0)
                 private += memory.rss - part
                 shared = max(shared, part)
-        return (private + shared) / GIB
+                largest = max(largest, _read_peak(process.pid))
+        return max(private + shared, largest) / GIB
 
     def _list_processes(self) -> Iterator[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             yield self._process
             yield from self._process.children(recursive=True)
+
+
+def _read_peak(pid: int) -> int:
+    """Most bytes that a process has held, between two looks included; 0 where the system does not say.
+
+    `resource.getrusage` would count what held the process before it began its own program: this one.
+    """
+    status = Path(f"/proc/{pid}/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)

@@ -67,7 +67,7 @@ def test_the_model_folder_holds_the_same_network_each_time(tmp_path: Path) -> No
 
 
 def test_smooth_labels_are_intervals_of_the_image(tmp_path: Path) -> None:
-    network = write_model(tmp_path, num_classes=5)
+    network = write_model(tmp_path / "model", num_classes=5)
     image = torch.linspace(-1, 1, PATCH[0])[None, None, :, None, None].expand(1, 1, *PATCH)
 
     with torch.inference_mode():
@@ -80,14 +80,15 @@ def test_smooth_labels_are_intervals_of_the_image(tmp_path: Path) -> None:
 
 def test_speckled_labels_have_many_more_borders(tmp_path: Path) -> None:
     image = torch.randn((1, 1, *PATCH), generator=torch.Generator().manual_seed(0))
-    image[:, :, 8:] += 10
+    image[..., 16:] += 10
     shares = {}
     for labels in ("smooth", "speckled"):
         with torch.inference_mode():
             codes = write_model(tmp_path / labels, labels)(image).argmax(1)[0]
-        shares[labels] = compute_border_share(codes.numpy())
+        inner = codes[4:-4, 4:-4, 4:-4]  # at the border the blur meets zeros
+        shares[labels] = compute_border_share(inner.numpy())
 
-    assert shares["speckled"] > 1.5 * shares["smooth"]
+    assert shares["smooth"] < 0.5 < shares["speckled"]
 
 
 def test_each_line_is_the_highest_in_its_interval() -> None:
