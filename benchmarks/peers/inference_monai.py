@@ -70,6 +70,7 @@ class _Monai:
         )
 
     def segment(self, scan: Path, mask: Path) -> tuple[dict[str, float], int]:
+        self._count()  # forget what was timed without a scan
         clock = StageClock()
         data = self._read({"image": scan})
         clock.stop("read")

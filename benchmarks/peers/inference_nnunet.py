@@ -29,6 +29,7 @@ class _Nnunet:
         self._count = count_patches(self.network)
 
     def segment(self, scan: Path, mask: Path) -> tuple[dict[str, float], int]:
+        self._count()  # forget what was timed without a scan
         clock = StageClock()
         description = self._predictor.dataset_json
         with silence():
