@@ -17,6 +17,8 @@ import psutil
 GIB = 2**30
 _SECONDS_BETWEEN_LOOKS = 0.05
 _SECONDS_OF_BIRTH = 0.2
+_PAUSE = 20
+"""Times as long as a look took, so that looking takes no more than a twentieth of a core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +27,7 @@ class Outcome:
 
     Attributes:
         seconds: From its start to its end.
-        peak_gib: Most memory that it and its children held at one time. Pages that processes share count once, as far as
-            that can be seen: the private memory of all, and the shared memory of the one that has most of it.
+        peak_gib: Most memory that it and its children held at one time; pages that processes share count once (PSS).
         output: All that it printed.
         stopped: Why it was stopped, or how it failed; empty when it ended well.
     """
@@ -101,8 +102,11 @@ class _Watch:
                 process.kill()
 
     def _look_on(self) -> None:
-        while not self._is_over.wait(_SECONDS_BETWEEN_LOOKS):
+        cost = 0.0
+        while not self._is_over.wait(_SECONDS_BETWEEN_LOOKS + _PAUSE * cost):
+            began = time.perf_counter()
             gib = self._measure_gib()
+            cost = time.perf_counter() - began
             self.peak_gib = max(self.peak_gib, gib)
             if gib > self._memory_gib:
                 self.stopped = f"stopped at {gib:.1f} GiB of memory"
@@ -114,20 +118,20 @@ class _Watch:
             return
 
     def _measure_gib(self) -> float:
-        private, shared, largest = 0, 0, 0
-        for process in self._list_processes():
+        processes = list(self._list_processes())
+        total, largest = 0, 0
+        for process in processes:
             with contextlib.suppress(psutil.Error, OSError):
-                # A new process seems to hold the memory of its parent until it begins its own program.
                 now = time.perf_counter()
                 seen = self._first_seen.setdefault(process.pid, now)
+                # A new process seems to hold the memory of its parent until it begins its own program.
                 if process.pid != self._process.pid and now - seen < _SECONDS_OF_BIRTH:
                     continue
-                memory = process.memory_info()
-                part = getattr(memory, "shared", 0)
-                private += memory.rss - part
-                shared = max(shared, part)
+                # Pages that forked processes share are told apart by the slower way only.
+                memory = process.memory_full_info() if len(processes) > 1 else process.memory_info()
+                total += getattr(memory, "pss", 0) or memory.rss
                 largest = max(largest, _read_peak(process.pid))
-        return max(private + shared, largest) / GIB
+        return max(total, largest) / GIB
 
     def _list_processes(self) -> Iterator[psutil.Process]:
         with contextlib.suppress(psutil.Error):
