@@ -126,7 +126,7 @@ def test_the_phantom_is_a_body_in_air_with_its_bones_behind(tmp_path: Path) -> N
 
 
 def test_memory_of_children_counts(tmp_path: Path) -> None:
-    allocate = "import time; block = bytearray(200 << 20); time.sleep(1)"
+    allocate = "import time; block = bytearray(200 << 20); time.sleep(3)"
     code = f"import subprocess, sys; block = bytearray(100 << 20); subprocess.run([sys.executable, '-c', '{allocate}'])"
 
     outcome = run_watched([sys.executable, "-c", code], memory_gib=2)
