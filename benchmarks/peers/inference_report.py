@@ -58,7 +58,7 @@ def print_tables(rows: Mapping[tuple[str, int, str], Any], masks: Mapping[str, s
         ratio = f"{statistics.median(row.warm) / floor:.2f}" if row.warm and floor else ""
         passes = f"{row.patches} x {row.pass_seconds:.3f}" if row.pass_seconds else ""
         stages = "  ".join(f"{name} {seconds:.2f}" for name, seconds in row.stages.items())
-        precision = row.about.get("precision") or row.about.get("backend")
+        precision = row.about.get("computed by") or row.about.get("precision")
         last = "; ".join([*([stages] if stages else []), *([precision] if precision else []), *row.faults])
         peak = f"{row.peak_gib:.2f}" if row.peak_gib else ""
         figures = [_describe(row.whole), peak, _describe(row.warm), f"{floor:.2f}" if floor else "", ratio, passes]

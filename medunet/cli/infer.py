@@ -59,6 +59,9 @@ def infer(
     backend: Annotated[
         str, typer.Option("--backend", help="auto, torch, openvino or onnxruntime: what computes the networks.")
     ] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto, bf16, fp16 or fp32: the networks' arithmetic.")
+    ] = "auto",
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tiles at once.")] = None,
     preview: Annotated[
         Path | None, typer.Option("--preview", help="PNG with the contours; a folder where the output is one.")
@@ -131,6 +134,7 @@ def infer(
         skip_air=not no_skip,
         batch_size=batch_size,
         backend=backend,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
     )
     run = InferRun(
         jobs=jobs, wishes=wishes, options=options, settings=settings, folder=folder, is_quiet=json_, device=device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def _build_job(images: tuple[Path, ...], mask: Path, wishes: Wishes) -> Job:
     return Job(
         images=images,
         mask=mask,
-        manifest=mask.with_name(f"{name}.manifest.json"),
+        manifest=mask.with_name(f"{mask.name}.manifest.json"),
         preview=wishes.preview,
         probabilities=mask.with_name(f"{name}_probabilities.nii.gz") if wishes.probabilities else None,
         uncertainty=mask.with_name(f"{name}_uncertainty.nii.gz") if wishes.uncertainty else None,
@@ -140,7 +141,7 @@ def _build_folder_job(images: tuple[Path, ...], output: Path, case_id: str, suff
     return Job(
         images=images,
         mask=output / f"{case_id}{suffix}",
-        manifest=output / "manifests" / f"{case_id}.json",
+        manifest=output / "manifests" / f"{case_id}{suffix}.json",
         preview=wishes.preview and wishes.preview / f"{case_id}.png",
         probabilities=output / "probabilities" / f"{case_id}.nii.gz" if wishes.probabilities else None,
         uncertainty=output / "uncertainty" / f"{case_id}.nii.gz" if wishes.uncertainty else None,
@@ -191,7 +192,7 @@ def check_outputs(job: Job, all_jobs: Sequence[Job], names: Sequence[str], wishe
         all_jobs: Whose scans must not be replaced.
         names: Of the task's labels.
         wishes: Formats, and whether files may be replaced.
-        own: Files that an interrupted run has left, which may be replaced.
+        own: Absolute paths of files that an interrupted run has left, which may be replaced.
 
     Raises:
         InputError: If a DICOM object is asked for and there is no DICOM series.
@@ -203,7 +204,7 @@ def check_outputs(job: Job, all_jobs: Sequence[Job], names: Sequence[str], wishe
     sources += [Path(wishes.reference)] if wishes.reference else []
     _check_reference(_choose_format(job.mask, wishes.mask_format), wishes.reference, job)
     for path in (*list_job_outputs(job, names, wishes), job.manifest):
-        check_output(path, list_inputs(sources, path), overwrite=wishes.overwrite or path in own)
+        check_output(path, list_inputs(sources, path), overwrite=wishes.overwrite or Path(os.path.normpath(path.absolute())) in own)
 
 
 def _check_reference(chosen: MaskFormat, reference: str | None, job: Job) -> None:

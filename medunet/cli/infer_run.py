@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ from medunet.inference.manifest import (
 )
 from medunet.inference.many import Done, read_ahead, write_behind
 from medunet.inference.settings import InferenceSettings
+from medunet.io import write_mesh
+from medunet.tasks import check_channels
 
 if TYPE_CHECKING:
     from medunet.inference import Segmentation, Segmenter
@@ -92,8 +95,8 @@ class InferRun:
         for job in remaining:
             begun = earlier[job]
             is_own = begun is not None and begun.status == "running"
-            own = [job.manifest, *list_own_outputs(begun, job.manifest)] if begun is not None and is_own else []
-            check_outputs(job, self.jobs, names, self.wishes, [path.absolute() for path in own])
+            own = [job.manifest.absolute(), *list_own_outputs(begun, job.manifest)] if begun is not None and is_own else []
+            check_outputs(job, self.jobs, names, self.wishes, own)
         for job in self.jobs:
             if job not in remaining and (done := earlier[job]) is not None:
                 self._note(done, outcome)
@@ -150,23 +153,21 @@ class InferRun:
     def _make(self, segmenter: Segmenter, job: Job, scan: Scan) -> _Made:
         if not self.is_quiet:
             print_remarks(scan)
+        check_channels(scan.volume, segmenter.task, str(scan.path))
         outputs = list_job_outputs(job, list(segmenter.task.labels), self.wishes)
-        begun = begin_manifest(job.manifest, job.images, outputs, segmenter, self._describe_reading())
-        try:
+        with _undo_on_failure(job.manifest):
+            begun = begin_manifest(job.manifest, job.images, outputs, segmenter, self._describe_reading())
             segmentation = segmenter.segment(
                 scan,
                 options=self.options,
                 probabilities=job.probabilities or False,
                 uncertainty=job.uncertainty or False,
             )
-        except BaseException:
-            job.manifest.unlink(missing_ok=True)
-            raise
         return _Made(scan=scan, segmentation=segmentation, begun=begun)
 
     def _write(self, segmenter: Segmenter, job: Job, made: _Made) -> Manifest:
         began = time.perf_counter()
-        try:
+        with _undo_on_failure(job.manifest):
             made.segmentation.save(
                 job.mask,
                 mask_format=self.wishes.mask_format,
@@ -176,16 +177,11 @@ class InferRun:
                 overwrite=True,  # `check_outputs` has asked before anything was computed
             )
             if job.mesh is not None:
-                from medunet.io import write_mesh
-
                 write_mesh(made.segmentation.structures, job.mesh)
             if job.preview is not None:
                 _draw(made, segmenter, job, job.preview)
             seconds = {"write": round(time.perf_counter() - began, 4)}
             return finish_manifest(job.manifest, made.begun, made.segmentation, seconds)
-        except BaseException:
-            job.manifest.unlink(missing_ok=True)
-            raise
 
     def _report(self, done: Done[Job, Manifest], outcome: InferOutcome) -> None:
         if done.error is not None:
@@ -213,6 +209,20 @@ class InferRun:
     def _print(self, text: str) -> None:
         if not self.is_quiet:
             print(text)
+
+
+@contextlib.contextmanager
+def _undo_on_failure(manifest: Path) -> Iterator[None]:
+    """Where something fails, no manifest speaks of it, and folders that were made for it are gone."""
+    missing = [folder for folder in manifest.parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        manifest.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else lies there by now
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 def _describe_result(job: Job, manifest: Manifest, wishes: Wishes) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import medunet
 from medunet.exporting.parity import Parity
 from medunet.inference.backends.convert import LOGITS, PATCHES
-from medunet.inference.sliding_window import SIGMA_FRACTION, STEP_FRACTION
+from medunet.inference.tiling import SIGMA_FRACTION, STEP_FRACTION
 from medunet.models import AnyModel
 from medunet.planning import Plan
 from medunet.planning.body import BODY_MARGIN_MM, BODY_THRESHOLD_HU

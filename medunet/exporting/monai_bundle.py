@@ -13,7 +13,7 @@ from typing import Any
 
 import medunet
 from medunet.errors import ModelError
-from medunet.inference.sliding_window import SIGMA_FRACTION, STEP_FRACTION
+from medunet.inference.tiling import SIGMA_FRACTION, STEP_FRACTION
 from medunet.models import AnyModel
 from medunet.planning import Normalization, Plan
 from medunet.planning.body import BODY_MARGIN_MM, BODY_THRESHOLD_HU

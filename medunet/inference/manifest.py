@@ -152,8 +152,8 @@ def read_manifest(path: Path) -> Manifest | None:
 
 
 def list_own_outputs(manifest: Manifest, path: Path) -> list[Path]:
-    """The files that a manifest speaks of."""
-    return [path.parent / name for name in manifest.outputs]
+    """The files that a manifest speaks of, as absolute paths."""
+    return [Path(os.path.normpath(path.parent.absolute() / name)) for name in manifest.outputs]
 
 
 def find_difference(

@@ -55,7 +55,7 @@ class Segmenter:
         self.model = model
         self.settings = settings or InferenceSettings()
         self.device = choose_device(device)
-        self.precision = choose_precision(self.device)
+        self.precision = choose_precision(self.device, self.settings.precision)
         self._predictor = Predictor(model, self.device, self.precision, self.settings)
         if model.training.is_synthetic:
             logger.warning(SYNTHETIC_WARNING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from medunet.device import PrecisionName
 from medunet.errors import InputError
 from medunet.inference.backends.backend import BACKEND_NAMES, BackendName
 from medunet.inference.tiling import STEP_FRACTION
@@ -31,6 +32,7 @@ class InferenceSettings:
         skip_air: Whether tiles that hold nothing but air are left out.
         batch_size: Tiles at once; None takes what training's batch promises to fit.
         backend: What computes the networks, see `medunet.inference.backends`.
+        precision: Of the networks' arithmetic: ``"auto"``, ``"fp32"``, ``"bf16"``, ``"fp16"``.
 
     Raises:
         InputError: If a value is none of these.
@@ -42,12 +44,14 @@ class InferenceSettings:
     skip_air: bool = True
     batch_size: int | None = None
     backend: BackendName = "auto"
+    precision: PrecisionName = "auto"
 
     def __post_init__(self) -> None:
         _check("speed", self.speed, get_args(Speed))
         if self.flips is not None:
             _check("flips", self.flips, get_args(Flips))
         _check("backend", self.backend, BACKEND_NAMES)
+        _check("precision", self.precision, get_args(PrecisionName))
         if self.step_fraction is not None and not 0 < self.step_fraction <= 1:
             msg = f"The step is {self.step_fraction}; expected a share of the tile, above 0 and at most 1."
             raise InputError(msg)
