@@ -8,6 +8,14 @@ from medunet.inference.restoring import restore_label_map, restore_predictions
 from medunet.inference.segmentation import Segmentation
 from medunet.inference.segmenter import Segmenter, load
 from medunet.inference.sliding_window import Tiling, apply_sliding_window, plan_tiles
+from medunet.inference.uncertainty import (
+    compute_disagreement,
+    compute_entropy,
+    compute_entropy_of_logits,
+    compute_region_disagreement,
+    compute_region_entropy,
+    compute_region_entropy_of_logits,
+)
 
 __all__ = [
     "Prediction",
@@ -17,7 +25,13 @@ __all__ = [
     "Tiling",
     "append_previous_labels",
     "apply_sliding_window",
+    "compute_disagreement",
+    "compute_entropy",
+    "compute_entropy_of_logits",
     "compute_logits",
+    "compute_region_disagreement",
+    "compute_region_entropy",
+    "compute_region_entropy_of_logits",
     "load",
     "merge_predictions",
     "plan_tiles",
