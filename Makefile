@@ -97,6 +97,10 @@ bench-nnunet: $(PEERS)/.installed ## Training beside nnU-Net (hours): make bench
 	$(PEERS)/bin/python benchmarks/bench_recipe.py --data $(DATA)
 	$(PEERS)/bin/python benchmarks/bench_accuracy_budget.py --data $(DATA) --minutes 5,15 -o accuracy
 
+.PHONY: bench-inference
+bench-inference: $(PEERS)/.installed ## Inference beside nnU-Net and MONAI (25 min): make bench-inference REAL=path/of/real/scans
+	$(PEERS)/bin/python benchmarks/bench_inference.py -o inference $(if $(REAL),--real $(REAL))
+
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo
 	rm -rf $(VENV) $(PEERS) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

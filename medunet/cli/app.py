@@ -18,6 +18,7 @@ from medunet.cli.check import check
 from medunet.cli.convert import convert
 from medunet.cli.doctor import doctor
 from medunet.cli.evaluate import evaluate
+from medunet.cli.export import export
 from medunet.cli.infer import infer
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
@@ -45,6 +46,7 @@ app.command()(evaluate)
 app.command()(select)
 app.command()(series)
 app.command()(convert)
+app.command()(export)
 app.command()(phantom)
 app.command()(doctor)
 app.add_typer(tasks_app, name="tasks")

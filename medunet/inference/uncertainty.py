@@ -1,8 +1,8 @@
-"""How sure networks are of each voxel: entropy of their probabilities, disagreement of their members; 0 to 1.
+"""How sure networks are of each voxel: entropy of their probabilities, 0 to 1.
 
 Entropy is Shannon's (doi:10.1002/j.1538-7305.1948.tb01338.x) over its largest value; that of an ensemble's mean is the predictive
 entropy of Lakshminarayanan and others (arXiv:1612.01474). It is calibrated no better than the network is
-(doi:10.1109/TMI.2020.3006437). Disagreement is the share of members that say something else, Freeman's variation ratio.
+(doi:10.1109/TMI.2020.3006437).
 
 Classes are handled one after the other: the memory is that of two or three maps, however many classes there are.
 """
@@ -10,7 +10,6 @@ Classes are handled one after the other: the memory is that of two or three maps
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -73,44 +72,6 @@ def compute_region_entropy_of_logits(logits: Tensor) -> Tensor:
     return compute_region_entropy(torch.sigmoid(nearest)[None])
 
 
-def compute_disagreement(members: Iterable[Tensor], winners: Tensor) -> Tensor:
-    """The share of members that say something else than the ensemble.
-
-    Args:
-        members: The classes that each member finds, ``(...)``; taken one after the other.
-        winners: The classes that the ensemble finds, ``(...)``.
-
-    Returns:
-        ``(...)`` float32: 0 where all agree with the ensemble, 1 where none does; 0 without members.
-
-    Example:
-        >>> compute_disagreement([torch.tensor([0, 1]), torch.tensor([0, 2])], torch.tensor([0, 1])).tolist()
-        [0.0, 0.5]
-    """
-    return _share((member != winners for member in members), winners)
-
-
-def compute_region_disagreement(members: Iterable[Tensor], inside: Tensor) -> Tensor:
-    """The share of members that differ from the ensemble in at least one region.
-
-    Args:
-        members: What each member finds inside the regions, ``(regions, ...)`` bool; taken one after the other.
-        inside: What the ensemble finds, ``(regions, ...)`` bool.
-
-    Returns:
-        ``(...)`` float32, as `compute_disagreement`.
-    """
-    return _share(((member != inside).any(dim=0) for member in members), inside[0])
-
-
 def _normalize(entropy: Tensor, num_classes: int) -> Tensor:
     """From nats to 0..1; rounding may lead out of it."""
     return entropy.div_(math.log(max(num_classes, 2))).clamp_(0, 1)
-
-
-def _share(differences: Iterable[Tensor], like: Tensor) -> Tensor:
-    total, num_members = torch.zeros(like.shape, device=like.device), 0
-    for difference in differences:
-        total += difference
-        num_members += 1
-    return total.div_(max(num_members, 1))

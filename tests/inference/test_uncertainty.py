@@ -1,4 +1,4 @@
-"""Entropy and disagreement: the values that can be worked out by hand, and what must hold for all."""
+"""Entropy: the values that can be worked out by hand, and what must hold for all."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from medunet.inference.uncertainty import (
-    compute_disagreement,
     compute_entropy,
     compute_entropy_of_logits,
-    compute_region_disagreement,
     compute_region_entropy,
     compute_region_entropy_of_logits,
 )
@@ -79,15 +77,3 @@ def test_the_input_stays_as_it_was() -> None:
     compute_entropy_of_logits(logits)
     compute_region_entropy_of_logits(logits)
     assert torch.equal(logits, before)
-
-
-def test_disagreement_by_hand() -> None:
-    members = [torch.tensor([0, 1, 2]), torch.tensor([0, 2, 1]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1])]
-    assert compute_disagreement(iter(members), torch.tensor([0, 1, 3])).tolist() == [0, 0.25, 1]
-    assert compute_disagreement([], torch.tensor([0, 1])).tolist() == [0, 0]
-
-
-def test_members_differ_once_however_many_regions_do() -> None:
-    ensemble = torch.tensor([[True, True, False], [True, False, False]])
-    other = torch.tensor([[True, False, False], [True, True, False]])
-    assert compute_region_disagreement([ensemble, other], ensemble).tolist() == [0, 0.5, 0]
