@@ -30,7 +30,7 @@ from medunet.io.memory import (
     to_metatensor,
     to_torchio,
 )
-from medunet.io.mesh_write import list_mesh_outputs, write_mesh
+from medunet.io.mesh_write import MESH_SUFFIXES, list_mesh_outputs, write_mesh
 from medunet.io.nifti_file import is_nifti
 from medunet.io.nifti_write import to_nibabel, write_nifti_image, write_nifti_labels
 from medunet.io.parts import list_parts
@@ -62,6 +62,7 @@ from medunet.io.writing import (
 __all__ = [
     "IMAGE_SUFFIXES",
     "MASK_FORMATS",
+    "MESH_SUFFIXES",
     "VOLUME_SUFFIXES",
     "Algorithm",
     "Code",

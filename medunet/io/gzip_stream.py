@@ -1,4 +1,4 @@
-"""Gzip streams by ISA-L, which packs scans five times and masks ten times as fast as zlib, on several threads.
+"""Gzip streams by ISA-L, which packs several times as fast as zlib (`benchmarks/bench_gzip.py --levels`), on several threads.
 
 One gzip member in blocks that each end at a byte, as pigz makes it (https://zlib.net/pigz/): every reader of gzip takes it,
 also those that stop after the first member. The size of a block is fixed, so the bytes do not depend on the threads. They

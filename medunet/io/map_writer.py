@@ -28,7 +28,7 @@ from medunet.io.atomic import describe_write_error, open_scratch
 from medunet.io.nifti_affine import Form
 from medunet.io.nifti_labels import wrap_comment
 from medunet.io.nifti_write import NO_EXTENSION, build_nifti_header, check_nifti_name, write_nifti_pieces
-from medunet.io.voxels import count_piece_planes
+from medunet.io.voxels import count_piece_planes, iterate_file_order
 from medunet.volume import Array, Volume
 
 StoredAs = Literal["uint8", "float32"]
@@ -45,8 +45,8 @@ class MapWriter:
     """One file of numbers from 0 to 1 that are known piece by piece; a context manager.
 
     The block's end writes the file, whole or not at all; an exception in the block leaves nothing behind. `put` may be
-    called from several threads. On the disk, the slabs and the file together take room until the end; in memory, one slab
-    and a few planes.
+    called from several threads. On the disk, the slabs and the file together take room until the end; in memory, one
+    channel of a slab and a few planes.
 
     Args:
         path: Where to; ends in ``.nii`` or ``.nii.gz``.
@@ -133,13 +133,14 @@ class MapWriter:
             state = "" if self._is_open else "; the writer is closed"
             msg = f"The planes {start} to {stop} of axis {axis} need an array of shape {expected}, got {slab.shape}{state}."
             raise ValueError(msg)
-        codes = self._encode(slab)
         try:
-            with self._lock:
-                for number, channel in enumerate(codes):
+            for number, channel in enumerate(slab):
+                codes = self._encode(channel).transpose(_FILE_ORDERS[axis][::-1])
+                with self._lock:
                     self._seek(number, start)
-                    self._scratch.write(np.ascontiguousarray(channel.transpose(_FILE_ORDERS[axis])).data)
-                self._scratch.flush()
+                    for piece in iterate_file_order(codes, self._dtype):
+                        self._scratch.write(piece.data)
+                    self._scratch.flush()
         except OSError as error:
             raise describe_write_error(self._path, error) from error
         self._is_there[start:stop] = True

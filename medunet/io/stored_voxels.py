@@ -54,7 +54,7 @@ def explain_failures(path: Path) -> Iterator[None]:
     except MemoryError as error:
         msg = f"{path} does not fit into memory. Crop it, or use a machine with more memory."
         raise VolumeError(msg) from error
-    except (*GZIP_ERRORS, OSError) as error:
+    except GZIP_ERRORS + (OSError,) as error:  # noqa: RUF005 - mypy loses the types of an unpacked tuple
         if isinstance(error, OSError) and error.errno:
             msg = f"{path} cannot be read: {error.strerror}. Check its permissions and the disk."
         else:  # bz2 and gzip raise an OSError without a number

@@ -44,16 +44,23 @@ def to_working_dtype(voxels: Array) -> Array:
 
 
 def copy_to_row_order(voxels: Array, dtype: Any = None) -> Array:
-    """Voxels ``(C, I, J, K)`` in C order, in ``dtype`` or else in `get_working_dtype`.
-
-    Files hold I fastest. Copied in blocks that stay in the cache, which is many times faster than at once.
-    """
+    """Voxels ``(C, I, J, K)`` in C order, in ``dtype`` or else in `get_working_dtype`."""
     array = np.empty(voxels.shape, get_working_dtype(voxels.dtype) if dtype is None else dtype)
-    with np.errstate(over="ignore"):  # becomes infinite, which `check_finite` reports
-        for k in range(0, array.shape[3], 8):
-            for i in range(0, array.shape[1], 64):
-                array[:, i : i + 64, :, k : k + 8] = voxels[:, i : i + 64, :, k : k + 8]
+    copy_in_blocks(voxels, array)
     return array
+
+
+def copy_in_blocks(voxels: Array, target: Array) -> None:
+    """Copy ``(C, I, J, K)``, I fastest as files hold it, to where K is fastest.
+
+    In blocks that stay in the cache, which is many times faster than at once.
+    """
+    with np.errstate(over="ignore"):  # becomes infinite, which `check_finite` reports
+        for k in range(0, target.shape[3], 16):
+            for j in range(0, target.shape[2], 16):
+                for i in range(0, target.shape[1], 64):
+                    block = np.s_[:, i : i + 64, j : j + 16, k : k + 16]
+                    target[block] = voxels[block]
 
 
 def check_finite(array: Array, name: str) -> None:
@@ -157,10 +164,10 @@ def iterate_file_order(array: Array, dtype: np.dtype[Any]) -> Iterator[Array]:
     for k in range(0, array.shape[-1], num_planes):
         planes = array[..., k : k + num_planes]
         piece = np.empty(planes.shape[::-1], dtype)
-        # In blocks that stay in the cache, as `copy_to_row_order`.
+        # In blocks that stay in the cache, which is four times as fast as at once.
         for j in range(0, array.shape[-2], 64):
-            for i in range(0, array.shape[-3], 64):
-                piece[:, j : j + 64, i : i + 64] = planes[..., i : i + 64, j : j + 64, :].T
+            for i in range(0, array.shape[-3], 16):
+                piece[:, j : j + 64, i : i + 16] = planes[..., i : i + 16, j : j + 64, :].T
         yield piece
 
 

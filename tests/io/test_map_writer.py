@@ -16,8 +16,7 @@ import pytest
 from nifti_files import CANARY, KINDS, build_scan, read_raw_header
 
 from medunet.errors import GeometryError, OutputError
-from medunet.io import read_volume
-from medunet.io.map_writer import MapWriter
+from medunet.io import MapWriter, read_volume
 
 GEOMETRY_FIELDS = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",

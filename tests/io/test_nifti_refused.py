@@ -538,10 +538,10 @@ def test_row_28_what_exceeds_the_free_memory_is_refused_before_it_is_read(
     tmp_path: Path, refuse: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "image.nii", np.zeros((20, 30, 40, 2), np.int16))
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=20 * 30 * 40 * 2 * 4 - 1))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=20 * 30 * 40 * 2 * 2 - 1))
     refuse(path, r"needs 0\.0 GiB of memory, 0\.0 GiB are free\. Read one of its 2 volumes with --volume-index, or")
     assert read_nifti(path, volume_index=0).shape == (1, 20, 30, 40)  # half as much
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=20 * 30 * 40 * 2 * 4))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=20 * 30 * 40 * 2 * 2))
     assert read_nifti(path).shape == (2, 20, 30, 40)
 
 
