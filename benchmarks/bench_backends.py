@@ -5,8 +5,8 @@ backend is built as inference builds it, from the same weights. The backends tak
 slower becomes so for all. Beside the time: the largest difference of a logit from PyTorch in float32 as a share of the
 largest logit, and the share of voxels with another label.
 
-`--settings` compares how OpenVINO can be told to use the cores. `--int8` quantises with NNCF (`pip install nncf`), on
-random patches.
+`--settings` compares how OpenVINO can be told to use the cores. `--int8` quantises with NNCF
+(`medunet[int8]`), on random patches.
 
     python benchmarks/bench_backends.py [--features 16 32] [--patches 64 96] [--rounds 5] [--settings] [--int8]
 """
@@ -16,16 +16,18 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medunet.device import Precision
-from medunet.inference.backends import build_backend, convert_to_openvino, is_installed
-from medunet.inference.backends.openvino_backend import OpenVinoBackend, read_openvino, serialize_openvino
+from medunet.inference.backends import build_backend, convert_to_openvino, is_installed, quantize_networks
+from medunet.inference.backends.openvino_backend import import_openvino, read_openvino
 from medunet.networks import build_network
 from medunet.planning import NetworkPlan, Normalization, OptimizerPlan, Plan
 
@@ -55,7 +57,7 @@ def main() -> None:
             if arguments.settings:
                 ways |= build_openvino_settings(network, plan)
             if arguments.int8:
-                ways["OpenVINO, int8"] = build_int8(network, plan)
+                ways |= build_int8(network, plan)
             print_table(ways, plan, network, arguments.rounds)
 
 
@@ -123,7 +125,7 @@ def build_ways(network: nn.Module, plan: Plan) -> dict[str, Compute]:
 
 def build_openvino_settings(network: nn.Module, plan: Plan) -> dict[str, Compute]:
     """OpenVINO with other ways to use the cores; each takes two patches."""
-    openvino = __import__("openvino")
+    openvino = import_openvino()
     parts = convert_to_openvino(network, torch.zeros((1, 1, *plan.patch_size)))
     threads = torch.get_num_threads()
     ways: dict[str, Compute] = {}
@@ -158,18 +160,18 @@ def _compute_in_streams(compiled: Any) -> Compute:
     return compute
 
 
-def build_int8(network: nn.Module, plan: Plan) -> Compute:
-    """Convolutions in int8, calibrated on four random patches."""
-    convert_to_openvino(network, torch.zeros((1, 1, *plan.patch_size)))  # imports OpenVINO, which reports to nobody
-    nncf = __import__("nncf")
-    parts: Mapping[str, bytes] = convert_to_openvino(network, torch.zeros((1, 1, *plan.patch_size)))
-    model = read_openvino(parts)
-    model.reshape([1, 1, *plan.patch_size])
-    generator = torch.Generator().manual_seed(7)
-    patches = [torch.randn((1, 1, *plan.patch_size), generator=generator).numpy() for _ in range(4)]
-    quantized = nncf.quantize(model, nncf.Dataset(patches), subset_size=len(patches))
-    parts = serialize_openvino(quantized)
-    return OpenVinoBackend(parts, "32-true", num_threads=torch.get_num_threads(), numbers="int8")
+def build_int8(network: nn.Module, plan: Plan) -> dict[str, Compute]:
+    """Convolutions in int8, calibrated on four random patches; the rest in float32 or bfloat16."""
+    patches = torch.randn((4, 1, *plan.patch_size), generator=torch.Generator().manual_seed(7))
+    with tempfile.TemporaryDirectory() as folder:
+        quantize_networks([network], plan, patches, Path(folder))
+        precisions: tuple[Precision, ...] = ("32-true", "bf16-mixed")
+        return {
+            f"OpenVINO, int8 and {words}": build_backend(
+                [network], plan, CPU, precision, cache=Path(folder), numbers="int8"
+            )
+            for precision, words in zip(precisions, ("float32", "bfloat16"), strict=True)
+        }
 
 
 def print_table(ways: Mapping[str, Compute], plan: Plan, network: nn.Module, rounds: int) -> None:

@@ -182,7 +182,7 @@ def _convert_torchscript(network: nn.Module, patch: Tensor) -> _Converted:
         warnings.simplefilter("ignore")  # torch says that TorchScript grows old
         torch.jit.save(trace_network(network, patch), buffer)
         buffer.seek(0)
-        again = torch.jit.load(buffer, map_location="cpu")
+        again = torch.jit.load(buffer, map_location="cpu")  # type: ignore[no-untyped-call]
 
     def compute(patches: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -74,6 +74,8 @@ def _build_inference(model: AnyModel) -> dict[str, Any]:
             "f": f"$@bundle_root + '/{MODEL}'",
             "map_location": "@device",
         },
+        "spacing": list(plan.spacing),
+        **_build_resampling(),
         "preprocessing": {"_target_": "Compose", "transforms": _build_preprocessing(plan)},
         "inferer": {
             "_target_": "SlidingWindowInferer",
@@ -108,16 +110,27 @@ def _build_preprocessing(plan: Plan) -> list[Any]:
         # An expression: the margin is in mm, and the transform wants voxels, which every scan has its own of.
         f"$lambda item: {{**item, 'image': {crop}(item['image'])}}",
         *_build_normalization(plan.normalization),
-        {
-            "_target_": "Spacingd",
-            "keys": "image",
-            "pixdim": list(plan.spacing),
-            "mode": 3,
-            "padding_mode": "nearest",
-            "scale_extent": True,
-        },
+        "$lambda item: {**item, 'image': @resample(item['image'])}",
         f"$lambda item: {{**item, 'image': {pad}(item['image'])}}",
     ]
+
+
+def _build_resampling() -> dict[str, Any]:
+    """Cubic splines on the grid of `compute_target_grid`: nnU-Net's shape, centred; `Spacingd` would round and place otherwise."""
+    shape = "[max(1, round(n * mm / new)) for n, mm, new in zip(image.shape[1:], image.pixdim.tolist(), @spacing)]"
+    steps = "np.array(@spacing) / image.pixdim.numpy()"
+    shift = "((np.array(image.shape[1:]) - 1) / 2 - (np.array(shape) - 1) / 2 * steps)[:, None]"
+    # MONAI would take Python's @ for a reference.
+    affine = f"np.matmul(image.affine.numpy(), np.vstack([np.hstack([np.diag(steps), {shift}]), [[0, 0, 0, 1]]]))"
+    resample = "monai.transforms.SpatialResample(mode=3, padding_mode='nearest')"
+    return {
+        "resampled_shape": f"$lambda image: {shape}",
+        "resampled_affine": f"$lambda image, shape, steps: {affine}",
+        "resample": (
+            f"$lambda image: {resample}(image, spatial_size=@resampled_shape(image), "
+            f"dst_affine=torch.as_tensor(@resampled_affine(image, @resampled_shape(image), {steps})))"
+        ),
+    }
 
 
 def _say_fill(plan: Plan) -> str:
@@ -160,7 +173,7 @@ def _build_postprocessing(task: Task) -> list[Any]:
             "mode": "bilinear",
             "padding_mode": "zeros",
         },
-        {"_target_": "Lambdad", "keys": "pred", "func": f"$lambda x: {_say_labels(task)}"},
+        *_build_labels(task),
         {
             "_target_": "SaveImaged",
             "keys": "pred",
@@ -173,16 +186,26 @@ def _build_postprocessing(task: Task) -> list[Any]:
     ]
 
 
-def _say_labels(task: Task) -> str:
-    """From logits ``x`` to the values of a label map."""
+def _build_labels(task: Task) -> list[Any]:
+    """From logits to the values of a label map."""
     if not task.has_regions:
-        return f"torch.tensor({list_class_values(task)}, device=x.device)[x.argmax(0, keepdim=True).as_tensor()]"
+        values = list_class_values(task)
+        return [
+            {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+            {
+                "_target_": "MapLabelValued",
+                "keys": "pred",
+                "orig_labels": list(range(len(values))),
+                "target_labels": values,
+            },
+        ]
     names = list(task.labels)
     painted = "torch.zeros_like(x[:1])"
     for name, value in task.compute_region_values():
         channel = names.index(name)
+        # A logit above 0 is a probability above one half.
         painted = f"torch.where(x[{channel}:{channel + 1}] > 0, {value}, {painted})"
-    return painted
+    return [{"_target_": "Lambdad", "keys": "pred", "func": f"$lambda x: {painted}"}]
 
 
 def _build_metadata(model: AnyModel, description: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def check_parity(
     patches = torch.randn(shape, generator=generator)
     with torch.inference_mode():
         expected = network(patches).float()
-    found = exported(patches)
+        found = exported(patches)
     largest = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
     difference = float((found - expected).abs().max()) / largest
     is_other = (found > 0) != (expected > 0) if has_regions else found.argmax(1) != expected.argmax(1)

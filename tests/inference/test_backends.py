@@ -20,16 +20,17 @@ from tiny_training import build_tiny_plan
 from torch import Tensor, nn
 
 from medunet.errors import InputError
-from medunet.inference.backends import Backend, TorchBackend, build_backend, combine_networks
+from medunet.inference.backends import Backend, TorchBackend, build_backend, combine_networks, quantize_networks
 from medunet.networks import build_network
 from medunet.planning import Plan
 
 CPU = torch.device("cpu")
-NEEDS = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
+NEEDS = {"openvino": ("openvino",), "nncf": ("nncf",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
 
 
-def skip_without(name: str) -> None:
-    if missing := [package for package in NEEDS.get(name, ()) if importlib.util.find_spec(package) is None]:
+def skip_without(*names: str) -> None:
+    packages = [package for name in names for package in NEEDS.get(name, ())]
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
         pytest.skip(f"{missing[0]} is not installed")
 
 
@@ -233,6 +234,7 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_gives_the_logits_of_the_cpu() -> None:
     plan = build_plan()
     network = build_tiny_network(plan)
@@ -342,3 +344,42 @@ def test_backends_are_imported_when_they_are_used_and_report_to_nobody() -> None
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root, env=dict(os.environ)
     )
     assert result.stdout.split() == ["set()", "None"]
+
+
+# ---- eight bits --------------------------------------------------------------------------------------------------------
+
+
+def test_int8_is_made_from_patches_kept_and_close(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    skip_without("openvino", "nncf")
+    plan = build_plan(2)
+    network = build_tiny_network(plan)
+    patches = draw_patches(plan, 4)
+    with pytest.raises(InputError, match="no int8 conversion of these weights"):
+        build_backend([network], plan, CPU, "32-true", cache=tmp_path, numbers="int8")
+    path = quantize_networks([network], plan, patches, tmp_path)
+    assert path.name == "openvino-int8-16x16x1.safetensors"
+    assert capfd.readouterr().out == ""
+    backend = build_backend([network], plan, CPU, "32-true", cache=tmp_path, numbers="int8")
+    assert "int8 and float32 (converted before)" in backend.description
+    with torch.inference_mode():
+        expected = network(patches)
+    difference = (backend(patches) - expected).abs().max() / expected.abs().max()
+    assert 1e-4 < difference < 0.3  # other numbers, the same picture
+    # float32 has a file of its own, and other weights need another calibration.
+    check_equals_eager(build_backend([network], plan, CPU, "32-true", cache=tmp_path), network, patches)
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(InputError, match="no int8 conversion of these weights"):
+        build_backend([build_tiny_network(plan, 3)], plan, CPU, "32-true", cache=tmp_path, numbers="int8")
+
+
+def test_what_int8_needs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_without("openvino", "nncf")
+    plan = build_plan(2)
+    network = build_tiny_network(plan)
+    with pytest.raises(InputError, match="needs patches to calibrate on"):
+        quantize_networks([network], plan, draw_patches(plan, 1)[:0], tmp_path)
+    with pytest.raises(InputError, match="int8 is for the backend openvino on the CPU"):
+        build_backend([network], plan, CPU, "32-true", name="torch", cache=tmp_path, numbers="int8")
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(InputError, match=r"int8 needs the package nncf, .*pip install 'medunet\[int8\]'"):
+        quantize_networks([network], plan, draw_patches(plan, 1), tmp_path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ def trace_network(network: nn.Module, patch: Tensor) -> Any:
         patch: One patch, ``(1, C, *patch_size)``; its values do not matter.
     """
     with _be_quiet(), torch.no_grad():
-        return torch.jit.trace(network, patch, check_trace=False)
+        return torch.jit.trace(network, patch, check_trace=False)  # type: ignore[no-untyped-call]
 
 
 def convert_to_onnx(network: nn.Module, patch: Tensor) -> bytes:
@@ -58,9 +57,8 @@ def convert_to_onnx(network: nn.Module, patch: Tensor) -> bytes:
             verbose=False,
         )
     assert program is not None  # it is with dynamo=True
-    content = io.BytesIO()
-    program.save(content)
-    return content.getvalue()
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 def check_packages(what: str, packages: tuple[str, ...], extra: str) -> None:

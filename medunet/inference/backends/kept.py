@@ -45,7 +45,6 @@ class ConversionKey:
         network: Shape of the network, as in the plan.
         weights_sha256: Of the weights.
         versions: Of medunet and the packages that converted it.
-        calibration_sha256: For ``"int8"``, of the patches that it was calibrated on; else empty.
     """
 
     backend: str
@@ -55,7 +54,6 @@ class ConversionKey:
     network: Mapping[str, Any]
     weights_sha256: str
     versions: Mapping[str, str]
-    calibration_sha256: str = ""
 
     @property
     def file_name(self) -> str:

@@ -127,7 +127,7 @@ class OpenVinoBackend:
         self._compiled = openvino.Core().compile_model(model, "CPU", settings)
         self._idle: list[Any] = []
         self._lock = threading.Lock()
-        words = PRECISION_WORDS[precision] if numbers == "float32" else numbers
+        words = PRECISION_WORDS[precision] if numbers == "float32" else f"{numbers} and {PRECISION_WORDS[precision]}"
         release = openvino.__version__.split("-")[0]
         self.description = f"OpenVINO {release} on {describe_cpu(num_threads)}, {words}{why}"
 
