@@ -2,8 +2,8 @@
 
 Where all eight neighbours of a point have the same winner, linear interpolation cannot change it: a mean of eight vectors
 whose largest entry is the same one has it there too. So the winners of the neighbours are compared first, as bytes, and
-logits are interpolated only along borders. Products and sums are rounded one by one, and rounding never turns the order of two
-numbers, so this holds for the computed means as well as for the exact ones.
+logits are interpolated only along borders. Products and sums are rounded one by one in the same order for every class, and
+rounding never turns the order of two numbers, so this holds for the computed means as well as for the exact ones.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 _MIXED = 255
 """In a map of winners: the neighbours do not agree. Classes have smaller numbers (`medunet.tasks.encoding`)."""
-_CHUNK = 2**16
-"""Points interpolated at a time, so that what is picked up for them stays in the cache."""
+_CHUNK = 2**20
+"""Logits picked up at a time, so that they stay in the cache."""
 _SAME_POSITION = 1e-5
 """Voxels: positions closer to a voxel lie on it, so that the rounding of two affines makes no border."""
 
@@ -82,14 +82,8 @@ def find_winners_between(logits: Tensor, positions: Sequence[Positions]) -> Tens
     """
     winners = _pick_agreed(find_winners(logits), positions)
     flat = winners.view(-1)
-    for chunk in _list_mixed(flat):
-        corners = _Corners(chunk, positions, logits)
-        best, winner = corners.interpolate(logits[0]), torch.zeros_like(chunk, dtype=torch.uint8)
-        for index in range(1, len(logits)):
-            values = corners.interpolate(logits[index])
-            winner.masked_fill_(values > best, index)
-            torch.maximum(values, best, out=best)
-        flat[chunk] = winner
+    for chunk in _list_mixed(flat, len(logits)):
+        flat[chunk] = find_winners(_interpolate_points(logits, chunk, positions))
     return winners
 
 
@@ -105,8 +99,8 @@ def find_positive_between(logits: Tensor, positions: Sequence[Positions]) -> Ten
     """
     is_positive = _pick_agreed((logits > 0).to(torch.uint8), positions)
     flat = is_positive.view(-1)
-    for chunk in _list_mixed(flat):
-        flat[chunk] = (_Corners(chunk, positions, logits[None]).interpolate(logits) > 0).to(torch.uint8)
+    for chunk in _list_mixed(flat, 1):
+        flat[chunk] = (_interpolate_points(logits[None], chunk, positions)[0] > 0).to(torch.uint8)
     return is_positive.bool()
 
 
@@ -133,15 +127,9 @@ def interpolate(values: Tensor, positions: Sequence[Positions]) -> Tensor:
         if where.lie_on_voxels:
             values = values.index_select(axis, where.lower)
             continue
-        shape = [-1 if other == axis else 1 for other in range(3)]
-        weight = where.weight.reshape(shape)
-        values = _mix(values.index_select(axis, where.lower), values.index_select(axis, where.upper), weight)
+        weight = where.weight.reshape([-1 if other == axis else 1 for other in range(3)])
+        values = torch.lerp(values.index_select(axis, where.lower), values.index_select(axis, where.upper), weight)
     return values
-
-
-def _mix(lower: Tensor, upper: Tensor, weight: Tensor) -> Tensor:
-    """Two products and a sum, each rounded: so a larger neighbour never makes a smaller mean. `torch.lerp` may."""
-    return lower * (1 - weight) + upper * weight
 
 
 def _pick_agreed(winners: Tensor, positions: Sequence[Positions]) -> Tensor:
@@ -154,34 +142,34 @@ def _pick_agreed(winners: Tensor, positions: Sequence[Positions]) -> Tensor:
     return winners
 
 
-def _list_mixed(flat: Tensor) -> Sequence[Tensor]:
+def _list_mixed(flat: Tensor, num_classes: int) -> Sequence[Tensor]:
     """Numbers of the points whose neighbours do not agree, in chunks."""
     points = torch.nonzero(flat == _MIXED)[:, 0]
-    return points.split(_CHUNK) if len(points) else ()
+    return points.split(max(1, _CHUNK // (8 * num_classes))) if len(points) else ()
 
 
-class _Corners:
-    """The eight voxels around points that are given by their number on a grid."""
+def _interpolate_points(logits: Tensor, points: Tensor, positions: Sequence[Positions]) -> Tensor:
+    """Logits of all classes at points that are given by their number on a grid.
 
-    def __init__(self, points: Tensor, positions: Sequence[Positions], logits: Tensor) -> None:
-        lengths = [len(where) for where in positions]
-        numbers = (points // (lengths[1] * lengths[2]), points // lengths[2] % lengths[1], points % lengths[2])
-        self._weights = [where.weight[number] for where, number in zip(positions, numbers, strict=True)]
-        strides = logits.stride()[1:]
-        sides = [
-            (where.lower[number] * stride, where.upper[number] * stride)
-            for where, number, stride in zip(positions, numbers, strides, strict=True)
-        ]
-        (i0, i1), (j0, j1), (k0, k1) = sides
-        # In the order in which they are mixed: pairs along I, then J, then K.
-        self._offsets = [i + j + k for k in (k0, k1) for j in (j0, j1) for i in (i0, i1)]
-        self._span = 1 + sum((size - 1) * stride for size, stride in zip(logits.shape[1:], strides, strict=True))
+    Args:
+        logits: ``(classes, I, J, K)``, of any strides.
+        points: ``(N,)``.
+        positions: Of the grid.
 
-    def interpolate(self, values: Tensor) -> Tensor:
-        """One map, as `interpolate` gives it at these points."""
-        flat = values.as_strided((self._span,), (1,))
-        mixed = [flat.index_select(0, offset) for offset in self._offsets]
-        for weight in self._weights:
-            mixed = [_mix(lower, upper, weight) for lower, upper in zip(mixed[::2], mixed[1::2], strict=True)]
-        (result,) = mixed
-        return result
+    Returns:
+        ``(classes, N)``: products of the eight neighbours with their weights, added up in the same order for every class.
+    """
+    lengths = [len(where) for where in positions]
+    numbers = (points // (lengths[1] * lengths[2]), points // lengths[2] % lengths[1], points % lengths[2])
+    offsets = torch.zeros((1, len(points)), dtype=torch.int64, device=points.device)
+    weights = torch.ones((1, len(points)), device=points.device)
+    for where, number, stride in zip(positions, numbers, logits.stride()[1:], strict=True):
+        ends = torch.stack([where.lower[number], where.upper[number]]) * stride
+        upper = where.weight[number]
+        shares = torch.stack([1 - upper, upper])
+        offsets = (offsets[:, None] + ends[None]).reshape(-1, len(points))
+        weights = (weights[:, None] * shares[None]).reshape(-1, len(points))
+    span = 1 + sum((size - 1) * stride for size, stride in zip(logits.shape[1:], logits.stride()[1:], strict=True))
+    rows = logits.as_strided((len(logits), span), (logits.stride(0), 1))
+    neighbours = rows.index_select(1, offsets.flatten()).reshape(len(logits), 8, -1)
+    return neighbours.mul_(weights).sum(dim=1)
