@@ -8,7 +8,7 @@ rounding never turns the order of two numbers, so this holds for the computed me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor
 
 _MIXED = 255
 """In a map of winners: the neighbours do not agree. Classes have smaller numbers (`medunet.tasks.encoding`)."""
-_CHUNK = 2**20
-"""Logits picked up at a time, so that they stay in the cache."""
+_CHUNK = 2**15
+"""Points interpolated at a time, so that what is picked up for them stays in the cache."""
+_BLOCK = 2**24
+"""Logits turned at a time, such that the classes of a voxel lie side by side: 64 MiB."""
 _SAME_POSITION = 1e-5
 """Voxels: positions closer to a voxel lie on it, so that the rounding of two affines makes no border."""
 
@@ -78,12 +80,16 @@ def find_winners_between(logits: Tensor, positions: Sequence[Positions]) -> Tens
         positions: Of the points along I, J and K, on the device of ``logits``.
 
     Returns:
-        uint8 of the lengths of ``positions``; the first of equals wins, as in `find_winners`.
+        uint8 of the lengths of ``positions``; the first of equals wins.
     """
-    winners = _pick_agreed(find_winners(logits), positions)
-    flat = winners.view(-1)
-    for chunk in _list_mixed(flat, len(logits)):
-        flat[chunk] = find_winners(_interpolate_points(logits, chunk, positions))
+    shape = [len(where) for where in positions]
+    winners = torch.empty(shape, dtype=torch.uint8, device=logits.device)
+    for block, part, within in _split_planes(logits, positions):
+        rows = part.permute(1, 2, 3, 0).contiguous()  # (planes, J, K, classes)
+        found = _pick_agreed(rows.argmax(dim=-1).to(torch.uint8), within)  # argmax: the first of equals
+        for chunk in _list_mixed(found):
+            found[chunk.unbind(1)] = _interpolate_points(rows, chunk, within).argmax(dim=1).to(torch.uint8)
+        winners[block] = found
     return winners
 
 
@@ -98,27 +104,10 @@ def find_positive_between(logits: Tensor, positions: Sequence[Positions]) -> Ten
         bool of the lengths of ``positions``.
     """
     is_positive = _pick_agreed((logits > 0).to(torch.uint8), positions)
-    flat = is_positive.view(-1)
-    for chunk in _list_mixed(flat, 1):
-        flat[chunk] = (_interpolate_points(logits[None], chunk, positions)[0] > 0).to(torch.uint8)
+    rows = logits.contiguous()[..., None]
+    for chunk in _list_mixed(is_positive):
+        is_positive[chunk.unbind(1)] = (_interpolate_points(rows, chunk, positions)[:, 0] > 0).to(torch.uint8)
     return is_positive.bool()
-
-
-def find_winners(logits: Tensor) -> Tensor:
-    """Number of the largest logit at every voxel.
-
-    Args:
-        logits: ``(classes, ...)``.
-
-    Returns:
-        uint8 ``(...)``; the first of equals wins.
-    """
-    best = logits[0].clone()
-    winners = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
-    for index in range(1, len(logits)):
-        winners.masked_fill_(logits[index] > best, index)
-        torch.maximum(best, logits[index], out=best)
-    return winners
 
 
 def interpolate(values: Tensor, positions: Sequence[Positions]) -> Tensor:
@@ -142,34 +131,44 @@ def _pick_agreed(winners: Tensor, positions: Sequence[Positions]) -> Tensor:
     return winners
 
 
-def _list_mixed(flat: Tensor, num_classes: int) -> Sequence[Tensor]:
-    """Numbers of the points whose neighbours do not agree, in chunks."""
-    points = torch.nonzero(flat == _MIXED)[:, 0]
-    return points.split(max(1, _CHUNK // (8 * num_classes))) if len(points) else ()
+def _split_planes(
+    logits: Tensor, positions: Sequence[Positions]
+) -> Iterator[tuple[slice, Tensor, Sequence[Positions]]]:
+    """Blocks of planes along the first axis: which points they are, the logits that they need, and where they lie in these."""
+    along, *others = positions
+    planes_at_once = max(1, _BLOCK // logits[:, 0].numel())
+    points_at_once = max(1, planes_at_once * len(along) // logits.shape[1])
+    for first in range(0, len(along), points_at_once):
+        block = slice(first, first + points_at_once)
+        lower, upper = along.lower[block], along.upper[block]
+        start, stop = int(torch.minimum(lower, upper).min()), int(upper.max()) + 1
+        within = Positions(lower=lower - start, upper=upper - start, weight=along.weight[block])
+        yield block, logits[:, start:stop], (within, *others)
 
 
-def _interpolate_points(logits: Tensor, points: Tensor, positions: Sequence[Positions]) -> Tensor:
-    """Logits of all classes at points that are given by their number on a grid.
+def _list_mixed(winners: Tensor) -> Sequence[Tensor]:
+    """Indices ``(N, 3)`` of the points whose neighbours do not agree, in chunks."""
+    points = torch.nonzero(winners == _MIXED)
+    return points.split(_CHUNK) if len(points) else ()
+
+
+def _interpolate_points(rows: Tensor, points: Tensor, positions: Sequence[Positions]) -> Tensor:
+    """Logits of all classes at some points of a grid.
 
     Args:
-        logits: ``(classes, I, J, K)``, of any strides.
-        points: ``(N,)``.
+        rows: ``(I, J, K, classes)``, contiguous.
+        points: ``(N, 3)`` indices.
         positions: Of the grid.
 
     Returns:
-        ``(classes, N)``: products of the eight neighbours with their weights, added up in the same order for every class.
+        ``(N, classes)``: products of the eight neighbours with their weights, added up in the same order for every class.
     """
-    lengths = [len(where) for where in positions]
-    numbers = (points // (lengths[1] * lengths[2]), points // lengths[2] % lengths[1], points % lengths[2])
     offsets = torch.zeros((1, len(points)), dtype=torch.int64, device=points.device)
     weights = torch.ones((1, len(points)), device=points.device)
-    for where, number, stride in zip(positions, numbers, logits.stride()[1:], strict=True):
-        ends = torch.stack([where.lower[number], where.upper[number]]) * stride
+    for where, number, length in zip(positions, points.unbind(1), rows.shape[:3], strict=True):
+        ends = torch.stack([where.lower[number], where.upper[number]])
         upper = where.weight[number]
-        shares = torch.stack([1 - upper, upper])
-        offsets = (offsets[:, None] + ends[None]).reshape(-1, len(points))
-        weights = (weights[:, None] * shares[None]).reshape(-1, len(points))
-    span = 1 + sum((size - 1) * stride for size, stride in zip(logits.shape[1:], logits.stride()[1:], strict=True))
-    rows = logits.as_strided((len(logits), span), (logits.stride(0), 1))
-    neighbours = rows.index_select(1, offsets.flatten()).reshape(len(logits), 8, -1)
-    return neighbours.mul_(weights).sum(dim=1)
+        offsets = (offsets[:, None] * length + ends[None]).reshape(-1, len(points))
+        weights = (weights[:, None] * torch.stack([1 - upper, upper])[None]).reshape(-1, len(points))
+    neighbours = rows.view(-1, rows.shape[3]).index_select(0, offsets.flatten()).view(8, len(points), -1)
+    return neighbours.mul_(weights[..., None]).sum(dim=0)
