@@ -6,15 +6,17 @@ python benchmarks/bench_metrics.py --scale 0.5     # a quick look at half the si
 ```
 
 HD, HD95, ASSD and NSD at 2 mm of every label, from two label maps in memory; medunet gives its other metrics too. The
-structures are ellipsoids between 1 cm and 30 cm, the prediction is moved by up to 2 voxels. Each tool runs in a process of
-its own with one thread, once, as it takes minutes; the time is that of the processor, which other processes disturb less. MONAI and surface-distance get one mask after the other: as one-hot
-volumes, which MONAI documents, 20 labels would not fit into the memory of most machines. Memory is the peak of the process
-less what it had before, so the label maps do not count. The numbers of the tools are compared before ratios are printed.
+structures are ellipsoids between 1 cm and 30 cm, the prediction is moved by up to 2 voxels. Each tool runs once, as it
+takes minutes, in a process of its own with one thread; the time is that of the processor, which other processes disturb
+less. MONAI and surface-distance get one mask after the other: as one-hot volumes, which MONAI documents, 20 labels would
+not fit into the memory of most machines. Memory is the peak of the process less what it had before, so the label maps do
+not count. The numbers of the tools are compared before ratios are printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -101,10 +103,8 @@ def run_tool(tool: str, scale: float) -> dict[str, Any]:
 
 def reset_peak() -> None:
     """Forget the peak that making the volumes left, where the system can."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        pass
 
 
 def read_peak_kib(resource: Any) -> int:

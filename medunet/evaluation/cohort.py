@@ -23,8 +23,8 @@ from medunet.evaluation.sides import LabelMapPair, NamedPair, SideOptions, read_
 from medunet.evaluation.statistics import Summary, summarize_scores
 from medunet.tasks import Task, check_mapping, load_task
 
-OnCase = Callable[[str, int, int], None]
-"""Told of every case: its id, its number from 1, and how many there are."""
+OnCase = Callable[[str], None]
+"""Told of every case when it is done, by its id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def evaluate(
         mapping: Name in a DICOM SEG or RTSTRUCT -> label of the task.
         images: Scan or folder of scans, for RTSTRUCT.
         resample: Interpolates a mask on another grid; else it is refused.
-        on_case: Told of every case.
+        on_case: Told of every case when it is done.
 
     Returns:
         Scores and summaries. With folders, a case that cannot be read or does not fit becomes a failure and the others
@@ -134,10 +134,10 @@ def evaluate(
     pairing = pair_sources(masks, labels)
     scorer = _Scorer(options, settings or MetricSettings())
     is_alone = list(pairing.pairs.values()) == [(masks, labels)]
-    for number, (case_id, (mask, reference)) in enumerate(pairing.pairs.items(), start=1):
-        if on_case is not None:
-            on_case(case_id, number, len(pairing.pairs))
+    for case_id, (mask, reference) in pairing.pairs.items():
         scorer.measure(case_id, mask, reference, raises=is_alone)
+        if on_case is not None:
+            on_case(case_id)
     return scorer.finish(pairing.failures, pairing.unmatched, raises=is_alone)
 
 

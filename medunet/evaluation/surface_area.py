@@ -75,7 +75,9 @@ def compute_square_lengths(spacing: tuple[float, float]) -> NDArray[np.float64]:
 def _list_area_vectors() -> tuple[Array, Array]:
     """The triangles of all codes: code ``(T,)``, and normal ``(T, 3)``, as long as the area between voxels of 1 mm."""
     fans = [(code, _fill_with_largest_fan(loop)) for code in range(256) for loop in _find_loops(code)]
-    return np.repeat([code for code, _ in fans], [len(fan) for _, fan in fans]), np.concatenate([fan for _, fan in fans])
+    return np.repeat([code for code, _ in fans], [len(fan) for _, fan in fans]), np.concatenate(
+        [fan for _, fan in fans]
+    )
 
 
 def _find_loops(code: int) -> list[list[Point]]:
@@ -133,7 +135,9 @@ def _fill_with_largest_fan(loop: list[Point]) -> Array:
     around = np.array(loop)[(np.arange(len(loop))[:, None] + np.arange(len(loop))) % len(loop)]  # (starts, points, 3)
     spokes = around[:, 1:] - around[:, :1]
     one, other = spokes[:, :-1], spokes[:, 1:]
-    fans = (one[..., [1, 2, 0]] * other[..., [2, 0, 1]] - one[..., [2, 0, 1]] * other[..., [1, 2, 0]]) / 2  # cross products
+    fans = (
+        one[..., [1, 2, 0]] * other[..., [2, 0, 1]] - one[..., [2, 0, 1]] * other[..., [1, 2, 0]]
+    ) / 2  # cross products
     totals = np.sqrt((fans**2).sum(axis=2)).sum(axis=1)
     best: Array = fans[totals.round(9).argmax()]
     return best

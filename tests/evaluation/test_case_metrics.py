@@ -202,7 +202,9 @@ def test_dice_iou_and_confusion_are_those_of_monai():
     rng = np.random.default_rng(1)
     sides = [rng.integers(0, 3, (1, 9, 8, 7), dtype=np.uint8) for _ in range(2)]
     found = measure_case(*(Volume(side, AFFINE) for side in sides), {"a": (1,), "b": (2,)}, case_id="p1")
-    reference, prediction = (torch.from_numpy(np.stack([side[0] == n for n in range(3)])[None]).float() for side in sides)
+    reference, prediction = (
+        torch.from_numpy(np.stack([side[0] == n for n in range(3)])[None]).float() for side in sides
+    )
     assert [score.dice for score in found] == pytest.approx(
         compute_dice(prediction, reference, include_background=False)[0].tolist(), abs=1e-6
     )

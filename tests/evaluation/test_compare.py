@@ -39,7 +39,7 @@ def test_differences_are_paired():
 
 def test_the_interval_holds_the_difference_and_a_constant_has_none():
     rng = np.random.default_rng(0)
-    values = {case: value for case, value in enumerate(rng.uniform(0.5, 0.9, 30))}
+    values = dict(enumerate(rng.uniform(0.5, 0.9, 30)))
     lower = {case: value - 0.1 for case, value in values.items()}
     (row,) = compare_dice(first=values, second=lower).differences
     assert (row.interval_low, row.interval_high) == (pytest.approx(0.1), pytest.approx(0.1))
@@ -61,7 +61,10 @@ def test_the_exact_p_value_by_counting_signs():
     values = [3, -1, 4, 5, -2, 6]
     rank_sum = sum(value for value in values if value > 0)
     total = sum(range(1, 7))
-    sums = [sum(rank for rank, is_up in zip(range(1, 7), signs) if is_up) for signs in itertools.product((0, 1), repeat=6)]
+    sums = [
+        sum(rank for rank, is_up in zip(range(1, 7), signs, strict=True) if is_up)
+        for signs in itertools.product((0, 1), repeat=6)
+    ]
     extreme = sum(found >= rank_sum or found <= total - rank_sum for found in sums)
     assert compute_signed_rank_p(values) == pytest.approx(extreme / 2**6)
 

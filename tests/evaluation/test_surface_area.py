@@ -55,7 +55,9 @@ def test_a_sphere_has_nearly_its_surface():
     from medunet.evaluation import compute_surface_distances
 
     spacing = (0.8, 0.8, 1.6)
-    grid = np.meshgrid(*[(np.arange(n) - n / 2) * mm for n, mm in zip((60, 60, 30), spacing)], indexing="ij")
+    grid = np.meshgrid(
+        *[(np.arange(n) - n / 2) * mm for n, mm in zip((60, 60, 30), spacing, strict=True)], indexing="ij"
+    )
     sphere = sum(axis**2 for axis in grid) <= 20**2
     distances = compute_surface_distances(sphere, sphere, spacing)
     assert distances.reference_sizes.sum() == pytest.approx(4 * math.pi * 20**2, rel=0.15)
