@@ -52,7 +52,7 @@ def _judge_label(scores: Sequence[LabelScore]) -> list[str]:
     if num_empty:
         num_invented = sum(score.status == "invented" for score in scores)
         advice.append(
-            f"{num_empty} reference(s) are empty, and {num_invented} mask(s) are not there. Dice and distances cannot grade "
+            f"{num_empty} reference(s) are empty, and {num_invented} of their masks are not. Dice and distances cannot grade "
             "a false alarm by its size: read prediction_ml of these cases."
         )
     measured = [score for score in present if isinstance(score, LabelMetrics)]

@@ -31,7 +31,8 @@ def pair_sources(masks: Path, labels: Path) -> Pairing:
     """Pair two files, or the files of two folders.
 
     Folders are paired by file name without the ending of its format; a mask may also carry the ending ``_0000`` of
-    nnU-Net's images. A DICOM SEG or RTSTRUCT is a file, or a folder that holds nothing else.
+    nnU-Net's images. A DICOM SEG or RTSTRUCT is a file, or a folder that holds nothing else; two of these need not have
+    the same name.
 
     Raises:
         InputError: If a path is missing, one is a file and the other a folder, or no names match.
@@ -40,15 +41,16 @@ def pair_sources(masks: Path, labels: Path) -> Pairing:
         if not path.exists():
             msg = f"{path} does not exist; expected a volume or a folder of volumes. Check the path."
             raise InputError(msg)
-    are_cases = [path.is_dir() and not is_dicom_label_object(path) for path in (masks, labels)]
-    if are_cases[0] != are_cases[1]:
-        folder, file = (masks, labels) if are_cases[0] else (labels, masks)
-        msg = f"{folder} is a folder and {file} is a file; expected two files or two folders."
-        raise InputError(msg)
-    if not are_cases[0]:
+    if not (masks.is_dir() and labels.is_dir()):
+        for folder, file in ((masks, labels), (labels, masks)):
+            if folder.is_dir() and not is_dicom_label_object(folder):
+                msg = f"{folder} is a folder and {file} is a file; expected two files or two folders."
+                raise InputError(msg)
         return Pairing(pairs={strip_suffix(labels.name): (masks, labels)}, failures={}, unmatched=[])
     pairing = _pair_by_name(list_sources(masks), list_sources(labels))
     if not pairing.pairs and not pairing.failures:
+        if is_dicom_label_object(masks) and is_dicom_label_object(labels):
+            return Pairing(pairs={labels.name: (masks, labels)}, failures={}, unmatched=[])
         raise InputError(_describe_no_match(masks, labels))
     return pairing
 
