@@ -64,7 +64,7 @@ def measure(tool: str, scale: float) -> dict[str, Any]:
     """One tool in a fresh process with one thread."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     command = [sys.executable, __file__, "--tool", tool, "--scale", str(scale)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | threads)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | threads)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(f"{tool}: {result['seconds']:.1f} s", file=sys.stderr)
     return result
