@@ -16,7 +16,6 @@ from medunet.cli.scoring import (
     Surface,
     Tolerance,
     build_settings,
-    check_tolerances,
     list_files,
 )
 from medunet.errors import InputError, OutputError
@@ -66,8 +65,7 @@ def compare(
     names = _name_sets(sets)
     chosen = _parse_metrics(metrics)
     recipe = None if task is None else load_task(task)
-    settings = build_settings(tolerance, surface)
-    check_tolerances(settings, None if recipe is None else recipe.labels)
+    settings = build_settings(tolerance, surface, recipe)
     json_path = None if json_file in (None, "-") else Path(str(json_file))
     inputs = [file for path in paths for file in list_files(path)]
     for path in (output, json_path):

@@ -15,7 +15,6 @@ from medunet.cli.scoring import (
     Surface,
     Tolerance,
     build_settings,
-    check_tolerances,
     list_files,
 )
 from medunet.errors import InputError, OutputError
@@ -59,8 +58,7 @@ def evaluate(
     if pictures is not None and images is None:
         msg = "Pictures show the scans: --images and --pictures belong together; give both."
         raise InputError(msg)
-    settings = build_settings(tolerance, surface, beta)
-    check_tolerances(settings, None if recipe is None else recipe.labels)
+    settings = build_settings(tolerance, surface, recipe, beta=beta)
     json_path = None if json_file in (None, "-") else Path(str(json_file))
     outputs = [path for path in (output, json_path, nnunet_summary) if path is not None]
     if len({path.absolute() for path in outputs}) < len(outputs):

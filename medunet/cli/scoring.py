@@ -12,6 +12,7 @@ from medunet.errors import InputError
 
 if TYPE_CHECKING:
     from medunet.evaluation import MetricSettings
+    from medunet.tasks import Task
 
 LabelTask = Annotated[str | None, typer.Option("--task", "-t", help="Task that names the labels and regions.")]
 LabelMap = Annotated[
@@ -28,16 +29,22 @@ Surface = Annotated[
 Resample = Annotated[bool, typer.Option("--resample", help="Interpolate masks that lie on another grid.")]
 
 
-def build_settings(tolerances: Sequence[str] | None, surface: str, beta: float = 2.0) -> MetricSettings:
+def build_settings(
+    tolerances: Sequence[str] | None, surface: str, task: Task | None, *, beta: float = 2.0
+) -> MetricSettings:
     """`MetricSettings` from what the command line holds.
 
+    A tolerance for all labels replaces those of the task, one for a label that of this label.
+
     Raises:
-        InputError: If a tolerance is no number from 0 on, or a kind of surface is unknown.
+        InputError: If a tolerance is no number from 0 on or names an unknown label, or a kind of surface is unknown.
     """
     from medunet.evaluation import MetricSettings
     from medunet.evaluation.catalogue import DEFAULT_TOLERANCE_MM
 
-    of_label = _parse_tolerances(tolerances or ())
+    given = _parse_tolerances(tolerances or ())
+    _check_labels(given, task)
+    of_label = ({} if task is None or "" in given else dict(task.tolerances_mm)) | given
     if surface not in ("elements", "voxels"):
         msg = f"There is no --surface {surface}; expected elements or voxels."
         raise InputError(msg)
@@ -54,21 +61,16 @@ def build_settings(tolerances: Sequence[str] | None, surface: str, beta: float =
         raise InputError(str(error)) from error
 
 
-def check_tolerances(settings: MetricSettings, labels: Mapping[str, object] | None) -> None:
-    """Refuse a tolerance for a label that is not there.
-
-    Raises:
-        InputError: With the labels.
-    """
-    unknown = [label for label in settings.tolerances_mm if labels is not None and label not in labels]
-    if unknown:
-        msg = f"--tolerance names the label '{unknown[0]}'; expected one of {', '.join(labels or ())}."
-        raise InputError(msg)
-
-
 def list_files(path: Path) -> list[Path]:
     """Files that an output must not replace."""
     return sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+def _check_labels(given: Mapping[str, float], task: Task | None) -> None:
+    unknown = [label for label in given if label and task is not None and label not in task.labels]
+    if unknown and task is not None:
+        msg = f"--tolerance names the label '{unknown[0]}'; expected one of {', '.join(task.labels)}."
+        raise InputError(msg)
 
 
 def _parse_tolerances(entries: Sequence[str]) -> dict[str, float]:

@@ -109,7 +109,7 @@ def evaluate(
         task: Names the labels and the value to ignore: a task, its name, or a YAML file. Without it, every value that
             occurs in a paired reference is a label, so that a structure that was missed everywhere still counts; DICOM
             objects are compared by the names of their structures.
-        settings: Tolerances, and what counts as surface.
+        settings: Tolerances, and what counts as surface; None takes the tolerances of the task, else 2 mm.
         mapping: Name in a DICOM SEG or RTSTRUCT -> label of the task.
         images: Scan or folder of scans, for RTSTRUCT.
         resample: Interpolates a mask on another grid; else it is refused.
@@ -128,11 +128,13 @@ def evaluate(
     task = load_task(task) if isinstance(task, str) else task
     if task is not None:
         check_mapping(mapping or {}, task)
+    if settings is None:
+        settings = MetricSettings(tolerances_mm={} if task is None else task.tolerances_mm)
     options = SideOptions(
         task=task, mapping=mapping or {}, images=None if images is None else Path(images), resample=resample
     )
     pairing = pair_sources(masks, labels)
-    scorer = _Scorer(options, settings or MetricSettings())
+    scorer = _Scorer(options, settings)
     is_alone = list(pairing.pairs.values()) == [(masks, labels)]
     for case_id, (mask, reference) in pairing.pairs.items():
         scorer.measure(case_id, mask, reference, raises=is_alone)

@@ -133,6 +133,13 @@ def test_nnunet_summary_is_that_of_nnunet(folders, tmp_path, task):
     assert ours["foreground_mean"] == pytest.approx(theirs["foreground_mean"], rel=1e-12)
 
 
+def test_the_task_gives_tolerances(folders):
+    task = REGIONS.model_copy(update={"tolerances_mm": {"core": 0.5}})
+    assert {s.label: s.tolerance_mm for s in evaluate(*folders, task=task).scores} == {"whole": 2.0, "core": 0.5}
+    settings = MetricSettings(tolerance_mm=1)
+    assert {s.tolerance_mm for s in evaluate(*folders, task=task, settings=settings).scores} == {1}
+
+
 # ---- words -------------------------------------------------------------------------------------------------------------
 
 
