@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -235,10 +236,13 @@ def _read_label(
     num_voxels = sum(number for _, number in _iterate_valid(measures.counts.pairs, ignore_value))
     is_empty = score.status == "both-empty"
     error_ml = None if is_empty else score.prediction_ml - score.reference_ml
-    return LabelMetrics(
+    numbers: dict[str, Any] = {
         **asdict(score),
         **_read_overlap_metrics(overlap, num_voxels, settings.beta),
         **_choose_distances(measures, score),
+    }
+    return LabelMetrics(
+        **numbers,
         tn=num_voxels - overlap.tp - overlap.fp - overlap.fn,
         volume_error_ml=error_ml,
         absolute_volume_error_ml=None if error_ml is None else abs(error_ml),

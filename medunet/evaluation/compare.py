@@ -22,6 +22,7 @@ from medunet.evaluation.statistics import bootstrap_interval, resample_means
 
 COMPARED_METRICS = ("dice", "nsd", "hd95_mm")
 ALL_LABELS = "mean of labels"
+_MOST_EXACT = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,16 +161,29 @@ def correct_by_holm(p_values: Sequence[float]) -> list[float]:
 def compute_signed_rank_p(differences: Sequence[float]) -> float:
     """Two-sided p value of Wilcoxon's signed-rank test (1945, https://doi.org/10.2307/3001968); zeros are dropped.
 
-    Exact up to 50 differences without ties, else by the normal distribution; 1 where nothing differs.
-    """
-    from scipy.stats import wilcoxon
+    Exact up to 200 differences, equal ones included (`scipy.stats.wilcoxon` is not, with these), else by the normal
+    distribution; 1 where nothing differs.
 
-    nonzero = [value for value in differences if value]
-    if not nonzero:
+    Example:
+        >>> compute_signed_rank_p([0.1, 0.2, 0.3, 0.3])  # 2 of 2**4 choices of signs are as one-sided
+        0.125
+    """
+    from scipy.stats import rankdata, wilcoxon
+
+    values = np.round(differences, 12)  # rounding of a mean must not break a tie
+    values = values[values != 0]
+    if not len(values):
         return 1.0
-    ranks = {abs(value) for value in nonzero}
-    is_exact = len(nonzero) <= 50 and len(ranks) == len(nonzero)
-    return float(wilcoxon(nonzero, method="exact" if is_exact else "asymptotic").pvalue)
+    if len(values) > _MOST_EXACT:
+        return float(wilcoxon(values, method="asymptotic").pvalue)
+    ranks = np.rint(2 * rankdata(np.abs(values))).astype(int)  # twice, so that the ranks of ties are whole
+    chances = np.zeros(ranks.sum() + 1)  # of every sum of the ranks of positive differences, when signs are thrown
+    chances[0] = 1
+    for rank in ranks.tolist():
+        chances[rank:] += chances[:-rank].copy()
+        chances /= 2
+    found = int(ranks[values > 0].sum())
+    return float(min(1.0, 2 * min(chances[: found + 1].sum(), chances[found:].sum())))
 
 
 Values = dict[tuple[str, str], float]
@@ -188,11 +202,11 @@ def _list_comparisons(table: Mapping[str, Values]) -> list[tuple[str, str, str, 
     """Label, two names and their paired values, for every label and pair of sets; the mean of labels comes first."""
     shared = sorted(set.intersection(*(set(values) for values in table.values())))
     labels = list(dict.fromkeys(label for values in table.values() for label, _ in values))
-    rows = []
+    rows: list[tuple[str, str, str, list[float], list[float]]] = []
     for first, second in itertools.combinations(table, 2):
-        means = [_average_labels(table[name], shared) for name in (first, second)]
         if len(labels) > 1:
-            rows.append((ALL_LABELS, first, second, *means))
+            means = [_average_labels(table[name], shared) for name in (first, second)]
+            rows.append((ALL_LABELS, first, second, means[0], means[1]))
         for label in labels:
             keys = [key for key in shared if key[0] == label]
             rows.append(

@@ -37,12 +37,12 @@ class InstanceOverlaps:
     @property
     def num_reference(self) -> int:
         """Instances of the reference."""
-        return self.ious.shape[0]
+        return len(self.ious)
 
     @property
     def num_prediction(self) -> int:
         """Instances of the prediction."""
-        return self.ious.shape[1]
+        return len(self.ious.T)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,8 +66,9 @@ def join_frames(reference: Volume, prediction: Volume) -> tuple[Volume, Volume]:
     sides = []
     for volume, place in ((reference, -start), (turned, offset - start)):
         array = np.zeros((1, i, j, k), volume.array.dtype)
-        box = tuple(slice(at, at + length) for at, length in zip(place, volume.spatial_shape, strict=True))
-        array[(0, *box)] = volume.array[0]
+        a, b, c = place.tolist()
+        length, width, height = volume.spatial_shape
+        array[0, a : a + length, b : b + width, c : c + height] = volume.array[0]
         sides.append(Volume(array, affine))
     return sides[0], sides[1]
 

@@ -62,17 +62,17 @@ def measure_structures(
         if not all(found):
             continue
         box = _join_boxes([*found[0], *found[1]])
-        masks = [_select(side[box], values) for side in sides]
+        expected, predicted = (_select(side[box], values) for side in sides)
         if ignore_value is not None:
             is_valid = sides[0][box] != ignore_value
-            masks = [mask & is_valid for mask in masks]
-        if not (masks[0].any() and masks[1].any()):
+            expected, predicted = expected & is_valid, predicted & is_valid
+        if not (expected.any() and predicted.any()):
             continue
         yield (
             name,
             StructureMeasures(
-                distances=measure_surfaces(*masks, reference.spacing, flat_axis=flat_axis, kind=kind),
-                centre_distance_mm=compute_centre_distance_mm(*masks, reference.affine),
+                distances=measure_surfaces(expected, predicted, reference.spacing, flat_axis=flat_axis, kind=kind),
+                centre_distance_mm=compute_centre_distance_mm(expected, predicted, reference.affine),
             ),
         )
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import edt
+import edt  # type: ignore[import-not-found]  # compiled, without type information
 import numpy as np
 from numpy.typing import NDArray
 

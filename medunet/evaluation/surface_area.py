@@ -45,7 +45,7 @@ def compute_cube_areas(spacing: Spacing) -> NDArray[np.float64]:
     i, j, k = spacing
     scale = np.array([j * k, i * k, i * j])  # of the components of a cross product when the axes are stretched
     codes, vectors = _list_area_vectors()
-    return np.bincount(codes, np.linalg.norm(vectors * scale, axis=1), minlength=256)
+    return np.bincount(codes, np.linalg.norm(vectors * scale, axis=1), minlength=256).astype(np.float64)
 
 
 def compute_square_lengths(spacing: tuple[float, float]) -> NDArray[np.float64]:

@@ -17,15 +17,20 @@ _UNDEFINED = "-"
 def build_metric_table(evaluation: Evaluation, metrics: Sequence[str] = SHOWN_METRICS) -> Table:
     """Mean with its interval, median, quartiles and the worst case, a row per label and metric.
 
+    Cases where neither side has the label are in none of these; their number stands under "empty" where there are any.
+
     Args:
         evaluation: Scores that have these metrics; what they lack is left out.
         metrics: Names in `medunet.evaluation.METRICS`.
     """
     from rich.text import Text
 
-    table = _start_table(["label", "metric"], ["mean", "95 % interval", "median", "quartiles", "empty"], ["worst case"])
-    shown = ""
-    for summary in summarize_metrics(evaluation.scores, metrics):
+    summaries = summarize_metrics(evaluation.scores, metrics)
+    has_empty = any(summary.num_both_empty for summary in summaries)  # a column of zeros would cost room for names
+    numbers = ["mean", "95 % interval", "median", "quartiles", *["empty"] * has_empty]
+    table = _start_table(["label", "metric"], numbers, ["worst case"])
+    shown = None
+    for summary in summaries:
         label = Text(
             "" if summary.label == shown else summary.label
         )  # not str: a name may hold what rich reads as markup
@@ -37,7 +42,7 @@ def build_metric_table(evaluation: Evaluation, metrics: Sequence[str] = SHOWN_ME
             _format_range(summary.metric, summary.interval_low, summary.interval_high),
             _format(summary.metric, summary.median),
             _format_range(summary.metric, summary.lower_quartile, summary.upper_quartile),
-            str(summary.num_both_empty),
+            *[str(summary.num_both_empty)] * has_empty,
             Text(summary.worst_cases[0] if summary.worst_cases else _UNDEFINED),
         )
     return table
@@ -77,12 +82,11 @@ def build_ranking_table(rankings: Sequence[Ranking]) -> Table:
 
 
 def _start_table(names: Sequence[str], numbers: Sequence[str], others: Sequence[str]) -> Table:
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")  # it should fit 80 columns
     for heading in names:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=True)
     for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in others:

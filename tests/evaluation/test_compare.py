@@ -69,8 +69,21 @@ def test_the_exact_p_value_by_counting_signs():
     assert compute_signed_rank_p(values) == pytest.approx(extreme / 2**6)
 
 
-def test_equal_differences_have_a_p_value_too():
-    assert compute_signed_rank_p([0.1] * 20) < 1e-3
+def test_equal_differences_are_exact_too():
+    """Twenty of one sign: 2 of 2**20 choices. Ranks 1.5, 1.5, 3, 4 of which the last is negative: sums 0 to 10."""
+    assert compute_signed_rank_p([0.1] * 20) == pytest.approx(2 / 2**20)
+    ranks, found = (1.5, 1.5, 3, 4), 6
+    sums = [sum(itertools.compress(ranks, signs)) for signs in itertools.product((0, 1), repeat=4)]
+    expected = 2 * sum(one >= found for one in sums) / 2**4
+    assert compute_signed_rank_p([0.1, 0.1 + 1e-15, 0.3, -0.4]) == pytest.approx(min(1, expected))
+
+
+@pytest.mark.parametrize("count", [20, 250])
+def test_many_differences_beside_scipy(count):
+    from scipy.stats import wilcoxon
+
+    values = np.random.default_rng(0).normal(0.1, 1, count)
+    assert compute_signed_rank_p(values) == pytest.approx(wilcoxon(values).pvalue, rel=1e-6)
 
 
 def test_holm_by_hand():
