@@ -89,6 +89,7 @@ bench: $(INSTALLED) ## medunet beside its peers, as ratios
 	$(BIN)/python benchmarks/bench_augmentation.py
 	$(BIN)/python benchmarks/bench_dicom_reading.py
 	$(BIN)/python benchmarks/bench_metrics.py
+	$(BIN)/python benchmarks/bench_gzip.py
 
 .PHONY: bench-nnunet
 bench-nnunet: $(PEERS)/.installed ## Training beside nnU-Net (hours): make bench-nnunet DATA=path/of/hippocampus
@@ -96,6 +97,10 @@ bench-nnunet: $(PEERS)/.installed ## Training beside nnU-Net (hours): make bench
 	$(PEERS)/bin/python benchmarks/bench_training_step.py
 	$(PEERS)/bin/python benchmarks/bench_recipe.py --data $(DATA)
 	$(PEERS)/bin/python benchmarks/bench_accuracy_budget.py --data $(DATA) --minutes 5,15 -o accuracy
+
+.PHONY: bench-inference
+bench-inference: $(PEERS)/.installed ## Inference beside nnU-Net and MONAI (25 min): make bench-inference REAL=path/of/real/scans
+	$(PEERS)/bin/python benchmarks/bench_inference.py -o inference $(if $(REAL),--real $(REAL))
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo

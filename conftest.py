@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
 from medunet.volume import Volume
+
+# A busy machine is no fault of the code.
+hypothesis.settings.register_profile("medunet", deadline=None)
+hypothesis.settings.load_profile("medunet")
 
 
 def make_volume(

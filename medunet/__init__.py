@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medunet.errors import MedunetError
     from medunet.evaluation import evaluate
+    from medunet.exporting import export
     from medunet.inference import Segmentation, Segmenter, load
     from medunet.io import read_volume
     from medunet.tasks import list_tasks, load_task
@@ -31,6 +32,7 @@ _HOMES = {
     "Segmenter": "inference",
     "Volume": "volume",
     "evaluate": "evaluation",
+    "export": "exporting",
     "list_tasks": "tasks",
     "load": "inference",
     "load_task": "tasks",
@@ -44,6 +46,7 @@ __all__ = [
     "Segmenter",
     "Volume",
     "evaluate",
+    "export",
     "list_tasks",
     "load",
     "load_task",

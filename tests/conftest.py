@@ -148,6 +148,13 @@ def medunet_command(
 
 
 @pytest.fixture(autouse=True)
+def _torch_computes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not about backends is computed by PyTorch: converting a network takes longer than most tests."""
+    if "backend" not in request.node.path.name and "backend" not in request.node.name:
+        monkeypatch.setattr("medunet.inference.backends.build._choose", lambda device, precision: ("torch", ""))
+
+
+@pytest.fixture(autouse=True)
 def _any_kernels() -> Iterator[None]:
     """Training switches a global of torch."""
     yield

@@ -11,6 +11,8 @@ from oracles import build_plan_for, build_record
 
 from medunet.io import write_nifti_image, write_nifti_labels
 from medunet.models import (
+    Ensemble,
+    Model,
     combine_records,
     read_records,
     write_description,
@@ -31,6 +33,7 @@ TASK = Task(
     labels={"left": (1,), "right": (3,)},  # type: ignore[arg-type]
     intensity="none",
 )
+REGIONS = Task.model_validate(TASK.model_dump() | {"labels": {"core": (2,), "whole": (1, 2), "other": (3,)}})
 CASES = ("case_0", "case_1", "case_2")
 FOLDS = (("case_0", "case_2"), ("case_1",))
 SPACING = (1.0, 1.25, 2.0)
@@ -94,3 +97,22 @@ def write_run(
     write_ensemble(folder, names, record)
     write_results(folder, task, plan, record, {"num_cases": len(CASES), "mean_dice": None, "labels": {}, "folds": []})
     return folder
+
+
+def build_model(seed: int, plan: Plan = PLAN, task: Task = TASK) -> Model:
+    """A model in memory with an untrained network."""
+    plan = plan.model_copy(
+        update={"network": plan.network.model_copy(update={"out_channels": task.num_outputs}), "task": task.name}
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build_network(plan.network).eval()
+    return Model(folder=Path("none"), task=task, plan=plan, training=build_record(), metrics={}, network=network)
+
+
+def join(*members: Model) -> Ensemble:
+    """Models in memory that answer together."""
+    first = members[0]
+    return Ensemble(
+        folder=Path("none"), task=first.task, plan=first.plan, training=build_record(), metrics={}, members=members
+    )

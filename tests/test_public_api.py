@@ -17,6 +17,7 @@ PUBLIC = [
     "Segmenter",
     "Volume",
     "evaluate",
+    "export",
     "list_tasks",
     "load",
     "load_task",

@@ -3,7 +3,7 @@
 from medunet.augmentation.changes import IntensityChange, PatchChange, sample_change
 from medunet.augmentation.intensity import apply_intensity
 from medunet.augmentation.labels import warp_labels
-from medunet.augmentation.policy import AugmentationPolicy, build_nnunet_policy, build_policy
+from medunet.augmentation.policy import AugmentationPolicy, build_nnunet_policy, build_policy, choose_policy
 from medunet.augmentation.spatial import (
     SpatialChange,
     apply_spatial,
@@ -21,6 +21,7 @@ __all__ = [
     "apply_spatial",
     "build_nnunet_policy",
     "build_policy",
+    "choose_policy",
     "compute_bspline_field",
     "compute_source_offsets",
     "sample_change",

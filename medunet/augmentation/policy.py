@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from medunet.planning import Plan
 from medunet.planning.spacing import order_axes
 from medunet.volume import Shape3, Spacing
 
@@ -149,3 +150,10 @@ def build_nnunet_policy(patch_size: Shape3, spacing: Spacing) -> AugmentationPol
         in_plane = tuple(axis for axis in range(3) if axis != coarse)
         return replace(policy, rotation_degrees=180.0, rotation_axes=(coarse,), scaling_axes=in_plane)
     return policy
+
+
+def choose_policy(plan: Plan) -> AugmentationPolicy:
+    """The policy that a plan names."""
+    if plan.augmentation == "nnunet":
+        return build_nnunet_policy(plan.patch_size, plan.spacing)
+    return build_policy(plan.modality)

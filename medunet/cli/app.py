@@ -19,6 +19,7 @@ from medunet.cli.compare import compare
 from medunet.cli.convert import convert
 from medunet.cli.doctor import doctor
 from medunet.cli.evaluate import evaluate
+from medunet.cli.export import export
 from medunet.cli.infer import infer
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
@@ -47,6 +48,7 @@ app.command()(compare)
 app.command()(select)
 app.command()(series)
 app.command()(convert)
+app.command()(export)
 app.command()(phantom)
 app.command()(doctor)
 app.add_typer(tasks_app, name="tasks")

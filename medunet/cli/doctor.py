@@ -49,6 +49,8 @@ _PACKAGES = {
     "safetensors": "models",
     "tensorboard": "training",
     "matplotlib": "pictures",
+    "openvino": "faster inference on the CPU, --format openvino",
+    "onnxruntime": "--format onnx",
 }
 
 

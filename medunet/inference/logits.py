@@ -1,20 +1,19 @@
-"""One network over one preprocessed volume."""
+"""Networks over one preprocessed volume."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from medunet.inference.sliding_window import apply_sliding_window
+from medunet.device import Precision
+from medunet.inference.backends import TorchBackend
+from medunet.inference.sliding_window import OnTiles, PredictTiles, Slab, apply_sliding_window, stream_sliding_window
+from medunet.inference.tiling import STEP_FRACTION, Box, plan_tiles
 from medunet.planning import Plan
 from medunet.preprocessing import compute_fill
-from medunet.volume import Volume
-
-OnTiles: TypeAlias = Callable[[int, int], None]
-"""Called with the number of finished tiles and of all."""
+from medunet.volume import Array, Volume
 
 
 def compute_logits(
@@ -22,11 +21,11 @@ def compute_logits(
     prepared: Volume,
     plan: Plan,
     device: torch.device,
-    precision: str,
+    precision: Precision,
     *,
     on_tiles: OnTiles | None = None,
 ) -> Tensor:
-    """Logits ``(num_outputs, I, J, K)`` float32 on the network's grid.
+    """Logits ``(num_outputs, I, J, K)`` float32 on the network's grid, all of them at once.
 
     Args:
         network: On ``device``, in evaluation mode.
@@ -36,23 +35,73 @@ def compute_logits(
         precision: Of the network's arithmetic.
         on_tiles: Called with the number of finished tiles and of all.
     """
-    image = torch.from_numpy(prepared.array).to(device)
-    around = torch.zeros(len(image))  # where nothing is, nothing was found before
+    return collect_logits(
+        TorchBackend(network, device, precision),
+        prepared,
+        plan,
+        device,
+        batch_size=count_tiles_at_once(plan),
+        on_tiles=on_tiles,
+    )
+
+
+def collect_logits(
+    predict: PredictTiles,
+    prepared: Volume,
+    plan: Plan,
+    device: torch.device,
+    *,
+    step_fraction: float = STEP_FRACTION,
+    batch_size: int = 1,
+    needed: Callable[[Box], bool] | None = None,
+    on_tiles: OnTiles | None = None,
+) -> Tensor:
+    """`compute_logits` of whatever gives the logits of tiles; see `stream_sliding_window` for the arguments."""
+    return apply_sliding_window(
+        torch.from_numpy(prepared.array).to(device),
+        predict,
+        plan.patch_size,
+        compute_around(prepared.array, plan),
+        step_fraction=step_fraction,
+        batch_size=batch_size,
+        needed=needed,
+        on_tiles=on_tiles,
+    )
+
+
+def stream_logits(
+    predict: PredictTiles,
+    prepared: Volume,
+    plan: Plan,
+    device: torch.device,
+    *,
+    axis: int,
+    step_fraction: float = STEP_FRACTION,
+    batch_size: int = 1,
+    needed: Callable[[Box], bool] | None = None,
+    on_tiles: OnTiles | None = None,
+) -> Iterator[Slab]:
+    """The logits of `compute_logits` in slabs; see `stream_sliding_window` for the arguments."""
+    return stream_sliding_window(
+        torch.from_numpy(prepared.array).to(device),
+        predict,
+        plan_tiles(prepared.spatial_shape, plan.patch_size, step_fraction=step_fraction),
+        compute_around(prepared.array, plan),
+        axis=axis,
+        batch_size=batch_size,
+        needed=needed,
+        on_tiles=on_tiles,
+    )
+
+
+def compute_around(array: Array, plan: Plan) -> Tensor:
+    """What lies around a volume, per channel of the network, ``(C,)``: where nothing is, nothing was found before."""
+    around = torch.zeros(len(array))
     num_channels = len(plan.normalization)
-    around[:num_channels] = torch.from_numpy(compute_fill(prepared.array[:num_channels], plan))
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    around[:num_channels] = torch.from_numpy(compute_fill(array[:num_channels], plan))
+    return around
 
-    def predict(tiles: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits: Tensor = network(tiles)
-        return logits
 
-    with torch.inference_mode():
-        return apply_sliding_window(
-            image,
-            predict,
-            plan.patch_size,
-            fill=around,
-            batch_size=max(1, plan.batch_size // 2),
-            on_tiles=on_tiles,
-        )
+def count_tiles_at_once(plan: Plan) -> int:
+    """Tiles per batch: as many as training's batch holds would fit, half of them leave room for the sums."""
+    return max(1, plan.batch_size // 2)

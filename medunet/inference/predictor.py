@@ -1,7 +1,8 @@
 """`Predictor`: all networks of a model on one device, from a scan in memory to a label map.
 
 Networks that see the same patches share the preprocessing and the tiles: each tile passes through all of them, and their
-logits are averaged, as nnU-Net does with its folds (doi:10.1038/s41592-020-01008-z).
+logits are averaged, as nnU-Net does with its folds (doi:10.1038/s41592-020-01008-z). Where all networks share a plan, the
+label map is painted while the tiles advance, and only the logits of one row of tiles are in memory.
 """
 
 from __future__ import annotations
@@ -11,16 +12,35 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from torch import Tensor, nn
 
+from medunet.device import Precision
+from medunet.errors import InputError
+from medunet.inference.backends import FOLDER, Backend, build_backend
 from medunet.inference.cascade import append_previous_labels
-from medunet.inference.logits import OnTiles, compute_logits
+from medunet.inference.logits import collect_logits, count_tiles_at_once, stream_logits
+from medunet.inference.members import MembersWatch
 from medunet.inference.prediction import Prediction, build_patch_key, build_voxel_key, merge_predictions
-from medunet.inference.restoring import restore_predictions
-from medunet.models import AnyModel, Model
+from medunet.inference.restoring import LabelPainter, restore_predictions
+from medunet.inference.settings import InferenceSettings
+from medunet.inference.skipping import find_needed_tiles
+from medunet.inference.sliding_window import OnTiles, PredictTiles, Slab
+from medunet.inference.tile_networks import Axes, OnMembers, TileNetworks, list_flips, list_mirrored_channels
+from medunet.inference.tiling import Box, plan_tiles
+from medunet.models import AnyModel, Model, SpeedRecord
 from medunet.planning import Plan
+from medunet.postprocessing import AgreementCounts
 from medunet.preprocessing import preprocess_image
+from medunet.tasks import Task, compute_mirrored_outputs
 from medunet.volume import Volume, build_grid
+
+OnStage = Callable[[str], None]
+"""Called with ``"prepare"``, ``"low"``, ``"network"`` or ``"restore"`` when a part of that stage has been done."""
+OnSlab = Callable[[Slab, Volume, int], None]
+"""Called with finished logits, the network's grid and the axis along which they come."""
+
+
+def _ignore(stage: str) -> None:
+    pass
 
 
 class Predictor:
@@ -30,16 +50,35 @@ class Predictor:
         model: One network or an ensemble; its post-processing is left to the caller.
         device: That computes; all weights stay there.
         precision: Of the networks' arithmetic.
+        settings: How much is computed for a scan.
     """
 
-    def __init__(self, model: AnyModel, device: torch.device, precision: str) -> None:
+    def __init__(
+        self,
+        model: AnyModel,
+        device: torch.device,
+        precision: Precision,
+        settings: InferenceSettings | None = None,
+    ) -> None:
         self._task = model.task
         self._device = device
         self._precision = precision
+        self._settings = settings or InferenceSettings()
+        members = model.members[:1] if self._settings.takes_one_network else model.members
         groups: dict[Hashable, list[Model]] = {}
-        for member in model.members:
+        for member in members:
             groups.setdefault((build_patch_key(member.plan), _identify(member.low)), []).append(member)
-        self._groups = [self._build_group(members) for members in groups.values()]
+        self._speed = model.speed
+        self._groups = [self._build_group(group) for group in groups.values()]
+
+    @property
+    def description(self) -> str:
+        """One line for people: what computes, and how often."""
+        first = self._groups[0].networks[0].description
+        num_networks = sum(len(group.networks) for group in self._groups)
+        num_flips = self._count_flips(self._groups[0])
+        networks = f"; {num_networks} networks" if num_networks > 1 else ""
+        return first + networks + (f"; {num_flips} mirrored passes" if num_flips > 1 else "")
 
     def segment(self, image: Volume) -> Volume:
         """The label map of a scan on its own grid, without post-processing.
@@ -47,21 +86,72 @@ class Predictor:
         Args:
             image: ``(C, I, J, K)`` with the channels of the task.
         """
-        return restore_predictions(self.predict(image), image, self._task)
+        return self.segment_with_agreement(image)[0]
+
+    def segment_with_agreement(
+        self,
+        image: Volume,
+        *,
+        on_tiles: OnTiles | None = None,
+        on_stage: OnStage = _ignore,
+        on_slab: OnSlab | None = None,
+    ) -> tuple[Volume, AgreementCounts | None]:
+        """The label map of a scan on its own grid, without post-processing, and how far its members agree.
+
+        Args:
+            image: ``(C, I, J, K)`` with the channels of the task.
+            on_tiles: Called with the number of finished tiles and of all; where plans differ, for one after the other.
+            on_stage: Called when a part of a stage has been done.
+            on_slab: Called with the mean logits of all networks, slab by slab, where they share a plan.
+
+        Returns:
+            The agreement is None where there is only one member, or where plans differ.
+
+        Raises:
+            InputError: If logits are asked for, and the networks do not share a plan.
+        """
+        if len(self._groups) > 1:
+            if on_slab is not None:
+                msg = (
+                    f"The model averages networks of {len(self._groups)} plans, whose probabilities share no grid before "
+                    "the scan's; maps of probabilities and uncertainty need networks of one plan."
+                )
+                raise InputError(msg)
+            predictions = self.predict(image, on_tiles=on_tiles, on_stage=on_stage)
+            labels = restore_predictions(predictions, image, self._task)
+            on_stage("restore")
+            return labels, None
+        (group,) = self._groups
+        prepared = preprocess_image(image, group.plan)
+        on_stage("prepare")
+        watch = MembersWatch(self._task, len(group.networks), self._count_flips(group), self._device)
+        labels = paint_labels(
+            self._build_tiles(group, watch.add),
+            self._add_previous(group, prepared, image, on_stage),
+            image,
+            group.plan,
+            self._task,
+            self._device,
+            self._settings,
+            on_tiles=on_tiles,
+            on_stage=on_stage,
+            on_slab=on_slab,
+        )
+        return labels, watch.read()
 
     def predict(
         self,
         image: Volume,
         *,
         on_tiles: OnTiles | None = None,
-        on_stage: Callable[[str], None] = lambda stage: None,
+        on_stage: OnStage = _ignore,
     ) -> list[Prediction]:
-        """What the networks say about a scan.
+        """What the networks say about a scan, all logits at once.
 
         Args:
             image: ``(C, I, J, K)`` with the channels of the task.
             on_tiles: Called with the number of finished tiles and of all; where plans differ, for one after the other.
-            on_stage: Called with ``"prepare"``, ``"low"`` or ``"network"`` when the stage has been done.
+            on_stage: Called when a stage has been done.
 
         Returns:
             One prediction per plan.
@@ -72,32 +162,148 @@ class Predictor:
             prepared = preprocess_image(image, same_voxels[0].plan)
             on_stage("prepare")
             for group in same_voxels:
-                seen = prepared
-                if group.low is not None:
-                    seen = append_previous_labels(prepared, group.low.segment(image), self._task)
-                    on_stage("low")
-                predictions.append(self._predict_group(group, seen, on_tiles))
+                seen = self._add_previous(group, prepared, image, on_stage)
+                predictions.append(self._predict_group(group, seen, image, on_tiles))
                 on_stage("network")
         return merge_predictions(predictions)
 
+    def _add_previous(self, group: _Group, prepared: Volume, image: Volume, on_stage: OnStage) -> Volume:
+        if group.low is None:
+            return prepared
+        seen = append_previous_labels(prepared, group.low.segment(image), self._task)
+        on_stage("low")
+        return seen
+
     def _build_group(self, members: Sequence[Model]) -> _Group:
-        networks = [member.network for member in members]
         first = members[0]
         return _Group(
             plan=first.plan,
-            network=(networks[0] if len(networks) == 1 else _MeanOfLogits(networks)).to(self._device).eval(),
-            num_networks=len(networks),
-            low=None if first.low is None else Predictor(first.low, self._device, self._precision),
+            networks=[
+                build_backend(
+                    [member.network],
+                    member.plan,
+                    self._device,
+                    self._precision,
+                    name=self._settings.backend,
+                    cache=member.folder / FOLDER if member.folder.is_dir() else None,
+                )
+                for member in members
+            ],
+            low=None if first.low is None else Predictor(first.low, self._device, self._precision, self._settings),
         )
 
-    def _predict_group(self, group: _Group, seen: Volume, on_tiles: OnTiles | None) -> Prediction:
-        logits = compute_logits(group.network, seen, group.plan, self._device, self._precision, on_tiles=on_tiles)
+    def _build_tiles(self, group: _Group, on_members: OnMembers | None = None) -> TileNetworks:
+        return build_tile_networks(
+            group.networks, group.plan, self._task, self._settings, self._speed, on_members=on_members
+        )
+
+    def _count_flips(self, group: _Group) -> int:
+        return len(choose_flips(group.plan, self._settings, self._speed))
+
+    def _predict_group(self, group: _Group, seen: Volume, image: Volume, on_tiles: OnTiles | None) -> Prediction:
+        logits = collect_logits(
+            self._build_tiles(group),
+            seen,
+            group.plan,
+            self._device,
+            step_fraction=self._settings.resolve_step(),
+            batch_size=self._settings.batch_size or count_tiles_at_once(group.plan),
+            needed=_find_needed(image, seen, group.plan, self._settings),
+            on_tiles=on_tiles,
+        )
         return Prediction(
             logits=logits,
             grid=build_grid(seen.spatial_shape, seen.affine),
             plan=group.plan,
-            num_networks=group.num_networks,
+            num_networks=len(group.networks),
         )
+
+
+def build_tile_networks(
+    networks: Sequence[PredictTiles],
+    plan: Plan,
+    task: Task,
+    settings: InferenceSettings,
+    speed: SpeedRecord | None,
+    *,
+    on_members: OnMembers | None = None,
+) -> TileNetworks:
+    """Networks of one plan with the mirrored passes that the settings ask for, as one.
+
+    Args:
+        networks: Each gives logits of tiles.
+        plan: Of all of them.
+        task: Knows which labels have sides.
+        settings: What the user decided.
+        speed: What was measured after training.
+        on_members: Told what every member says.
+    """
+    return TileNetworks(
+        networks,
+        choose_flips(plan, settings, speed),
+        mirrored_channels=list_mirrored_channels(plan, task),
+        mirrored_outputs=compute_mirrored_outputs(task),
+        batch_size=settings.batch_size or count_tiles_at_once(plan),
+        on_members=on_members,
+    )
+
+
+def choose_flips(plan: Plan, settings: InferenceSettings, speed: SpeedRecord | None) -> list[Axes]:
+    """The passes that every tile makes; at least the one that is not mirrored."""
+    return list_flips(plan) if settings.resolve_flips(speed) else [()]
+
+
+def paint_labels(
+    tiles: PredictTiles,
+    seen: Volume,
+    image: Volume,
+    plan: Plan,
+    task: Task,
+    device: torch.device,
+    settings: InferenceSettings,
+    *,
+    on_tiles: OnTiles | None = None,
+    on_stage: OnStage = _ignore,
+    on_slab: OnSlab | None = None,
+) -> Volume:
+    """The label map of a scan, painted while the tiles advance.
+
+    Args:
+        tiles: Gives logits of tiles.
+        seen: What the networks see, on their grid.
+        image: The scan, on the grid of the result.
+        plan: Of the networks.
+        task: Gives the values.
+        device: That computes.
+        settings: Steps, batches, air.
+        on_tiles: Called with the number of finished tiles and of all.
+        on_stage: Called with ``"network"`` and ``"restore"`` in turns.
+        on_slab: Called with the mean logits, slab by slab.
+    """
+    tiling = plan_tiles(seen.spatial_shape, plan.patch_size, step_fraction=settings.resolve_step())
+    painter = LabelPainter(seen, tiling.streaming_axis, image, task)
+    for slab in stream_logits(
+        tiles,
+        seen,
+        plan,
+        device,
+        axis=tiling.streaming_axis,
+        step_fraction=settings.resolve_step(),
+        batch_size=settings.batch_size or count_tiles_at_once(plan),
+        # What is not computed has no probabilities.
+        needed=_find_needed(image, seen, plan, settings) if on_slab is None else None,
+        on_tiles=on_tiles,
+    ):
+        on_stage("network")
+        painter.add(slab)
+        if on_slab is not None:
+            on_slab(slab, seen, tiling.streaming_axis)
+        on_stage("restore")
+    return painter.finish()
+
+
+def _find_needed(image: Volume, seen: Volume, plan: Plan, settings: InferenceSettings) -> Callable[[Box], bool] | None:
+    return find_needed_tiles(image, seen, plan.modality) if settings.skip_air else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,31 +312,13 @@ class _Group:
 
     Attributes:
         plan: Of all of them.
-        network: They, as one.
-        num_networks: How many they are.
+        networks: Each on patches.
         low: Of a cascade, what segments the scan before them.
     """
 
     plan: Plan
-    network: nn.Module
-    num_networks: int
+    networks: Sequence[Backend]
     low: Predictor | None
-
-
-class _MeanOfLogits(nn.Module):
-    """Several networks as one."""
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """Mean logits in float32, whatever the networks compute in."""
-        first, *others = self.networks
-        total: Tensor = first(patches).float()
-        for network in others:
-            total += network(patches)
-        return total / len(self.networks)
 
 
 def _identify(low: AnyModel | None) -> Hashable:

@@ -1,24 +1,141 @@
 """From the network's grid back to the scan's: logits become a label map where the scan has its voxels.
 
-Networks of one plan share a grid, and the mean of their logits is restored like those of one. The grids of different plans
-meet only on the scan: there the mean of the probabilities decides, as in nnU-Net (doi:10.1038/s41592-020-01008-z). Classes
-are handled one after the other, so that memory does not grow with their number.
+Networks of one plan share a grid, and the mean of their logits is restored slab by slab while the sliding window goes on. The
+grids of different plans meet only on the scan: there the mean of the probabilities decides, as in nnU-Net
+(doi:10.1038/s41592-020-01008-z). Classes are handled one after the other, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medunet.inference.boundary import (
+    Positions,
+    build_positions,
+    find_positive_between,
+    find_winners_between,
+    snap_places,
+)
 from medunet.inference.prediction import Prediction
-from medunet.preprocessing import find_winner, resample_linear, resample_winner
+from medunet.inference.sliding_window import Slab
+from medunet.preprocessing import compute_axis_mapping, find_winner, resample_linear
 from medunet.tasks import Task, list_class_values
 from medunet.volume import Affine, Array, Shape3, Volume
+
+_T = TypeVar("_T")
+
+
+class LabelPainter:
+    """Makes a label map on the scan's grid of slabs on the network's, as they come.
+
+    Args:
+        grid: The network's.
+        axis: Along which the slabs come.
+        scan: Gives the grid of the result; voxels outside the network's grid are background.
+        task: Gives the values.
+    """
+
+    def __init__(self, grid: Volume, axis: int, scan: Volume, task: Task) -> None:
+        self._scan = scan
+        self._task = task
+        self._way = SlabWay(grid, axis, scan)
+        self._array = np.zeros(scan.spatial_shape, dtype=_choose_dtype(task))
+        self._values = np.array(list_class_values(task), dtype=self._array.dtype)
+        self._are_numbers = self._values.tolist() == list(range(len(self._values)))
+
+    def add(self, slab: Slab) -> None:
+        """Paint what lies within a slab."""
+        passage = self._way.find_passage(slab)
+        if passage is None:
+            return
+        if self._task.has_regions:
+            painted = _paint_regions(
+                # A logit above 0 is a probability above one half.
+                lambda output: find_positive_between(slab.logits[output], passage.positions),
+                passage.shape,
+                self._task,
+            )
+        else:
+            winners = find_winners_between(slab.logits, passage.positions).cpu().numpy()
+            painted = winners if self._are_numbers else self._values[winners]
+        self._array[passage.box] = painted.transpose(passage.axes)
+
+    def finish(self) -> Volume:
+        """The label map ``(1, I, J, K)``."""
+        return Volume(self._array[None], self._scan.affine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """Where the points of a part of a scan lie within a slab.
+
+    Attributes:
+        positions: Along the axes of the slab.
+        axes: Which axis of the slab each axis of the scan is.
+        box: The points' voxels in the scan.
+    """
+
+    positions: tuple[Positions, Positions, Positions]
+    axes: tuple[int, int, int]
+    box: tuple[slice, slice, slice]
+
+    @property
+    def shape(self) -> Shape3:
+        """Number of points along the axes of the slab."""
+        i, j, k = map(len, self.positions)
+        return i, j, k
+
+
+class SlabWay:
+    """The way from slabs on the network's grid to the scan's voxels; every voxel is reached from exactly one slab."""
+
+    def __init__(self, grid: Volume, axis: int, scan: Volume) -> None:
+        self._place = _find_place([grid], scan)
+        order = [axis, *(other for other in range(3) if other != axis)]
+        lengths = [grid.spatial_shape[number] for number in order]
+        self._axes, scales, shifts = compute_axis_mapping(grid.affine[:, [*order, 3]], self._place.affine)
+        self._places = [
+            snap_places(torch.arange(num_points, dtype=torch.float64) * scale + shift, lengths[slab_axis])
+            for num_points, scale, shift, slab_axis in zip(self._place.shape, scales, shifts, self._axes, strict=True)
+        ]
+
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """The scan's voxels that the network has seen."""
+        return self._place.box
+
+    @property
+    def scan_axis(self) -> int:
+        """The scan's axis along which the slabs come."""
+        return self._axes.index(0)
+
+    def find_passage(self, slab: Slab) -> Passage | None:
+        """The scan's voxels that lie between the planes of a slab and of no slab before; None where there are none."""
+        along = self.scan_axis
+        places = self._places[along]
+        # The first plane of a slab is the last of the one before.
+        inside = ((places > slab.first) | (slab.first == 0)) & (places <= slab.stop - 1)
+        chosen = torch.nonzero(inside)[:, 0]
+        if len(chosen) == 0:
+            return None
+        device = slab.logits.device
+        begin, end = int(chosen[0]), int(chosen[-1]) + 1  # places rise or fall, so these are neighbours
+        box = [slice(edge.start, edge.stop) for edge in self._place.box]
+        box[along] = slice(self._place.box[along].start + begin, self._place.box[along].start + end)
+        positions: list[Positions] = []
+        for slab_axis in range(3):
+            scan_axis = self._axes.index(slab_axis)
+            if slab_axis == 0:
+                positions.append(build_positions(places[begin:end] - slab.first, device))
+            else:
+                positions.append(build_positions(self._places[scan_axis], device))
+        return Passage(positions=_triple(positions), axes=self._axes, box=_triple(box))
 
 
 def restore_label_map(logits: Tensor, prepared: Volume, scan: Volume, task: Task) -> Volume:
@@ -30,19 +147,9 @@ def restore_label_map(logits: Tensor, prepared: Volume, scan: Volume, task: Task
         scan: Gives the grid of the result; voxels outside the network's grid are background.
         task: Gives the values.
     """
-    place = _find_place([prepared], scan)
-    if task.has_regions:
-        return place.put(
-            _paint_regions(
-                # A logit above 0 is a probability above one half.
-                lambda output: resample_linear(logits[output], prepared.affine, place.affine, place.shape) > 0,
-                place.shape,
-                task,
-            ),
-            scan,
-        )
-    winners = resample_winner(logits, prepared.affine, place.affine, place.shape)
-    return place.put(_paint_winners(winners, task), scan)
+    painter = LabelPainter(prepared, 0, scan, task)
+    painter.add(Slab(logits=logits, first=0))
+    return painter.finish()
 
 
 def restore_predictions(predictions: Sequence[Prediction], scan: Volume, task: Task) -> Volume:
@@ -110,6 +217,11 @@ class _Probabilities:
         logits = self.prediction.logits[output]
         probabilities = torch.sigmoid(logits) if self._has_regions else torch.exp(logits - self._peak).div_(self._total)
         return resample_linear(probabilities, self.prediction.grid.affine, place.affine, place.shape)
+
+
+def _triple(values: Sequence[_T]) -> tuple[_T, _T, _T]:
+    i, j, k = values
+    return i, j, k
 
 
 def _paint_winners(winners: Tensor, task: Task) -> Array:

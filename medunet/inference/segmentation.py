@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medunet.io import (
     Algorithm,
     Code,
@@ -31,7 +29,7 @@ from medunet.io import (
     to_torchio,
     write_structures,
 )
-from medunet.models import QualityRanges
+from medunet.postprocessing import AgreementCounts, Flag, LabelVolume, compute_label_volumes
 from medunet.volume import Volume
 
 
@@ -60,7 +58,10 @@ class Segmentation:
     scan: Scan | None = None
     options: ReadOptions | None = None
     model: tuple[str, str] = ("medunet", "")
-    quality: QualityRanges | None = None
+    flags: tuple[Flag, ...] = ()
+    agreement: AgreementCounts | None = None
+    probabilities: Volume | None = None
+    uncertainty: Volume | None = None
 
     @property
     def source(self) -> Path | None:
@@ -73,15 +74,14 @@ class Segmentation:
         return from_label_map(self.labels, self.label_values, codes=self.codes)
 
     @property
-    def volumes_ml(self) -> dict[str, float]:
-        """Volume of every label in millilitres; 0 where nothing was found."""
-        voxel_ml = self.labels.voxel_volume_mm3 / 1000
-        found, counts = np.unique(self.labels.array, return_counts=True)
-        num_voxels = dict(zip(found.tolist(), counts.tolist(), strict=True))
-        return {
-            name: voxel_ml * sum(num_voxels.get(value, 0) for value in values)
-            for name, values in self.label_values.items()
-        }
+    def volumes(self) -> dict[str, LabelVolume]:
+        """Volume of every label; where the scan cuts a structure, what of it can be seen, and why no more is known."""
+        return compute_label_volumes(self.labels, self.label_values)
+
+    @property
+    def volumes_ml(self) -> dict[str, float | None]:
+        """Volume of every label in millilitres: 0 where nothing was found, None where the scan cuts the structure."""
+        return {name: volume.volume_ml for name, volume in self.volumes.items()}
 
     def save(
         self,

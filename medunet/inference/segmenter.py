@@ -5,19 +5,32 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medunet.device import choose_device, choose_precision
-from medunet.inference.logits import OnTiles
+from medunet.errors import ModelError
+from medunet.inference.many import read_ahead
+from medunet.inference.maps import ArraySink, Box, MapPainter, MapSink, OpenSink, list_outside
 from medunet.inference.predictor import Predictor
-from medunet.inference.restoring import restore_predictions
 from medunet.inference.segmentation import Segmentation
-from medunet.io import ReadOptions, Scan, describe_source, merge_options, read_scan, scan_from_memory
+from medunet.inference.settings import InferenceSettings
+from medunet.inference.sliding_window import OnTiles
+from medunet.io import (
+    MapWriter,
+    ReadOptions,
+    Scan,
+    describe_source,
+    is_nifti,
+    merge_options,
+    read_scan,
+    scan_from_memory,
+)
 from medunet.models import SYNTHETIC_WARNING, AnyModel, find_newest_model, read_model
+from medunet.networks import PatchNetwork
 from medunet.planning import Plan
-from medunet.postprocessing import apply_postprocessing
+from medunet.postprocessing import apply_postprocessing, find_flags
 from medunet.tasks import Task, check_channels
 from medunet.volume import build_grid
 
@@ -30,19 +43,39 @@ class Segmenter:
     Args:
         model: Read from a model folder.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        settings: How much is computed for a scan.
 
     Attributes:
         model: Task, plan, weights and record.
         device: That computes.
+        settings: How much is computed for a scan.
     """
 
-    def __init__(self, model: AnyModel, device: str = "auto") -> None:
+    def __init__(self, model: AnyModel, device: str = "auto", settings: InferenceSettings | None = None) -> None:
         self.model = model
+        self.settings = settings or InferenceSettings()
         self.device = choose_device(device)
-        self.precision = choose_precision(self.device)
-        self._predictor = Predictor(model, self.device, self.precision)
+        self.precision = choose_precision(self.device, self.settings.precision)
+        self._predictor = Predictor(model, self.device, self.precision, self.settings)
         if model.training.is_synthetic:
             logger.warning(SYNTHETIC_WARNING)
+
+    @property
+    def description(self) -> str:
+        """One line for people: what computes the networks, and how often."""
+        return self._predictor.description
+
+    @property
+    def network(self) -> PatchNetwork:
+        """The bare network, a ``torch.nn.Module`` from patches ``(B, C, *patch_size)`` to logits.
+
+        Raises:
+            ModelError: If the model is an ensemble; ``model.members`` holds its networks.
+        """
+        if len(self.model.members) > 1:
+            msg = f"{self.model.folder} is an ensemble of {len(self.model.members)} networks; take them from model.members."
+            raise ModelError(msg)
+        return self.model.members[0].network
 
     @property
     def task(self) -> Task:
@@ -55,7 +88,14 @@ class Segmenter:
         return self.model.plan
 
     def segment(
-        self, scan: Any, *, on_tiles: OnTiles | None = None, options: ReadOptions | None = None, **choices: Any
+        self,
+        scan: Any,
+        *,
+        probabilities: bool | Path = False,
+        uncertainty: bool | Path = False,
+        on_tiles: OnTiles | None = None,
+        options: ReadOptions | None = None,
+        **choices: Any,
     ) -> Segmentation:
         """Segment one scan.
 
@@ -63,6 +103,9 @@ class Segmenter:
             scan: A path (a list of paths for one file per channel) of a NIfTI, NRRD, MetaImage, PNG or TIFF file or of a
                 DICOM folder or zip; a list of pydicom datasets; a nibabel, SimpleITK, MONAI or TorchIO image;
                 ``(array, affine)`` in RAS+ mm; a `Volume`; or a `Scan`.
+            probabilities: Whether to keep the probability of every class: in memory, or, with the path of a NIfTI file,
+                on the disk. Air is computed then, too.
+            uncertainty: The same for the entropy of the probabilities.
             on_tiles: Called with the number of finished tiles and of all; where the plans of an ensemble differ, for one
                 after the other.
             options: What to take where the scan leaves it open.
@@ -74,18 +117,38 @@ class Segmenter:
         Raises:
             VolumeError: If the scan cannot be read or is no volume.
             DatasetError: If it has other channels than the task.
+            OutputError: If a map cannot be written.
+            InputError: If maps are asked for, and the networks of the ensemble do not share a plan.
         """
         clock = _Clock()
-        options = merge_options(options or ReadOptions(modality=self.task.modality), choices)
+        options = self.merge_options(options, choices)
         origin = _read_scan(scan, options)
         image = origin.volume
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
         clock.stop("read")
-        predictions = self._predictor.predict(image, on_tiles=on_tiles, on_stage=clock.stop)
-        labels = restore_predictions(predictions, image, self.task)
-        clock.stop("restore")
+        in_memory: dict[str, ArraySink] = {}
+        painter = MapPainter(
+            self.task,
+            image,
+            probabilities=self._choose_sink("probabilities", probabilities, origin, options, in_memory),
+            uncertainty=self._choose_sink("uncertainty", uncertainty, origin, options, in_memory),
+        )
+        try:
+            labels, agreement = self._predictor.segment_with_agreement(
+                image,
+                on_tiles=on_tiles,
+                on_stage=clock.stop,
+                on_slab=painter.add if painter.is_wanted else None,
+            )
+            painter.close()
+        finally:
+            painter.abandon()  # what is closed already stays
+        if painter.is_wanted:
+            clock.stop("maps")
         labels = apply_postprocessing(labels, self.task, self.model.postprocessing)
         clock.stop("postprocess")
+        flags = find_flags(image, labels, self.task, self.model.quality, agreement=agreement)
+        clock.stop("flags")
         return Segmentation(
             labels=labels,
             label_values=dict(self.task.labels),
@@ -94,28 +157,115 @@ class Segmenter:
             codes=self.task.codes,
             scan=_drop_voxels(origin),
             options=options,
-            model=("medunet", f"{self.model.training.medunet_version} {self.task.name}"),
-            quality=self.model.quality,
+            model=self._name,
+            flags=flags,
+            agreement=agreement,
+            **{name: sink.volume for name, sink in in_memory.items()},
         )
 
-    def segment_many(self, scans: Iterable[Any]) -> Iterator[Segmentation]:
-        """Segment one scan after the other; an unreadable scan raises when its turn comes."""
-        for scan in scans:
-            yield self.segment(scan)
+    @property
+    def _name(self) -> tuple[str, str]:
+        return "medunet", f"{self.model.training.medunet_version} {self.task.name}"
+
+    def _choose_sink(
+        self, name: str, wanted: bool | Path, origin: Scan, options: ReadOptions, in_memory: dict[str, ArraySink]
+    ) -> OpenSink | None:
+        if wanted is False:
+            return None
+        is_probability = name == "probabilities"
+        outside = list_outside(self.task) if is_probability else [0.0]
+        grid = origin.volume
+
+        def open_sink(num_channels: int, axis: int, box: Box) -> MapSink:
+            if wanted is True:
+                in_memory[name] = ArraySink(num_channels, axis, box, grid=grid, outside=outside)
+                return in_memory[name]
+            return MapWriter(
+                Path(wanted),
+                grid,
+                num_channels=num_channels,
+                axis=axis,
+                box=box,
+                outside=outside,
+                names=_name_outputs(self.task) if is_probability else (),
+                like=origin.path if origin.path is not None and is_nifti(origin.path) else None,
+                affine=options.affine,
+                description=" ".join(self._name),
+            )
+
+        return open_sink
+
+    def segment_many(
+        self, scans: Iterable[Any], *, keeps_going: bool = False, options: ReadOptions | None = None, **choices: Any
+    ) -> Iterator[Segmentation | ScanFailure]:
+        """Segment one scan after the other; while one is computed, the next one is read.
+
+        Args:
+            scans: As for `segment`; taken one ahead.
+            keeps_going: Whether a scan that cannot be read or segmented gives a `ScanFailure` in its place, and the
+                others go on; otherwise its error is raised when its turn comes.
+            options: As for `segment`.
+            **choices: As for `segment`.
+
+        Yields:
+            Masks in the order of the scans, each as soon as it is made.
+        """
+        read_options = self.merge_options(options, choices)
+
+        def read(scan: Any) -> Scan:
+            return _read_scan(scan, read_options)
+
+        def make(scan: Any, found: Scan) -> Segmentation:
+            return self.segment(found, options=read_options)
+
+        for done in read_ahead(scans, read, make):
+            if done.error is None:
+                assert done.result is not None
+                yield done.result
+            elif keeps_going:
+                yield ScanFailure(scan=done.job, error=done.error)
+            else:
+                raise done.error
+
+    def merge_options(self, options: ReadOptions | None, choices: dict[str, Any]) -> ReadOptions:
+        """How scans are read: as asked for, and of the task's modality where nothing is asked for."""
+        return merge_options(options or ReadOptions(modality=self.task.modality), choices)
 
 
-def load(model: str | Path | None = None, *, device: str = "auto") -> Segmenter:
+@dataclass(frozen=True, kw_only=True)
+class ScanFailure:
+    """A scan that has no mask.
+
+    Attributes:
+        scan: As it was given.
+        error: Why.
+    """
+
+    scan: Any
+    error: Exception
+
+
+def load(
+    model: str | Path | None = None, *, device: str = "auto", settings: InferenceSettings | None = None, **choices: Any
+) -> Segmenter:
     """Load a model once, to segment many scans.
 
     Args:
         model: A model folder; None takes the newest of ``$MEDUNET_HOME`` or ``./runs``.
         device: ``"auto"`` or a torch device.
+        settings: How much is computed for a scan.
+        **choices: Fields of ``settings``, such as ``speed="fast"``.
 
     Raises:
         ModelError: If there is no such model, or it is damaged.
-        InputError: If the device is absent.
+        InputError: If the device is absent, or a choice is none.
     """
-    return Segmenter(read_model(model if model is not None else find_newest_model()), device)
+    settings = replace(settings or InferenceSettings(), **choices)
+    return Segmenter(read_model(model if model is not None else find_newest_model()), device, settings)
+
+
+def _name_outputs(task: Task) -> list[str]:
+    return list(task.labels) if task.has_regions else ["background", *task.labels]
 
 
 def _read_scan(scan: Any, options: ReadOptions) -> Scan:

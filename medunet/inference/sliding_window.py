@@ -1,164 +1,265 @@
-"""A network that sees patches, applied to a whole volume: overlapping tiles, Gaussian weights, exact sums.
+"""A network that sees patches, applied to a whole volume: overlapping tiles, Gaussian weights, exact sums, plane by plane.
 
-The window is an outer product of three one-dimensional windows, so the sum of weights at a voxel is the product of three
-sums that are known before anything runs: no counter volume is needed. Sums are float32 whatever the network computes in.
+Tiles advance along one axis in rows. Behind a row no tile begins any more, so the planes there are finished and leave; the sums
+of the others move to the front. So much is in memory at a time, whatever the length of the scan:
+
+```text
+axis ->     0        s        2s                      planes
+row 0       [========|========]
+row 1                [========|========]              s: step between rows
+after row 0  finished |  kept  |  new                  sums of one row: channels x depth of a tile x plane
+```
+
+Sums are float32 whatever the network computes in.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from medunet.device import is_out_of_memory
+from medunet.inference.tiling import STEP_FRACTION, Box, Tiling, plan_tiles
 from medunet.volume import Shape3
 
-STEP_FRACTION = 0.5
-SIGMA_FRACTION = 1 / 8  # of the patch, as in nnU-Net (doi:10.1038/s41592-020-01008-z)
+logger = logging.getLogger(__name__)
+
+PredictTiles = Callable[[Tensor], Tensor]
+"""``(B, C, *patch_size)`` to logits ``(B, outputs, *patch_size)``."""
+OnTiles = Callable[[int, int], None]
+"""Called with the number of finished tiles and of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tiling:
-    """Where tiles lie and what they weigh.
+class Slab:
+    """Finished planes of a volume; the axis along which they come stands first.
+
+    Neighbouring slabs share a plane, so that what lies between planes can be interpolated within one slab.
 
     Attributes:
-        patch_size: Voxels of a tile.
-        padded_shape: The volume, padded at its end where it is smaller than a tile.
-        starts: First voxel of the tiles along each axis.
-        windows: Weight of a tile's voxels along each axis.
+        logits: ``(outputs, planes, P, Q)`` float32, a view that is overwritten once the next slab is asked for; P and Q
+            are the other two axes in their order.
+        first: Number of the first plane.
     """
 
-    patch_size: Shape3
-    padded_shape: Shape3
-    starts: tuple[list[int], list[int], list[int]]
-    windows: tuple[Tensor, Tensor, Tensor]
+    logits: Tensor
+    first: int
 
-    def __len__(self) -> int:
-        return math.prod(len(starts) for starts in self.starts)
-
-    def list_boxes(self) -> list[tuple[slice, slice, slice]]:
-        """All tiles, the last axis running fastest."""
-        return [
-            (slice(i, i + self.patch_size[0]), slice(j, j + self.patch_size[1]), slice(k, k + self.patch_size[2]))
-            for i, j, k in itertools.product(*self.starts)
-        ]
-
-    def compute_weight_sums(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum of the windows along each axis; the sum at a voxel is the product of three entries."""
-        i, j, k = (
-            _sum_windows(window, starts, length)
-            for window, starts, length in zip(self.windows, self.starts, self.padded_shape, strict=True)
-        )
-        return i, j, k
+    @property
+    def stop(self) -> int:
+        """Number of the plane behind the last."""
+        return self.first + self.logits.shape[1]
 
 
-def plan_tiles(shape: Shape3, patch_size: Shape3, *, step_fraction: float = STEP_FRACTION) -> Tiling:
-    """Evenly spread tiles that cover the volume.
+def stream_sliding_window(
+    image: Tensor,
+    predict: PredictTiles,
+    tiling: Tiling,
+    fill: Tensor,
+    *,
+    axis: int | None = None,
+    batch_size: int = 1,
+    needed: Callable[[Box], bool] | None = None,
+    on_tiles: OnTiles | None = None,
+) -> Iterator[Slab]:
+    """Weighted mean of the predictions of all tiles, in slabs that leave as soon as they are finished.
 
     Args:
-        shape: Of the volume; may be smaller than a tile.
-        patch_size: Of a tile.
-        step_fraction: Largest step between tiles as a share of the tile, in ``(0, 1]``.
+        image: ``(C, I, J, K)`` float32 on the device that computes.
+        predict: Sees tiles of the size of the tiling.
+        tiling: Of the image's spatial shape.
+        fill: ``(C,)``: what a volume smaller than a tile is padded with.
+        axis: Along which the slabs come; None takes the one that needs the least memory.
+        batch_size: Tiles at once; halved when memory does not suffice.
+        needed: Whether a tile has to be computed; logits are 0 where all tiles are left out, and too small beside
+            them. None computes all.
+        on_tiles: Called with the number of finished tiles and of all that are computed.
 
-    Raises:
-        ValueError: If the step is out of range.
-
-    Example:
-        >>> plan_tiles((10, 20, 33), (16, 16, 16)).starts
-        ([0], [0, 4], [0, 6, 11, 17])
+    Yields:
+        Slabs that cover all planes in order; empty where no tile is needed.
     """
-    if not 0 < step_fraction <= 1:
-        msg = f"The step is {step_fraction}; expected a share of the tile, above 0 and at most 1."
-        raise ValueError(msg)
-    axes = list(zip(shape, patch_size, strict=True))
-    i, j, k = (_spread(length, size, step_fraction) for length, size in axes)
-    padded_i, padded_j, padded_k = (max(length, size) for length, size in axes)
-    window_i, window_j, window_k = (_build_window(size) for size in patch_size)
-    return Tiling(
-        patch_size=patch_size,
-        padded_shape=(padded_i, padded_j, padded_k),
-        starts=(i, j, k),
-        windows=(window_i, window_j, window_k),
-    )
+    axis = tiling.streaming_axis if axis is None else axis
+    shape: Shape3 = (image.shape[1], image.shape[2], image.shape[3])
+    rows = [
+        [box for box in tiling.list_row(axis, start) if needed is None or needed(box)] for start in tiling.starts[axis]
+    ]
+    counter = _Counter(sum(map(len, rows)), on_tiles)
+    tiles = _Tiles(_pad(image, tiling.padded_shape, fill), predict, batch_size, counter)
+    computed = tiles.compute([box for row in rows for box in row])  # batches may begin in one row and end in the next
+    sums: _RowSums | None = None
+    for start, boxes, following in zip(
+        tiling.starts[axis], rows, [*tiling.starts[axis][1:], tiling.padded_shape[axis]], strict=True
+    ):
+        for box, logits in itertools.islice(computed, len(boxes)):
+            if sums is None:
+                sums = _RowSums(tiling, axis, shape, len(logits), image.device)
+                sums.advance(start)
+            sums.add(box, logits)
+        if sums is not None:
+            if (slab := sums.finish(following)) is not None:
+                yield slab
+            sums.advance(following)
 
 
 def apply_sliding_window(
     image: Tensor,
-    predict: Callable[[Tensor], Tensor],
+    predict: PredictTiles,
     patch_size: Shape3,
     fill: Tensor,
     *,
     step_fraction: float = STEP_FRACTION,
     batch_size: int = 1,
-    on_tiles: Callable[[int, int], None] | None = None,
+    needed: Callable[[Box], bool] | None = None,
+    on_tiles: OnTiles | None = None,
 ) -> Tensor:
-    """Weighted mean of the predictions of all tiles.
+    """`stream_sliding_window` with all planes kept.
 
     Args:
         image: ``(C, I, J, K)`` float32 on the device that computes.
-        predict: ``(B, C, *patch_size)`` to logits ``(B, classes, *patch_size)``.
+        predict: ``(B, C, *patch_size)`` to logits ``(B, outputs, *patch_size)``.
         patch_size: Of a tile.
         fill: ``(C,)``: what a volume smaller than a tile is padded with.
         step_fraction: Largest step between tiles as a share of the tile.
         batch_size: Tiles at once.
+        needed: Whether a tile has to be computed; None computes all. The first tile is always computed.
         on_tiles: Called with the number of finished tiles and of all.
 
     Returns:
-        Logits ``(classes, I, J, K)`` float32 on the image's device.
+        Logits ``(outputs, I, J, K)`` float32 on the image's device.
     """
     shape: Shape3 = (image.shape[1], image.shape[2], image.shape[3])
     tiling = plan_tiles(shape, patch_size, step_fraction=step_fraction)
-    padded = _pad(image, tiling.padded_shape, fill)
-    window = _multiply_axes(*(weights.to(image.device) for weights in tiling.windows))
-    boxes = tiling.list_boxes()
-    sums: Tensor | None = None
-    num_done = 0
-    for batch in _batched(boxes, batch_size):
-        tiles = torch.stack([padded[(slice(None), *box)] for box in batch])  # (B, C, *patch_size)
-        logits = predict(tiles).float()
-        if sums is None:
-            sums = torch.zeros((logits.shape[1], *tiling.padded_shape), device=image.device)
-        for box, tile_logits in zip(batch, logits, strict=True):
-            sums[(slice(None), *box)] += tile_logits * window
-        num_done += len(batch)
-        if on_tiles:
-            on_tiles(num_done, len(boxes))
-    assert sums is not None  # a volume has at least one tile
-    for axis, weights in enumerate(tiling.compute_weight_sums()):
-        broadcast = [1, 1, 1, 1]
-        broadcast[1 + axis] = -1
-        sums /= weights.to(image.device).reshape(broadcast)
-    return sums[:, : shape[0], : shape[1], : shape[2]]
+    axis = tiling.streaming_axis
+    first = tiling.list_boxes()[0]
+    whole: Tensor | None = None
+    for slab in stream_sliding_window(
+        image,
+        predict,
+        tiling,
+        fill,
+        axis=axis,
+        batch_size=batch_size,
+        needed=None if needed is None else lambda box: box == first or needed(box),
+        on_tiles=on_tiles,
+    ):
+        if whole is None:
+            whole = torch.zeros((len(slab.logits), *shape), device=slab.logits.device)
+        whole.movedim(1 + axis, 1)[:, slab.first : slab.stop] = slab.logits
+    assert whole is not None  # there is a first tile
+    return whole
 
 
-def _spread(length: int, size: int, step_fraction: float) -> list[int]:
-    """Starts from 0 to the last that fits, as few as the step allows, evenly apart."""
-    room = length - size
-    if room <= 0:
-        return [0]
-    num_steps = math.ceil(room / max(1, math.floor(size * step_fraction)))
-    return [round(step * room / num_steps) for step in range(num_steps + 1)]
+class _RowSums:
+    """Weighted sums of the tiles of one row, and what earlier rows have added to the same planes.
+
+    One more plane stands in front: the last that is finished, which the next slab begins with.
+    """
+
+    def __init__(self, tiling: Tiling, axis: int, shape: Shape3, num_outputs: int, device: torch.device) -> None:
+        others = [other for other in range(3) if other != axis]
+        self._order = [axis, *others]
+        self._shape = [shape[number] for number in self._order]
+        size = (
+            num_outputs,
+            1 + tiling.patch_size[axis],
+            *(tiling.padded_shape[number] for number in others),
+        )
+        self._sums = _allocate(size, device)
+        device = self._sums.device
+        self._window = tiling.compute_window().permute(self._order).to(device)
+        sums = tiling.compute_weight_sums()
+        self._factors = [(1 / sums[number]).to(device) for number in self._order]
+        self._start = 0  # of the planes behind the one in front
+
+    def add(self, box: Box, logits: Tensor) -> None:
+        """Add the logits ``(outputs, *patch_size)`` of a tile of the present row."""
+        _, p, q = (box[number] for number in self._order)
+        moved = logits.permute(0, *(1 + number for number in self._order)).to(self._sums.device, torch.float32)
+        self._sums[:, 1:, p, q] += moved * self._window
+
+    def finish(self, stop: int) -> Slab | None:
+        """The planes in front of ``stop``, as means; None where these are only padding."""
+        stop = min(stop, self._shape[0])
+        num_planes = stop - self._start
+        if num_planes <= 0:
+            return None
+        along, p, q = self._factors
+        factors = along[self._start : stop, None, None] * p[None, :, None] * q[None, None, :]
+        self._sums[:, 1 : 1 + num_planes] *= factors
+        front = 0 if self._start > 0 else 1  # before the first plane there is none
+        logits = self._sums[:, front : 1 + num_planes, : self._shape[1], : self._shape[2]]
+        return Slab(logits=logits, first=self._start + front - 1)
+
+    def advance(self, start: int) -> None:
+        """Let go of the planes in front of ``start`` but the last."""
+        moved = start - self._start
+        depth = self._sums.shape[1]
+        if moved <= 0:
+            return
+        kept = max(0, depth - moved)
+        for first in range(0, kept, moved):  # in parts that do not overlap with where they go
+            stop = min(first + moved, kept)
+            self._sums[:, first:stop] = self._sums[:, first + moved : stop + moved]
+        self._sums[:, kept:] = 0
+        self._start = start
 
 
-def _build_window(size: int) -> Tensor:
-    """Gaussian centred on the tile; never so small that float32 sums lose it."""
-    positions = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-    window = torch.exp(-0.5 * (positions / (size * SIGMA_FRACTION)) ** 2)
-    return window.clamp(min=1e-3).float()
+class _Tiles:
+    """Tiles of a volume, through the network in batches."""
+
+    def __init__(self, padded: Tensor, predict: PredictTiles, batch_size: int, counter: _Counter) -> None:
+        self._padded = padded
+        self._predict = predict
+        self._batch_size = batch_size
+        self._counter = counter
+
+    def compute(self, boxes: list[Box]) -> Iterator[tuple[Box, Tensor]]:
+        """Every tile with its logits; where memory does not suffice, fewer at a time from there on."""
+        position = 0
+        while position < len(boxes):
+            batch = boxes[position : position + self._batch_size]
+            tiles = torch.stack([self._padded[(slice(None), *box)] for box in batch])  # (B, C, *patch_size)
+            try:
+                logits = self._predict(tiles)
+            except (RuntimeError, MemoryError) as error:
+                if len(batch) == 1 or not is_out_of_memory(error):
+                    raise
+                self._batch_size = len(batch) // 2
+                logger.warning("Memory does not suffice for %d tiles; %d at a time.", len(batch), self._batch_size)
+                continue
+            position += len(batch)
+            self._counter.count(len(batch))
+            yield from zip(batch, logits, strict=True)
 
 
-def _sum_windows(window: Tensor, starts: list[int], length: int) -> Tensor:
-    sums = torch.zeros(length)
-    for start in starts:
-        sums[start : start + len(window)] += window
-    return sums
+class _Counter:
+    """Tells how many tiles are done."""
+
+    def __init__(self, num_all: int, on_tiles: OnTiles | None) -> None:
+        self._num_all = num_all
+        self._num_done = 0
+        self._on_tiles = on_tiles
+
+    def count(self, num_tiles: int) -> None:
+        self._num_done += num_tiles
+        if self._on_tiles:
+            self._on_tiles(self._num_done, self._num_all)
 
 
-def _multiply_axes(i: Tensor, j: Tensor, k: Tensor) -> Tensor:
-    return i[:, None, None] * j[None, :, None] * k[None, None, :]
+def _allocate(size: Iterable[int], device: torch.device) -> Tensor:
+    """Zeros on the device; on the CPU where the device has no room."""
+    try:
+        return torch.zeros(tuple(size), device=device)
+    except torch.OutOfMemoryError:
+        if device.type == "cpu":
+            raise
+        logger.warning("The sums of the tiles do not fit on %s; they are kept on the CPU.", device)
+        return torch.zeros(tuple(size))
 
 
 def _pad(image: Tensor, shape: Shape3, fill: Tensor) -> Tensor:
@@ -167,8 +268,3 @@ def _pad(image: Tensor, shape: Shape3, fill: Tensor) -> Tensor:
     padded = fill.to(image)[:, None, None, None].expand(-1, *shape).clone()
     padded[:, : image.shape[1], : image.shape[2], : image.shape[3]] = image
     return padded
-
-
-def _batched(boxes: list[tuple[slice, slice, slice]], size: int) -> Iterator[list[tuple[slice, slice, slice]]]:
-    for start in range(0, len(boxes), size):
-        yield boxes[start : start + size]

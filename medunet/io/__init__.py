@@ -17,6 +17,7 @@ from medunet.io.formats import (
     list_volumes,
     strip_suffix,
 )
+from medunet.io.map_writer import MapWriter
 from medunet.io.memory import (
     describe_source,
     from_memory,
@@ -29,6 +30,7 @@ from medunet.io.memory import (
     to_metatensor,
     to_torchio,
 )
+from medunet.io.mesh_write import MESH_SUFFIXES, list_mesh_outputs, write_mesh
 from medunet.io.nifti_file import is_nifti
 from medunet.io.nifti_write import to_nibabel, write_nifti_image, write_nifti_labels
 from medunet.io.parts import list_parts
@@ -60,9 +62,11 @@ from medunet.io.writing import (
 __all__ = [
     "IMAGE_SUFFIXES",
     "MASK_FORMATS",
+    "MESH_SUFFIXES",
     "VOLUME_SUFFIXES",
     "Algorithm",
     "Code",
+    "MapWriter",
     "MaskFormat",
     "ReadOptions",
     "Scan",
@@ -87,6 +91,7 @@ __all__ = [
     "is_nifti",
     "is_simpleitk",
     "is_torchio",
+    "list_mesh_outputs",
     "list_outputs",
     "list_parts",
     "list_volumes",
@@ -108,6 +113,7 @@ __all__ = [
     "write_bytes_atomic",
     "write_image",
     "write_json_atomic",
+    "write_mesh",
     "write_nifti_image",
     "write_nifti_labels",
     "write_structures",

@@ -9,9 +9,10 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from medunet.errors import OutputError
 
@@ -35,15 +36,15 @@ _REMEDIES = {
 }
 
 
-def write_bytes_atomic(path: Path, content: bytes, *, keep_older_as: Path | None = None) -> None:
-    """Write a file so that a reader, a crash or a full disk never leaves half of it.
+@contextlib.contextmanager
+def open_atomic(path: Path, *, keep_older_as: Path | None = None) -> Iterator[BinaryIO]:
+    """A file that is written in pieces, and is there only when the block has ended without an error.
 
     The folder of ``path`` is made when it is missing. An older file at ``path`` stays untouched until the new one is
     complete.
 
     Args:
         path: The file.
-        content: All of it.
         keep_older_as: In the same folder: the name that the older file goes on under. None gives it up.
 
     Raises:
@@ -54,12 +55,14 @@ def write_bytes_atomic(path: Path, content: bytes, *, keep_older_as: Path | None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if keep_older_as is not None and path.exists():
             _keep_as(path, keep_older_as)
         temporary.replace(path)
+    except OutputError:
+        raise
     except OSError as error:
         raise describe_write_error(path, error) from error
     finally:
@@ -67,6 +70,40 @@ def write_bytes_atomic(path: Path, content: bytes, *, keep_older_as: Path | None
         with contextlib.suppress(OSError):
             temporary.unlink()
     _flush_folder(path.parent)
+
+
+def write_bytes_atomic(path: Path, content: bytes, *, keep_older_as: Path | None = None) -> None:
+    """Write a file so that a reader, a crash or a full disk never leaves half of it.
+
+    Args:
+        path: As `open_atomic`.
+        content: All of it.
+        keep_older_as: As `open_atomic`.
+
+    Raises:
+        OutputError: As `open_atomic`.
+    """
+    with open_atomic(path, keep_older_as=keep_older_as) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def open_scratch(path: Path) -> Iterator[BinaryIO]:
+    """A nameless file on the disk of ``path``, for what is put together before it is written there.
+
+    It is gone when the block ends; on Linux and macOS also when the process is killed.
+
+    Raises:
+        OutputError: As `open_atomic`, with the name of ``path``.
+    """
+    _refuse_special(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = tempfile.TemporaryFile(prefix=".", suffix=_PARTIAL, dir=path.parent)  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise describe_write_error(path, error) from error
+    with file:
+        yield file
 
 
 def remove_partial_files(path: Path) -> None:

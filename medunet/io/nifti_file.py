@@ -7,10 +7,8 @@ checksum here.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import logging
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,13 +17,13 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from medunet.errors import LabelError, VolumeError
+from medunet.io.gzip_stream import GZIP_ERRORS, open_gzip_reader
 from medunet.volume import Array
 
 logger = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img")
 _PADDING_BYTES = 4096  # a disk block; more after the voxels are slices that the header does not know of
-_CHUNK_BYTES = 2**22
 
 
 def is_nifti(path: Path) -> bool:
@@ -55,30 +53,39 @@ def open_stream(path: Path) -> Iterator[BinaryIO]:
         if not is_compressed:
             yield raw
             return
-        with gzip.GzipFile(fileobj=raw) as stream:
-            yield stream  # type: ignore[misc]
+        with open_gzip_reader(raw) as stream:
+            yield stream
 
 
-def read_part(stream: BinaryIO, part: range, end: int, path: Path) -> Array:
-    """Some of the bytes that a header promises, as ``(len(part),)`` uint8, and a look at whether the rest is there.
+def read_pieces(stream: BinaryIO, sizes: Iterable[int], start: int, end: int, path: Path) -> Iterator[Array]:
+    """Some of the bytes that a header promises, piece by piece, and a look at whether the rest is there.
 
     Args:
         stream: From `open_stream`, at its start.
-        part: The bytes that are wanted; only they are kept in memory.
+        sizes: Of the pieces, in bytes; none is larger than the first.
+        start: Where they begin.
         end: Where the promised bytes end.
         path: The file, for messages.
+
+    Yields:
+        ``(size,)`` uint8, valid until the next one. The checks of the whole stream come after the last.
 
     Raises:
         VolumeError: If the stream ends before ``end``, or goes on far beyond it.
     """
-    stream.seek(part.start)
-    buffer = np.empty(len(part), dtype=np.uint8)  # takes no memory before it is filled
-    done = 0
-    # In chunks, because gzip would hold the bytes twice.
-    while done < len(part) and (chunk := stream.read(min(_CHUNK_BYTES, len(part) - done))):
-        buffer[done : done + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
-        done += len(chunk)
-    reached = stream.seek(end) if done == len(part) else stream.tell()  # gzip stops at its own end
+    stream.seek(start)
+    buffer = np.empty(0, dtype=np.uint8)
+    is_whole = True
+    for size in sizes:
+        buffer = buffer if len(buffer) else np.empty(size, dtype=np.uint8)
+        piece, done = buffer[:size], 0
+        while done < size and (count := stream.readinto(piece[done:])):  # type: ignore[attr-defined]
+            done += count
+        if done < size:
+            is_whole = False
+            break
+        yield piece
+    reached = stream.seek(end) if is_whole else stream.tell()  # gzip stops at its own end
     if reached < end:
         msg = (
             f"{path} is cut short: its header promises {end} bytes with its voxels, the file holds {reached}. "
@@ -86,7 +93,6 @@ def read_part(stream: BinaryIO, part: range, end: int, path: Path) -> Array:
         )
         raise VolumeError(msg)
     _drain(stream, path)
-    return buffer
 
 
 def _drain(stream: BinaryIO, path: Path) -> None:
@@ -113,7 +119,7 @@ def explain_failures(name: str) -> Iterator[None]:
             yield
     except (VolumeError, LabelError):
         raise
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except GZIP_ERRORS as error:
         what = "end too early" if isinstance(error, EOFError) else "are garbled or fail their checksum"
         msg = f"{name} is damaged: its compressed data {what}. Copy it from its source again."
         raise VolumeError(msg) from error

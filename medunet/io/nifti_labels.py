@@ -83,10 +83,15 @@ def build_extension(structure_set: StructureSet) -> bytes:
     Raises:
         LabelError: If the structures lie in several layers.
     """
-    text = format_label_names(structure_set).encode("ascii")
-    size = -(-(8 + len(text)) // 16) * 16  # the standard asks for multiples of 16
+    return wrap_comment(format_label_names(structure_set))
+
+
+def wrap_comment(text: str) -> bytes:
+    """A text in ASCII as the only header extension, with the mark before it."""
+    content = text.encode("ascii")
+    size = -(-(8 + len(content)) // 16) * 16  # the standard asks for multiples of 16
     head = size.to_bytes(4, "little") + _COMMENT_CODE.to_bytes(4, "little")
-    return bytes([1, 0, 0, 0]) + head + text.ljust(size - 8, b"\0")
+    return bytes([1, 0, 0, 0]) + head + content.ljust(size - 8, b"\0")
 
 
 def _read_extensions(stream: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:

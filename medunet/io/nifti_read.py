@@ -7,7 +7,6 @@ file and with the free memory before anything is allocated.
 from __future__ import annotations
 
 import gzip
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from medunet.errors import VolumeError
 from medunet.io.affine import check_affine
 from medunet.io.claims import check_claim, check_memory
 from medunet.io.nifti_affine import Form, read_affine, to_mm, warn_about_geometry
-from medunet.io.nifti_file import explain_failures, get_pair_paths, is_pair, open_stream, read_part
+from medunet.io.nifti_file import explain_failures, get_pair_paths, is_pair, open_stream, read_pieces
 from medunet.io.nifti_header import (
     HEADER_BYTES,
     get_scaling,
@@ -32,8 +31,10 @@ from medunet.io.voxels import (
     check_finite,
     check_real,
     choose_volume,
+    copy_in_blocks,
     copy_to_row_order,
     count_channels,
+    count_piece_planes,
     get_working_dtype,
     move_channels_first,
     to_working_dtype,
@@ -65,7 +66,9 @@ def read_nifti(path: Path, *, affine: Form | None = None, volume_index: int | No
         header = _read_header(path)
         world = read_affine(header, name, affine)
         voxels = _read_voxels(header, path, volume_index)
-        volume = _build_volume(voxels, get_scaling(header, name), world, name)
+        _scale(voxels, get_scaling(header, name))
+        check_finite(voxels, name)
+        volume = Volume(voxels, world)
         warn_about_geometry(header, name, affine)
         return volume
 
@@ -106,31 +109,38 @@ def _read_header(path: Path) -> Any:
 
 
 def _read_voxels(header: Any, path: Path, volume_index: int | None) -> Array:
-    """The voxels as they are stored, ``(I, J, K, C)``."""
+    """The voxels ``(C, I, J, K)`` in row order and `_get_dtype`, not scaled yet."""
     header_path, voxel_path = get_pair_paths(path)
     name = str(header_path)
     shape, dtype = get_stored_shape(header, name), get_stored_dtype(header, name)
     offset = get_voxel_offset(header, name, is_pair=is_pair(path))
     num_channels = count_channels(shape, name)
     channels = range(num_channels) if volume_index is None else choose_volume(num_channels, volume_index, name)
-    num_voxels = math.prod(shape[:3])
-    num_bytes = num_voxels * dtype.itemsize  # of one channel
+    i, j, k = (*shape, 1)[:3]
+    num_bytes = i * j * k * dtype.itemsize  # of one channel
+    working = _get_dtype(header, dtype, name)
     check_regular_file(voxel_path)
     with open_stream(voxel_path) as stream:
         end = offset + num_channels * num_bytes
         what = f"{'x'.join(map(str, shape))} voxels"
         check_claim(voxel_path, end, what=what, is_compressed=isinstance(stream, gzip.GzipFile))
-        num_needed = len(channels) * num_voxels * _count_bytes_per_voxel(header, dtype, name)
+        # A voxel, and a mark for finite.
+        num_needed = len(channels) * i * j * k * (working.itemsize + (working.kind == "f"))
         check_memory(voxel_path, num_needed, num_volumes=len(channels))
-        part = range(offset + channels.start * num_bytes, offset + channels.stop * num_bytes)
-        buffer = read_part(stream, part, end, voxel_path)
-    return buffer.view(dtype).reshape(*(*shape, 1)[:3], len(channels), order="F")
+        array = np.empty((len(channels), i, j, k), working)  # takes no memory before it is filled
+        step = count_piece_planes(i * j, dtype)
+        places = [(channel, np.s_[first : min(first + step, k)]) for channel in array for first in range(0, k, step)]
+        sizes = [i * j * (planes.stop - planes.start) * dtype.itemsize for _, planes in places]
+        pieces = read_pieces(stream, sizes, offset + channels.start * num_bytes, end, voxel_path)
+        for piece, (channel, planes) in zip(pieces, places, strict=True):
+            stored = piece.view(dtype).reshape(1, i, j, -1, order="F")
+            copy_in_blocks(stored, channel[None, :, :, planes])
+    return array
 
 
-def _count_bytes_per_voxel(header: Any, dtype: np.dtype[Any], name: str) -> int:
-    """What reading takes at its peak: the stored voxel, the voxel in its own order, and one mark for finite."""
-    working = get_working_dtype(dtype) if get_scaling(header, name) == _NO_SCALING else np.dtype(np.float32)
-    return dtype.itemsize + working.itemsize + (working.kind == "f")
+def _get_dtype(header: Any, dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
+    """What stored voxels become: float32 where they are scaled."""
+    return get_working_dtype(dtype) if get_scaling(header, name) == _NO_SCALING else np.dtype(np.float32)
 
 
 def _get_stored_voxels(data: Any) -> tuple[Array, tuple[float, float]]:
@@ -156,9 +166,14 @@ def _build_volume(voxels: Array, scaling: tuple[float, float], affine: Affine, n
         in_order = stored.flags.c_contiguous
         array = to_working_dtype(stored) if in_order else copy_to_row_order(stored)
     else:
-        # By hand, because nibabel would scale in float64 and double the memory.
         array = copy_to_row_order(stored, np.float32)
-        array *= np.float32(scaling[0])
-        array += np.float32(scaling[1])
+        _scale(array, scaling)
     check_finite(array, name)
     return Volume(array, affine)
+
+
+def _scale(array: Array, scaling: tuple[float, float]) -> None:
+    """In place and by hand, because nibabel would scale in float64 and double the memory."""
+    if scaling != _NO_SCALING:
+        array *= np.float32(scaling[0])
+        array += np.float32(scaling[1])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
+import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import nibabel as nib
 import numpy as np
 
 from medunet.errors import OutputError
-from medunet.io.atomic import write_bytes_atomic
+from medunet.io.atomic import open_atomic
+from medunet.io.gzip_stream import open_gzip_writer
 from medunet.io.nifti_affine import Form
 from medunet.io.nifti_labels import build_extension
 from medunet.io.nifti_read import read_nifti_grid
 from medunet.io.structures import StructureSet
-from medunet.io.voxels import to_label_array
+from medunet.io.voxels import choose_label_dtype, iterate_file_order, to_label_array
 from medunet.volume import Affine, Array, Volume, check_same_grid
 
-_NO_EXTENSION = bytes(4)
+NO_EXTENSION = bytes(4)
+"""Says that the voxels follow the header at once."""
 
 
 def write_nifti_labels(
@@ -47,13 +50,10 @@ def write_nifti_labels(
         GeometryError: If the label map does not lie on the grid of ``like``.
         VolumeError: If the header of ``like`` cannot be used.
     """
-    array = to_label_array(label_map)
-    extension = _NO_EXTENSION if structures is None else build_extension(structures)
-    if like is None:
-        header = _build_header(array, label_map.affine)
-    else:
-        header = _build_header_like(label_map, array, like, affine)
-    _write_image(header, array, path, description, extension)
+    dtype = choose_label_dtype(label_map)
+    extension = NO_EXTENSION if structures is None else build_extension(structures)
+    header = build_nifti_header(label_map, 1, dtype, like=like, affine=affine)
+    write_nifti_pieces(header, iterate_file_order(label_map.array[0], dtype), path, description, extension)
 
 
 def write_nifti_image(volume: Volume, path: Path, *, description: str = "") -> None:
@@ -64,35 +64,82 @@ def write_nifti_image(volume: Volume, path: Path, *, description: str = "") -> N
     Raises:
         OutputError: If the name does not end in .nii or .nii.gz, or the file cannot be written.
     """
-    array = volume.array[0] if volume.num_channels == 1 else np.moveaxis(volume.array, 0, -1)
-    if array.dtype in (np.bool_, np.float16):
-        array = array.astype(np.uint8 if array.dtype == np.bool_ else np.float32)
-    _write_image(_build_header(array, volume.affine), array, path, description)
+    array = volume.array
+    dtype = array.dtype
+    if dtype in (np.bool_, np.float16):
+        dtype = np.dtype(np.uint8 if dtype == np.bool_ else np.float32)
+    header = build_nifti_header(volume, volume.num_channels, dtype)
+    pieces = (piece for channel in array for piece in iterate_file_order(channel, dtype))
+    write_nifti_pieces(header, pieces, path, description)
 
 
 def to_nibabel(label_map: Volume) -> Any:
     """A label map as an in-memory ``nibabel.Nifti1Image``."""
     array = to_label_array(label_map)
-    return nib.Nifti1Image(array, label_map.affine, _build_header(array, label_map.affine))
+    return nib.Nifti1Image(array, label_map.affine, build_nifti_header(label_map, 1, array.dtype))
 
 
-def _write_image(header: Any, array: Array, path: Path, description: str, extension: bytes = _NO_EXTENSION) -> None:
-    name = path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")):
+def check_nifti_name(path: Path) -> None:
+    """Refuse another ending than .nii and .nii.gz.
+
+    Raises:
+        OutputError: With the endings.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
         msg = f"Cannot write {path}: the name must end in .nii or .nii.gz. Nothing was changed."
         raise OutputError(msg)
+
+
+def build_nifti_header(
+    grid: Volume, num_channels: int, dtype: np.dtype[Any], *, like: Path | None = None, affine: Form | None = None
+) -> Any:
+    """A header for voxels on a grid, without scaling.
+
+    Args:
+        grid: Where the voxels lie; its own are not looked at.
+        num_channels: One, or the length of a fourth axis.
+        dtype: Of the voxels.
+        like: As `write_nifti_labels`.
+        affine: As `write_nifti_labels`.
+
+    Raises:
+        GeometryError: If ``grid`` is not that of ``like``.
+        VolumeError: If the header of ``like`` cannot be used.
+    """
+    shape = grid.spatial_shape if num_channels == 1 else (*grid.spatial_shape, num_channels)
+    return _build_header(shape, dtype, grid.affine) if like is None else _build_like(shape, dtype, grid, like, affine)
+
+
+def write_nifti_pieces(
+    header: Any, pieces: Iterable[Array], path: Path, description: str = "", extension: bytes = NO_EXTENSION
+) -> None:
+    """Write a file, whole or not at all, without holding all of it.
+
+    Args:
+        header: Of `build_nifti_header`.
+        pieces: The voxels in the order of the file, C-contiguous; taken one after the other.
+        path: Where to.
+        description: Text for ``descrip``.
+        extension: What stands between header and voxels.
+
+    Raises:
+        OutputError: If the name has another ending, or the file cannot be written.
+    """
+    check_nifti_name(path)
     header["descrip"] = description.encode("ascii", "replace")[:79]
     header["vox_offset"] = int(header["sizeof_hdr"]) + len(extension)
-    # Written by hand, because nibabel would "harmonise" geometry fields that must keep their bits.
-    content = header.binaryblock + extension + array.astype(header.get_data_dtype(), copy=False).tobytes(order="F")
-    if name.endswith(".gz"):
-        content = gzip.compress(content, compresslevel=4, mtime=0)  # no time stamp: same mask, same bytes
-    write_bytes_atomic(path, content)
+    with open_atomic(path) as file:
+        is_packed = path.name.lower().endswith(".gz")
+        with open_gzip_writer(file) if is_packed else contextlib.nullcontext(file) as stream:
+            # Written by hand, because nibabel would "harmonise" geometry fields that must keep their bits.
+            stream.write(header.binaryblock + extension)
+            for piece in pieces:
+                stream.write(piece.astype(header.get_data_dtype(), copy=False).data)
 
 
-def _build_header(array: Array, affine: Affine) -> Any:
+def _build_header(shape: tuple[int, ...], dtype: np.dtype[Any], affine: Affine) -> Any:
     """A fresh header with the affine as sform, and as qform where that can hold it: some readers know only one of them."""
-    header = _start_header(array, nib.Nifti1Header if max(array.shape) < 2**15 else nib.Nifti2Header)
+    header = _start_header(shape, dtype, nib.Nifti1Header if max(shape) < 2**15 else nib.Nifti2Header)
     header.set_qform(affine, code="aligned")
     header.set_sform(affine, code="aligned")
     if np.abs(header.get_qform()[:3, :3] - affine[:3, :3]).max() > 1e-5 * np.abs(affine[:3, :3]).max():
@@ -101,19 +148,19 @@ def _build_header(array: Array, affine: Affine) -> Any:
     return header
 
 
-def _start_header(array: Array, header_class: Any) -> Any:
+def _start_header(shape: tuple[int, ...], dtype: np.dtype[Any], header_class: Any) -> Any:
     header = header_class(endianness="<")
-    header.set_data_dtype(array.dtype.newbyteorder("<"))
-    header.set_data_shape(array.shape)
+    header.set_data_dtype(dtype.newbyteorder("<"))
+    header.set_data_shape(shape)
     header["scl_slope"], header["scl_inter"] = 1, 0
     return header
 
 
-def _build_header_like(label_map: Volume, array: Array, like: Path, affine: Form | None) -> Any:
+def _build_like(shape: tuple[int, ...], dtype: np.dtype[Any], volume: Volume, like: Path, affine: Form | None) -> Any:
     """A header whose geometry fields are the bits of the scan's header, and nothing else of it."""
     source, grid = read_nifti_grid(like, affine)
-    check_same_grid(label_map, grid, "The mask", str(like))
-    header = _start_header(array, nib.Nifti2Header if int(source["sizeof_hdr"]) == 540 else nib.Nifti1Header)
+    check_same_grid(volume, grid, "The mask", str(like))
+    header = _start_header(shape, dtype, nib.Nifti2Header if int(source["sizeof_hdr"]) == 540 else nib.Nifti1Header)
     for field in (
         "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
         "srow_x", "srow_y", "srow_z", "xyzt_units",

@@ -6,7 +6,6 @@ fields: https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmenta
 
 from __future__ import annotations
 
-import gzip
 import re
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import numpy as np
 
 from medunet.errors import LabelError, OutputError
 from medunet.io.affine import LPS_FROM_RAS
-from medunet.io.atomic import write_bytes_atomic
+from medunet.io.atomic import open_atomic
+from medunet.io.gzip_stream import open_gzip_writer
 from medunet.io.structures import Code, Structure, StructureSet, from_masks
-from medunet.io.voxels import to_label_array
+from medunet.io.voxels import iterate_file_order, to_label_array
 from medunet.volume import Affine, Array, Volume
 
 _TYPES = {
@@ -120,9 +120,11 @@ def _write(array: Array, affine: Affine, path: Path, keys: dict[str, str]) -> No
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     lines = _build_header_lines(array, affine)
     lines += [f"{key}:=" + value.replace("\\", "\\\\") for key, value in keys.items()]
-    # No time stamp in the gzip data: same mask, same bytes.
-    content = gzip.compress(array.tobytes(order="F"), compresslevel=4, mtime=0)
-    write_bytes_atomic(path, "\n".join([*lines, "", ""]).encode("utf-8", "backslashreplace") + content)
+    with open_atomic(path) as file:
+        file.write("\n".join([*lines, "", ""]).encode("utf-8", "backslashreplace"))
+        with open_gzip_writer(file) as stream:
+            for piece in iterate_file_order(array, array.dtype):
+                stream.write(piece.data)
 
 
 def _build_header_lines(array: Array, affine: Affine) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-import gzip
 import math
 import os
 import re
@@ -21,6 +20,7 @@ import numpy as np
 
 from medunet.errors import LabelError, VolumeError
 from medunet.io.claims import check_claim, check_memory
+from medunet.io.gzip_stream import GZIP_ERRORS, open_gzip_reader
 from medunet.io.regular_file import check_regular_file
 from medunet.io.voxels import check_finite, choose_volume, copy_to_row_order, get_working_dtype
 from medunet.volume import Affine, Array, Volume
@@ -54,7 +54,7 @@ def explain_failures(path: Path) -> Iterator[None]:
     except MemoryError as error:
         msg = f"{path} does not fit into memory. Crop it, or use a machine with more memory."
         raise VolumeError(msg) from error
-    except (zlib.error, OSError) as error:
+    except GZIP_ERRORS + (OSError,) as error:  # noqa: RUF005 - mypy loses the types of an unpacked tuple
         if isinstance(error, OSError) and error.errno:
             msg = f"{path} cannot be read: {error.strerror}. Check its permissions and the disk."
         else:  # bz2 and gzip raise an OSError without a number
@@ -185,7 +185,7 @@ def _unpack(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
         return _inflate(file)
     stream: Any = file
     if compression == "gzip":
-        stream = gzip.GzipFile(fileobj=file)
+        stream = open_gzip_reader(file)
     elif compression == "bzip2":
         stream = bz2.BZ2File(file)
     return iter(partial(stream.read, _CHUNK_BYTES), b"")

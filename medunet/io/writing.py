@@ -87,8 +87,12 @@ def list_outputs(path: Path, mask_format: MaskFormat, names: list[str], *, split
 def name_split_file(path: Path, name: str) -> Path:
     """``masks/p1.nii.gz`` and ``bladder`` -> ``masks/p1_bladder.nii.gz``; what file systems dislike becomes ``_``."""
     stem = strip_suffix(path.name)
-    safe = re.sub(r"[^\w.+-]+", "_", name).strip("._") or "structure"
-    return path.with_name(f"{stem}_{safe}{path.name[len(stem) :]}")
+    return path.with_name(f"{stem}_{to_file_name(name)}{path.name[len(stem) :]}")
+
+
+def to_file_name(name: str) -> str:
+    """The name of a structure as part of a file name."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "structure"
 
 
 def write_structures(

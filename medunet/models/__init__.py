@@ -6,6 +6,7 @@ from medunet.models.card import SYNTHETIC_WARNING
 from medunet.models.find import HOME_VARIABLE, find_newest_model, get_runs_folder
 from medunet.models.postprocessing import Postprocessing, TriedStep
 from medunet.models.quality import QualityRanges
+from medunet.models.speed import MeasuredSpeed, SpeedRecord, combine_speed_records
 
 if TYPE_CHECKING:
     from medunet.models.ensemble import combine_records, copy_model, write_ensemble
@@ -47,14 +48,17 @@ __all__ = [
     "SYNTHETIC_WARNING",
     "AnyModel",
     "Ensemble",
+    "MeasuredSpeed",
     "Model",
     "ModelRecords",
     "Postprocessing",
     "QualityRanges",
+    "SpeedRecord",
     "TrainingRecord",
     "TriedStep",
     "check_is_model",
     "combine_records",
+    "combine_speed_records",
     "copy_model",
     "find_newest_model",
     "get_runs_folder",

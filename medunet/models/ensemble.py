@@ -21,12 +21,13 @@ from medunet.models.names import (
     PLAN,
     POSTPROCESSING,
     QUALITY,
+    SPEED,
     TASK,
     TRAINING,
     WEIGHTS,
 )
 
-_COPIED = (TASK, PLAN, METRICS, POSTPROCESSING, QUALITY, CARD, LOG, WEIGHTS, ENSEMBLE, TRAINING)
+_COPIED = (TASK, PLAN, METRICS, POSTPROCESSING, QUALITY, SPEED, CARD, LOG, WEIGHTS, ENSEMBLE, TRAINING)
 """In the order in which they are copied: without the last two, a folder counts as no model."""
 
 

@@ -10,6 +10,7 @@ training.json         how it was trained: settings, versions, seed, cases, check
 metrics.json          Dice on the validation cases, where there are any
 postprocessing.json   what is done to a mask after the network; without it, nothing is
 quality.json          what scans and masks looked like in training
+speed.json            what more or less work per scan is worth
 card.md               all of that for people
 ```
 """
@@ -30,10 +31,11 @@ from medunet.errors import ModelError
 from medunet.io import write_bytes_atomic, write_json_atomic, write_text_atomic
 from medunet.models.card import build_card
 from medunet.models.members import check_lies_within, is_ensemble, list_members
-from medunet.models.names import CARD, LOW, METRICS, PLAN, POSTPROCESSING, QUALITY, TASK, TRAINING, WEIGHTS
+from medunet.models.names import CARD, LOW, METRICS, PLAN, POSTPROCESSING, QUALITY, SPEED, TASK, TRAINING, WEIGHTS
 from medunet.models.postprocessing import Postprocessing
 from medunet.models.quality import QualityRanges
 from medunet.models.records import ModelRecords, TrainingRecord, check_is_model, check_same_task, read_records
+from medunet.models.speed import SpeedRecord
 from medunet.networks import PatchNetwork, build_network
 from medunet.planning import Plan
 from medunet.tasks import Task
@@ -138,9 +140,11 @@ def write_results(
     *,
     postprocessing: Postprocessing | None = None,
     quality: QualityRanges | None = None,
+    speed: SpeedRecord | None = None,
     other_plans: Sequence[Plan] = (),
 ) -> None:
-    """Write what is known after training: the card, ``metrics.json``, ``postprocessing.json`` and ``quality.json``.
+    """Write what is known after training: the card, ``metrics.json``, ``postprocessing.json``,
+    ``quality.json`` and ``speed.json``.
 
     Args:
         folder: The model folder.
@@ -150,6 +154,7 @@ def write_results(
         metrics: From validation.
         postprocessing: None writes no file, which means that masks stay as the network makes them.
         quality: None writes no file.
+        speed: None writes no file.
         other_plans: For the card: of the members of an ensemble that have another plan.
 
     Raises:
@@ -159,6 +164,8 @@ def write_results(
         write_json_atomic(folder / POSTPROCESSING, postprocessing.model_dump(mode="json"))
     if quality is not None:
         write_json_atomic(folder / QUALITY, quality.model_dump(mode="json"))
+    if speed is not None:
+        write_json_atomic(folder / SPEED, speed.model_dump(mode="json"))
     record = training.model_dump(mode="json")
     card = build_card(task, plan, record, metrics, postprocessing, other_plans=other_plans)
     write_text_atomic(folder / CARD, card)

@@ -1,7 +1,10 @@
 """`QualityRanges`: what scans and masks looked like in training, as the model folder's ``quality.json``.
 
 A scan or a mask outside these ranges is not wrong by itself; it is unlike anything that the model has learnt from or was
-validated on, and a person should look.
+validated on, and a person should look. `medunet.postprocessing.find_flags` holds scans and masks against them.
+
+Files of version 1 are read too: they lack `ChannelRanges.relative_median` and `LabelRanges.dice_calibration`, and count
+parts of a single voxel.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-QUALITY_VERSION = 1
+QUALITY_VERSION = 2
 
 _PERCENTILES = (0.0, 5.0, 50.0, 95.0, 100.0)
 
@@ -60,13 +63,56 @@ class AxisRanges(BaseModel):
 
 
 class ChannelRanges(BaseModel):
-    """Intensities within the body, in the unit of the files: percentiles of a case, spread over cases."""
+    """Intensities within the body: percentiles of a case, spread over cases.
+
+    Attributes:
+        percentile_00_5: In the unit of the files.
+        median: The same.
+        percentile_99_5: The same.
+        relative_median: Where the median lies between the other two, 0 to 1: the same whatever an MR scanner's gain is.
+            None where no case has two intensities, and in files of version 1.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     percentile_00_5: Range
     median: Range
     percentile_99_5: Range
+    relative_median: Range | None = None
+
+
+class DiceCalibration(BaseModel):
+    """What the agreement of a model's members says about the Dice of a label, learnt from validation cases.
+
+    A straight line between the logits of the two, which rises or is level, with a prediction interval around it.
+    `medunet.postprocessing.fit_dice_calibration` makes it, and says how; `medunet.postprocessing.predict_dice` applies it.
+
+    Attributes:
+        members: Whose agreement was measured, in the words of `medunet.postprocessing.AgreementCounts`; it says nothing
+            about the agreement of others.
+        num_cases: Validation cases that it was learnt from.
+        intercept: Logit of the Dice at ``mean_agreement``.
+        slope: Logits of Dice per logit of agreement, not negative.
+        mean_agreement: Mean logit of the agreement.
+        highest_agreement: Largest logit of the agreement; beyond it, no better Dice is promised.
+        sum_squares: Of the distances of the agreements to their mean, in logits.
+        half_width: Of the prediction interval, in logits, before it grows towards low agreement.
+        level: Share of cases whose Dice lies within the interval.
+        poor_dice: A Dice below this was poor by the measure of the validation cases; 0 where agreement cannot tell.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    members: str
+    num_cases: int
+    intercept: float
+    slope: float
+    mean_agreement: float
+    highest_agreement: float
+    sum_squares: float
+    half_width: float
+    level: float
+    poor_dice: float
 
 
 class LabelRanges(BaseModel):
@@ -77,9 +123,10 @@ class LabelRanges(BaseModel):
         num_without: Cases that were searched for it and do not hold it.
         num_cut: Cases where it touches the border of the scan; their volumes are left out.
         volume_ml: Over the cases where it lies whole within the scan; None where there is none.
-        num_parts: Connected parts (26 neighbours); None where no case holds it.
+        num_parts: Connected parts (26 neighbours) that hold at least 1 % of it; None where no case holds it.
         position: Centre of mass, as a share of the body's box: 0 at its left, posterior or inferior side, 1 at the other.
         dice: Of the validation cases; None where none was scored.
+        dice_calibration: Predicts the Dice of a mask; None where too few cases were validated for that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,6 +138,7 @@ class LabelRanges(BaseModel):
     num_parts: Range | None
     position: AxisRanges | None
     dice: Range | None
+    dice_calibration: DiceCalibration | None = None
 
 
 class QualityRanges(BaseModel):

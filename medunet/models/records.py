@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from medunet.errors import ModelError
 from medunet.models.documents import read_document, read_json
 from medunet.models.members import is_ensemble
-from medunet.models.names import ENSEMBLE, METRICS, PLAN, POSTPROCESSING, QUALITY, TASK, TRAINING, WEIGHTS
+from medunet.models.names import ENSEMBLE, METRICS, PLAN, POSTPROCESSING, QUALITY, SPEED, TASK, TRAINING, WEIGHTS
 from medunet.models.postprocessing import Postprocessing
 from medunet.models.quality import QualityRanges
+from medunet.models.speed import SpeedRecord
 from medunet.planning import Plan
 from medunet.tasks import Task, parse_task
 
@@ -76,6 +77,7 @@ class ModelRecords:
         metrics: What it scored in validation; empty when it was not validated.
         postprocessing: What is done to a mask after the network; nothing, where the folder does not say.
         quality: What scans and masks looked like in training; None where the folder does not say.
+        speed: What more or less work per scan is worth; None where the folder does not say.
     """
 
     folder: Path
@@ -85,6 +87,7 @@ class ModelRecords:
     metrics: dict[str, Any]
     postprocessing: Postprocessing = field(default_factory=Postprocessing)
     quality: QualityRanges | None = None
+    speed: SpeedRecord | None = None
 
 
 def read_records(folder: str | Path) -> ModelRecords:
@@ -112,6 +115,7 @@ def read_records(folder: str | Path) -> ModelRecords:
         metrics=metrics,
         postprocessing=postprocessing,
         quality=read_document(QualityRanges, folder / QUALITY) if (folder / QUALITY).is_file() else None,
+        speed=read_document(SpeedRecord, folder / SPEED) if (folder / SPEED).is_file() else None,
     )
 
 

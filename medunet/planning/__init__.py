@@ -1,6 +1,6 @@
 """From a dataset's fingerprint to a `Plan`: pure functions, JSON out."""
 
-from medunet.planning.body import compute_body_box, compute_body_mask, compute_crop_box
+from medunet.planning.body import BODY_MARGIN_MM, compute_body_box, compute_body_mask, compute_crop_box
 from medunet.planning.configuration import choose_configuration
 from medunet.planning.effort import FittedEffort, fit_effort
 from medunet.planning.fingerprint import Fingerprint, compute_fingerprint
@@ -11,6 +11,7 @@ from medunet.planning.targets import CPU_EFFORT, GPU_EFFORT, Effort, MemoryTarge
 from medunet.planning.topology import Topology, compute_topology
 
 __all__ = [
+    "BODY_MARGIN_MM",
     "CPU_EFFORT",
     "GPU_EFFORT",
     "ChannelStatistics",

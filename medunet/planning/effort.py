@@ -22,7 +22,7 @@ PATCH_EDGES = (32, 40, 48, 56, 64, 72, 80, 96, 112, 128)
 NARROW_FEATURES = 16
 MIN_ITERATIONS = 1500
 """Steps that every effort must leave."""
-MIN_ITERATIONS_FOR_FEATURES = {32: 3_500}
+MIN_ITERATIONS_FOR_FEATURES = {32: 2_000}
 MIN_ITERATIONS_FOR_BATCHES = {2: 20_000, 4: 40_000}
 """Steps that a batch of so many times the usual one must leave."""
 BATCH_SIZE = {"2d": 12}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ import numpy as np
 
 from medunet.device import is_out_of_memory
 from medunet.errors import MedunetError
-from medunet.models.quality import AxisRanges, ChannelRanges, LabelRanges, QualityRanges, Range
+from medunet.models.quality import AxisRanges, ChannelRanges, DiceCalibration, LabelRanges, QualityRanges, Range
 from medunet.planning import compute_body_box, compute_body_mask
-from medunet.postprocessing.parts import find_box, find_parts
+from medunet.postprocessing.parts import Box, find_parts, find_value_boxes, join_boxes
+from medunet.postprocessing.sides import Axes, list_touched_sides
 from medunet.tasks import Case, Task, read_case
-from medunet.volume import Array, Volume, to_orientation
+from medunet.volume import Array, Volume, turn_to_grid
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,8 @@ Point = tuple[float, float, float]
 
 _PERCENTILES = (0.5, 50.0, 99.5)
 _SAMPLES = 200_000  # voxels of the body whose intensities are sorted
+_LATTICE = 2_000_000  # voxels that are looked at to find them
+_MIN_PART = 0.01  # of a structure; smaller parts are specks, which pencils and networks leave alike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +35,20 @@ class LabelFacts:
 
     Attributes:
         volume_ml: Its volume.
-        num_parts: Connected parts.
+        num_parts: Connected parts that hold at least 1 % of it.
         position: Centre of mass, as a share of the body's box along R, A, S.
-        is_cut: Whether it touches the border of the scan, so that its volume says little.
+        cut_sides: Sides of the scan whose border it touches, such as ``"superior"``.
     """
 
     volume_ml: float
     num_parts: int
     position: Point
-    is_cut: bool
+    cut_sides: tuple[str, ...]
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it touches the border of the scan, so that its volume says little."""
+        return bool(self.cut_sides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +77,16 @@ def measure_case(image: Volume, labels: Volume, task: Task, *, annotated: Collec
         task: Gives labels and modality.
         annotated: Labels that were searched for; None means all.
     """
-    image, labels = to_orientation(image), to_orientation(labels)
+    labels = turn_to_grid(labels, image)
+    axes = Axes.of(image)
     body_box = compute_body_box(image.array, task.modality)
-    right, anterior, superior = (n * mm for n, mm in zip(image.spatial_shape, image.spacing, strict=True))
+    boxes = find_value_boxes(labels.array[0], task.all_values)
     return CaseFacts(
-        spacing_mm=image.spacing,
-        field_of_view_mm=(right, anterior, superior),
+        spacing_mm=axes.order(image.spacing),
+        field_of_view_mm=axes.order([n * mm for n, mm in zip(image.spatial_shape, image.spacing, strict=True)]),
         intensities=_measure_intensities(image.array, task.modality),
         labels={
-            name: _measure_label(np.isin(labels.array[0], values), body_box, labels.voxel_volume_mm3)
+            name: _measure_label(labels, values, [boxes[value] for value in values if value in boxes], body_box, axes)
             for name, values in task.labels.items()
             if annotated is None or name in annotated
         },
@@ -88,6 +98,7 @@ def compute_quality_ranges(
     task: Task,
     *,
     dices: Mapping[str, Sequence[float]] | None = None,
+    calibrations: Mapping[str, DiceCalibration] | None = None,
     num_workers: int = 2,
     on_case: Callable[[str], None] | None = None,
 ) -> QualityRanges | None:
@@ -97,6 +108,7 @@ def compute_quality_ranges(
         cases: Labelled cases; one that cannot be read is left out, with a warning.
         task: Channels and labels.
         dices: Label -> Dice of each validation case.
+        calibrations: Label -> what predicts the Dice of a mask, see `fit_dice_calibration`.
         num_workers: Threads that read.
         on_case: Called with the id of every finished case.
 
@@ -117,11 +129,15 @@ def compute_quality_ranges(
         return facts
 
     with ThreadPoolExecutor(num_workers) as pool:
-        return build_quality_ranges([facts for facts in pool.map(measure, cases) if facts is not None], task, dices)
+        facts = [of_case for of_case in pool.map(measure, cases) if of_case is not None]
+    return build_quality_ranges(facts, task, dices, calibrations)
 
 
 def build_quality_ranges(
-    facts: Sequence[CaseFacts], task: Task, dices: Mapping[str, Sequence[float]] | None = None
+    facts: Sequence[CaseFacts],
+    task: Task,
+    dices: Mapping[str, Sequence[float]] | None = None,
+    calibrations: Mapping[str, DiceCalibration] | None = None,
 ) -> QualityRanges | None:
     """`compute_quality_ranges` from cases that were measured before."""
     spacing_mm = AxisRanges.of([of_case.spacing_mm for of_case in facts])
@@ -138,7 +154,9 @@ def build_quality_ranges(
         },
         labels={
             name: _gather_label(
-                [of_case.labels[name] for of_case in facts if name in of_case.labels], (dices or {}).get(name, ())
+                [of_case.labels[name] for of_case in facts if name in of_case.labels],
+                (dices or {}).get(name, ()),
+                (calibrations or {}).get(name),
             )
             for name in task.labels
         },
@@ -146,6 +164,8 @@ def build_quality_ranges(
 
 
 def _measure_intensities(image: Array, modality: str) -> tuple[Point, ...]:
+    i, j, k = _choose_steps(image.shape[1:])
+    image = image[:, ::i, ::j, ::k]
     body = np.flatnonzero(compute_body_mask(image, modality))
     if not body.size:
         body = np.arange(image[0].size)
@@ -154,24 +174,46 @@ def _measure_intensities(image: Array, modality: str) -> tuple[Point, ...]:
     return tuple((low, median, high) for low, median, high in percentiles)
 
 
-def _measure_label(mask: Array, body_box: tuple[slice, slice, slice], voxel_volume_mm3: float) -> LabelFacts | None:
-    box = find_box(mask)
-    if box[0].stop == 0:
+def _choose_steps(shape: Sequence[int]) -> list[int]:
+    """Steps of a lattice through a volume of at most `_LATTICE` points, as even as whole steps make it."""
+    steps = [1] * len(shape)
+
+    def count_points() -> list[int]:
+        return [-(-length // step) for length, step in zip(shape, steps, strict=True)]
+
+    while math.prod(points := count_points()) > _LATTICE:
+        steps[int(np.argmax(points))] += 1
+    return steps
+
+
+def _measure_label(
+    labels: Volume, values: Sequence[int], boxes: Sequence[Box], body_box: Box, axes: Axes
+) -> LabelFacts | None:
+    if not boxes:
         return None
-    _, sizes = find_parts(mask[box].astype(np.uint8))
+    box = join_boxes(boxes)
+    within = labels.array[0][box]
+    mask = within == values[0] if len(values) == 1 else np.isin(within, values)
+    _, sizes = find_parts(mask.astype(np.uint8))
     num_voxels = int(sizes[1:].sum())
-    position = []
-    for axis, (edge, body) in enumerate(zip(box, body_box, strict=True)):
-        others = tuple(other for other in range(3) if other != axis)
-        centre = float(mask[box].sum(axis=others) @ (np.arange(edge.start, edge.stop) + 0.5)) / num_voxels
-        position.append((centre - body.start) / (body.stop - body.start))
-    right, anterior, superior = position
     return LabelFacts(
-        volume_ml=num_voxels * voxel_volume_mm3 / 1000,
-        num_parts=len(sizes) - 1,
-        position=(right, anterior, superior),
-        is_cut=any(edge.start == 0 or edge.stop == n for edge, n in zip(box, mask.shape, strict=True)),
+        volume_ml=num_voxels * labels.voxel_volume_mm3 / 1000,
+        num_parts=int((sizes[1:] >= _MIN_PART * num_voxels).sum()),
+        position=axes.order_shares(
+            [
+                (edge.start + centre - body.start) / (body.stop - body.start)
+                for edge, centre, body in zip(box, _compute_centre(mask), body_box, strict=True)
+            ]
+        ),
+        cut_sides=list_touched_sides(box, labels.spatial_shape, axes),
     )
+
+
+def _compute_centre(mask: Array) -> list[float]:
+    """Centre of mass, in voxels from the corner of the first."""
+    columns, rows = mask.sum(axis=2), mask.sum(axis=0)  # (I, J), (J, K)
+    profiles = columns.sum(axis=1), columns.sum(axis=0), rows.sum(axis=0)
+    return [float(profile @ (np.arange(len(profile)) + 0.5)) / int(profile.sum()) for profile in profiles]
 
 
 def _gather_channel(percentiles: Sequence[Point]) -> ChannelRanges:
@@ -179,10 +221,24 @@ def _gather_channel(percentiles: Sequence[Point]) -> ChannelRanges:
     assert low is not None
     assert median is not None
     assert high is not None
-    return ChannelRanges(percentile_00_5=low, median=median, percentile_99_5=high)
+    relative = [value for of_case in percentiles if (value := compute_relative_median(of_case)) is not None]
+    return ChannelRanges(percentile_00_5=low, median=median, percentile_99_5=high, relative_median=Range.of(relative))
 
 
-def _gather_label(facts: Iterable[LabelFacts | None], dices: Sequence[float]) -> LabelRanges:
+def compute_relative_median(percentiles: Point) -> float | None:
+    """Where the median lies between the 0.5th and the 99.5th percentile, 0 to 1; None where these are equal.
+
+    Example:
+        >>> compute_relative_median((10.0, 40.0, 110.0))
+        0.3
+    """
+    low, median, high = percentiles
+    return (median - low) / (high - low) if high > low else None
+
+
+def _gather_label(
+    facts: Iterable[LabelFacts | None], dices: Sequence[float], calibration: DiceCalibration | None
+) -> LabelRanges:
     facts = list(facts)
     found = [of_case for of_case in facts if of_case is not None]
     return LabelRanges(
@@ -193,4 +249,5 @@ def _gather_label(facts: Iterable[LabelFacts | None], dices: Sequence[float]) ->
         num_parts=Range.of([of_case.num_parts for of_case in found]),
         position=AxisRanges.of([of_case.position for of_case in found]),
         dice=Range.of(dices),
+        dice_calibration=calibration,
     )

@@ -10,7 +10,13 @@ from medunet.tasks.cases import (
     read_case_scan,
 )
 from medunet.tasks.dataset import Dataset, read_dataset
-from medunet.tasks.encoding import IGNORE_CODE, compute_membership, encode_labels, list_class_values
+from medunet.tasks.encoding import (
+    IGNORE_CODE,
+    compute_membership,
+    compute_mirrored_outputs,
+    encode_labels,
+    list_class_values,
+)
 from medunet.tasks.folds import Splits, count_folds, read_splits, split_fold
 from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.recipes import list_tasks, load_task
@@ -31,6 +37,7 @@ __all__ = [
     "check_label_values",
     "check_mapping",
     "compute_membership",
+    "compute_mirrored_outputs",
     "count_folds",
     "describe_first_fault",
     "encode_labels",

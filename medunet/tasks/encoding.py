@@ -47,5 +47,18 @@ def list_class_values(task: Task) -> list[int]:
     return [0, *(values[0] for values in task.labels.values())]
 
 
+def compute_mirrored_outputs(task: Task) -> tuple[int, ...]:
+    """Output of the network -> the one that stands for it after swapping left and right; itself where nothing is paired.
+
+    Example:
+        >>> from medunet.tasks import load_task
+        >>> compute_mirrored_outputs(load_task("hippocampus-mr"))  # background, anterior, posterior: no sides
+        (0, 1, 2)
+    """
+    names = list(task.labels) if task.has_regions else ["background", *task.labels]
+    partners = {one: other for left, right in task.laterality for one, other in ((left, right), (right, left))}
+    return tuple(names.index(partners.get(name, name)) for name in names)
+
+
 def _list_code_values(task: Task) -> list[tuple[int, ...]]:
     return [(value,) for value in task.all_values] if task.has_regions else list(task.labels.values())

@@ -14,6 +14,7 @@ from medunet.inference import Predictor
 from medunet.models import (
     ModelRecords,
     combine_records,
+    combine_speed_records,
     read_model,
     read_records,
     write_description,
@@ -29,7 +30,14 @@ from medunet.training.identity import describe_other_cases
 from medunet.training.mask_pairs import has_mask_pair
 from medunet.training.report import write_report
 from medunet.training.state import STATE_FOLDER, has_state
-from medunet.training.validation import Validation, list_dices, predict_masks, score_masks, summarize_validation
+from medunet.training.validation import (
+    Validation,
+    fit_calibrations,
+    list_dices,
+    predict_masks,
+    score_masks,
+    summarize_validation,
+)
 
 MASKS_FOLDER = "masks"
 
@@ -125,6 +133,7 @@ def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: 
         experiment.dataset.cases,
         experiment.task,
         dices=list_dices(validation.scores),
+        calibrations=fit_calibrations(validation, masks),
         num_workers=count_workers(),
         on_case=count_cases("measuring", len(experiment.dataset.cases), experiment.observer),
     )
@@ -138,6 +147,7 @@ def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: 
         summarize_validation(validation) | {"folds": [_summarize_fold(one.metrics) for one in records]},
         postprocessing=validation.postprocessing,
         quality=quality,
+        speed=combine_speed_records([one.speed for one in records]),
     )
     write_report(experiment.task, folder, validation, cases, masks)
     return validation
@@ -164,7 +174,7 @@ def _complete_masks(
 
 def _predict_again(experiment: Experiment, folder: Path, cases: Sequence[Case], masks: Path) -> list[CaseFailure]:
     predictor = Predictor(read_model(folder), experiment.device, experiment.precision)
-    return predict_masks(predictor.segment, cases, experiment.task, masks, experiment.observer)
+    return predict_masks(predictor.segment_with_agreement, cases, experiment.task, masks, experiment.observer)
 
 
 def _summarize_fold(metrics: dict[str, Any]) -> dict[str, Any]:

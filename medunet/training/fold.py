@@ -18,6 +18,7 @@ import torch
 import medunet
 from medunet.device import count_workers
 from medunet.evaluation import Evaluation
+from medunet.models import SpeedRecord
 from medunet.models.folder import TrainingRecord, write_results, write_weights
 from medunet.postprocessing import compute_quality_ranges
 from medunet.preprocessing import StoredCase
@@ -29,7 +30,15 @@ from medunet.training.loop import LoopResult, Trainer
 from medunet.training.losses import LossName
 from medunet.training.previous_stage import PreviousStage
 from medunet.training.report import write_report
-from medunet.training.validation import Validation, list_dices, summarize_validation, validate_cases
+from medunet.training.speed import measure_speeds
+from medunet.training.validation import (
+    NetworkSegmenter,
+    Validation,
+    fit_calibrations,
+    list_dices,
+    summarize_validation,
+    validate_cases,
+)
 
 _PATHS = ("task", "data", "splits", "from_model")
 _NUM_WATCHED = 4
@@ -175,8 +184,10 @@ class _Fold:
         if self.experiment.world.is_first:
             with tempfile.TemporaryDirectory(prefix="medunet-validation-") as temporary:
                 masks = masks or Path(temporary)
-                validation = self._validate(masks)
-                self._write(result, validation, masks)
+                segmenter = self._build_segmenter()
+                speed = self._measure_speeds(segmenter, result.seconds)
+                validation = self._validate(segmenter, masks, speed)
+                self._write(result, validation, masks, speed)
         return TrainingResult(
             folder=self.folder,
             validation_cases=self.validation_cases,
@@ -186,28 +197,35 @@ class _Fold:
             data_wait=result.data_wait,
         )
 
-    def _validate(self, masks: Path) -> Validation | None:
-        if not self.validation_cases:
-            return None
-        return validate_cases(
-            # Laid out in memory as after loading: in half precision another layout rounds otherwise.
-            self.trainer.network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
-            self.validation_cases,
-            self.experiment.task,
-            self.experiment.plan,
-            self.experiment.device,
-            self.experiment.precision,
-            self.experiment.observer,
-            masks=masks,
+    def _build_segmenter(self) -> NetworkSegmenter:
+        # Laid out in memory as after loading: in half precision another layout rounds otherwise.
+        network = self.trainer.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return NetworkSegmenter(
+            network=network.eval(),
+            task=self.experiment.task,
+            plan=self.experiment.plan,
+            device=self.experiment.device,
+            precision=self.experiment.precision,
             add_channels=None if self.previous is None else self.previous.add_channels,
         )
 
-    def _write(self, result: LoopResult, validation: Validation | None, masks: Path) -> None:
+    def _measure_speeds(self, segmenter: NetworkSegmenter, training_seconds: float) -> SpeedRecord | None:
+        if not self.validation_cases:
+            return None
+        return measure_speeds(segmenter, self.validation_cases, training_seconds, self.experiment.observer)
+
+    def _validate(self, segmenter: NetworkSegmenter, masks: Path, speed: SpeedRecord | None) -> Validation | None:
+        if not self.validation_cases:
+            return None
+        return validate_cases(segmenter, self.validation_cases, self.experiment.observer, masks=masks, speed=speed)
+
+    def _write(self, result: LoopResult, validation: Validation | None, masks: Path, speed: SpeedRecord | None) -> None:
         task, cases = self.experiment.task, (*self.training_cases, *self.validation_cases)
         quality = compute_quality_ranges(
             cases,
             task,
             dices=None if validation is None else list_dices(validation.scores),
+            calibrations=None if validation is None else fit_calibrations(validation, masks),
             num_workers=count_workers(),
             on_case=count_cases("measuring", len(cases), self.experiment.observer),
         )
@@ -219,6 +237,7 @@ class _Fold:
             summarize_validation(validation),
             postprocessing=None if validation is None else validation.postprocessing,
             quality=quality,
+            speed=speed,
         )
         write_report(task, self.folder, validation, self.validation_cases, masks)
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from medunet.augmentation import AugmentationPolicy, build_nnunet_policy, build_policy
+from medunet.augmentation import choose_policy
 from medunet.device import Precision, is_out_of_memory
 from medunet.errors import OutputError, TrainingError, TrainingStoppedError
 from medunet.planning import Plan
@@ -139,7 +139,7 @@ class Trainer:
             plan.spacing,
             seed=seed,
             mode=augmentation,
-            policy=_choose_policy(plan),
+            policy=choose_policy(plan),
             groups=groups,
             rank=self.world.rank,
             world_size=self.world.size,
@@ -362,12 +362,6 @@ class Trainer:
         if has_state(self.folder):
             return f"The last good state is in {self.folder}; go on from it with --resume."
         return "No state was saved yet; start anew."
-
-
-def _choose_policy(plan: Plan) -> AugmentationPolicy:
-    if plan.augmentation == "nnunet":
-        return build_nnunet_policy(plan.patch_size, plan.spacing)
-    return build_policy(plan.modality)
 
 
 @contextmanager

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from medunet.errors import VolumeError
 from medunet.io import describe_write_error
+from medunet.postprocessing import AgreementCounts
 from medunet.preprocessing.prepare import shorten_case_id
 from medunet.volume import Volume, check_same_grid
+
+_AGREEMENT: TypeAdapter[AgreementCounts | None] = TypeAdapter(AgreementCounts | None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +28,13 @@ class MaskPair:
         case_id: The case.
         reference: What people drew.
         prediction: What the network made, before any post-processing.
+        agreement: How far the members that made it agree; None where there was one.
     """
 
     case_id: str
     reference: Volume
     prediction: Volume
+    agreement: AgreementCounts | None = None
 
 
 def write_mask_pair(folder: Path, pair: MaskPair) -> None:
@@ -44,7 +50,11 @@ def write_mask_pair(folder: Path, pair: MaskPair) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(
-            path, reference=pair.reference.array, prediction=pair.prediction.array, affine=pair.reference.affine
+            path,
+            reference=pair.reference.array,
+            prediction=pair.prediction.array,
+            affine=pair.reference.affine,
+            agreement=np.array(_AGREEMENT.dump_json(pair.agreement).decode()),
         )
     except OSError as error:
         path.unlink(missing_ok=True)
@@ -67,10 +77,11 @@ def read_mask_pair(folder: Path, case_id: str) -> MaskPair:
         with path.open("rb") as file, np.load(file) as arrays:  # numpy refuses pickled objects by default
             affine = arrays["affine"]
             reference, prediction = Volume(arrays["reference"], affine), Volume(arrays["prediction"], affine)
+            agreement = _AGREEMENT.validate_json(str(arrays["agreement"]))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         msg = f"{path} holds no pair of masks ({type(error).__name__}); validate the model again."
         raise VolumeError(msg) from error
-    return MaskPair(case_id=case_id, reference=reference, prediction=prediction)
+    return MaskPair(case_id=case_id, reference=reference, prediction=prediction, agreement=agreement)
 
 
 def _get_path(folder: Path, case_id: str) -> Path:

@@ -225,19 +225,6 @@ def compute_mirrored_codes(task: Task) -> Tensor | None:
     return codes if task.laterality else None
 
 
-def compute_mirrored_outputs(task: Task) -> tuple[int, ...]:
-    """Output of the network -> the one that stands for it after swapping left and right; itself where nothing is paired.
-
-    Example:
-        >>> from medunet.tasks import load_task
-        >>> compute_mirrored_outputs(load_task("hippocampus-mr"))  # background, anterior, posterior: no sides
-        (0, 1, 2)
-    """
-    names = list(task.labels) if task.has_regions else ["background", *task.labels]
-    partners = {one: other for left, right in task.laterality for one, other in ((left, right), (right, left))}
-    return tuple(names.index(partners.get(name, name)) for name in names)
-
-
 def read_patch_with_peers(
     case: StoredCase, start: Start, change: PatchChange, patch_size: Shape3, spacing: Spacing
 ) -> tuple[Tensor, Tensor]:

@@ -24,13 +24,12 @@ from medunet.augmentation import (
 from medunet.device import is_out_of_memory
 from medunet.errors import TrainingError
 from medunet.preprocessing import StoredCase
-from medunet.tasks import Task, compute_membership
+from medunet.tasks import Task, compute_membership, compute_mirrored_outputs
 from medunet.training.patch_order import PatchOrder
 from medunet.training.patches import (
     Start,
     choose_start,
     compute_mirrored_codes,
-    compute_mirrored_outputs,
     mirror_codes,
     mirror_patch,
     read_patch,

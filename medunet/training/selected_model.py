@@ -13,6 +13,7 @@ from medunet.io import describe_write_error
 from medunet.models import (
     QualityRanges,
     combine_records,
+    combine_speed_records,
     copy_model,
     write_description,
     write_ensemble,
@@ -81,6 +82,7 @@ def _write_model(
         },
         postprocessing=best.validation.postprocessing,
         quality=_update_quality(first.quality, best.validation),
+        speed=combine_speed_records([fold.speed for run in best.runs for fold in run.folds]),
         other_plans=[run.records.plan for run in best.runs[1:]],
     )
 
@@ -109,11 +111,13 @@ def _summarize_candidate(candidate: Candidate, *, is_chosen: bool) -> dict[str, 
 
 
 def _update_quality(quality: QualityRanges | None, validation: Validation) -> QualityRanges | None:
-    """What cases look like stays; how well they are segmented is that of the new model."""
+    """What cases look like stays; how well they are segmented is that of the new model. What predicts a Dice goes: it was
+    learnt from the agreement of other members."""
     if quality is None:
         return None
     dices = list_dices(validation.scores)
     labels = {
-        name: row.model_copy(update={"dice": Range.of(dices.get(name, []))}) for name, row in quality.labels.items()
+        name: row.model_copy(update={"dice": Range.of(dices.get(name, [])), "dice_calibration": None})
+        for name, row in quality.labels.items()
     }
     return quality.model_copy(update={"labels": labels})

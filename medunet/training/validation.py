@@ -20,9 +20,21 @@ import torch
 from medunet.device import Precision, is_out_of_memory
 from medunet.errors import InputError
 from medunet.evaluation import CaseFailure, Evaluation, LabelScore, build_evaluation, score_case
-from medunet.inference import compute_logits, restore_label_map
+from medunet.inference import InferenceSettings, build_tile_networks, compute_logits, paint_labels
+from medunet.inference.backends import TorchBackend
+from medunet.inference.members import MembersWatch
+from medunet.inference.predictor import choose_flips
+from medunet.models import SpeedRecord
 from medunet.planning import Plan
-from medunet.postprocessing import Postprocessing, apply_postprocessing, choose_postprocessing
+from medunet.postprocessing import (
+    AgreementCounts,
+    DiceCalibration,
+    Postprocessing,
+    apply_postprocessing,
+    choose_postprocessing,
+    compute_agreement,
+    fit_dice_calibration,
+)
 from medunet.preprocessing import StoredCase, preprocess_image
 from medunet.tasks import IGNORE_CODE, Case, Task, compute_membership, read_case
 from medunet.training.mask_pairs import MaskPair, has_mask_pair, read_mask_pair, write_mask_pair
@@ -32,8 +44,8 @@ from medunet.volume import Volume
 
 logger = logging.getLogger(__name__)
 
-Segment = Callable[[Volume], Volume]
-"""From a scan to a mask on its grid, without post-processing."""
+Segment = Callable[[Volume], tuple[Volume, AgreementCounts | None]]
+"""From a scan to a mask on its grid, without post-processing, and how far its members agree."""
 AddChannels = Callable[[Volume, Volume], Volume]
 """From a preprocessed scan and the scan itself to the preprocessed one with more channels."""
 
@@ -88,42 +100,78 @@ class Validation(Evaluation):
     postprocessing: Postprocessing
 
 
-def validate_cases(
-    network: torch.nn.Module,
-    cases: Sequence[Case],
-    task: Task,
-    plan: Plan,
-    device: torch.device,
-    precision: Precision,
-    observer: Observer,
-    *,
-    masks: Path | None = None,
-    add_channels: AddChannels | None = None,
-) -> Validation:
-    """Segment every case from its files, choose the post-processing, and score the masks on the cases' own grids.
+@dataclass(frozen=True, kw_only=True)
+class NetworkSegmenter:
+    """A network that has just been trained, as `medunet.inference` would use it.
 
-    Args:
-        network: On ``device``.
-        cases: A case that cannot be read or scored becomes a failure; the others are scored.
+    Attributes:
+        network: On ``device``, in evaluation mode.
         task: Labels.
         plan: That the network was trained with.
         device: That computes.
         precision: Of the network's arithmetic.
+        add_channels: What the network sees beside the image; None adds nothing.
+    """
+
+    network: torch.nn.Module
+    task: Task
+    plan: Plan
+    device: torch.device
+    precision: Precision
+    add_channels: AddChannels | None = None
+
+    def segment(
+        self, image: Volume, settings: InferenceSettings | None = None, speed: SpeedRecord | None = None
+    ) -> Volume:
+        """From a scan to a mask on its grid, without post-processing.
+
+        Args:
+            image: ``(C, I, J, K)`` with the channels of the task.
+            settings: How much is computed.
+            speed: What was measured before; decides about mirrored passes where the settings leave it open.
+        """
+        return self.segment_with_agreement(image, settings, speed)[0]
+
+    def segment_with_agreement(
+        self, image: Volume, settings: InferenceSettings | None = None, speed: SpeedRecord | None = None
+    ) -> tuple[Volume, AgreementCounts | None]:
+        """`segment`, and how far the mirrored passes agree; None where there are none."""
+        settings = settings or InferenceSettings()
+        prepared = preprocess_image(image, self.plan)
+        if self.add_channels is not None:
+            prepared = self.add_channels(prepared, image)
+        networks = [TorchBackend(self.network, self.device, self.precision)]
+        num_flips = len(choose_flips(self.plan, settings, speed))
+        watch = MembersWatch(self.task, 1, num_flips, self.device)
+        tiles = build_tile_networks(networks, self.plan, self.task, settings, speed, on_members=watch.add)
+        return paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings), watch.read()
+
+
+def validate_cases(
+    segmenter: NetworkSegmenter,
+    cases: Sequence[Case],
+    observer: Observer,
+    *,
+    masks: Path | None = None,
+    speed: SpeedRecord | None = None,
+) -> Validation:
+    """Segment every case from its files, choose the post-processing, and score the masks on the cases' own grids.
+
+    Args:
+        segmenter: The trained network.
+        cases: A case that cannot be read or scored becomes a failure; the others are scored.
         observer: Told of every case.
         masks: Folder where the masks stay, see `predict_masks`; None keeps none.
-        add_channels: What the network sees beside the image; None adds nothing.
+        speed: What was measured before (`medunet.training.speed`).
 
     Raises:
         OutputError: If the masks cannot be put aside.
     """
-    network.eval()
 
-    def segment(image: Volume) -> Volume:
-        prepared = preprocess_image(image, plan)
-        if add_channels is not None:
-            prepared = add_channels(prepared, image)
-        return restore_label_map(compute_logits(network, prepared, plan, device, precision), prepared, image, task)
+    def segment(image: Volume) -> tuple[Volume, AgreementCounts | None]:
+        return segmenter.segment_with_agreement(image, speed=speed)
 
+    task = segmenter.task
     if masks is not None:
         return score_masks(cases, task, masks, predict_masks(segment, cases, task, masks, observer))
     with tempfile.TemporaryDirectory(prefix="medunet-validation-") as folder:
@@ -152,7 +200,8 @@ def predict_masks(
     for number, case in enumerate(cases, start=1):
         try:
             image, reference = read_case(case, task)
-            pair = MaskPair(case_id=case.case_id, reference=reference, prediction=segment(image))
+            prediction, agreement = segment(image)
+            pair = MaskPair(case_id=case.case_id, reference=reference, prediction=prediction, agreement=agreement)
         except Exception as error:
             if not (isinstance(error, InputError) or is_out_of_memory(error)):
                 raise
@@ -291,3 +340,32 @@ def _summarize_labels(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
         summary.label: {key: value for key, value in dataclasses.asdict(summary).items() if key != "label"}
         for summary in evaluation.summaries
     }
+
+
+def fit_calibrations(validation: Validation, masks: Path) -> dict[str, DiceCalibration]:
+    """What the agreement of mirrored passes says about the Dice of each label.
+
+    Args:
+        validation: Scores of the masks, after post-processing.
+        masks: Where `predict_masks` left them with their agreement.
+
+    Returns:
+        Label -> calibration; labels of which too few cases tell anything are left out.
+    """
+    case_ids = dict.fromkeys(score.case_id for score in validation.scores)
+    counts = {case_id: read_mask_pair(masks, case_id).agreement for case_id in case_ids}
+    members = {of_case.members for of_case in counts.values() if of_case is not None}
+    if len(members) != 1:  # no mirrored passes, or not the same for all
+        return {}
+    agreements = {case_id: compute_agreement(of_case) for case_id, of_case in counts.items() if of_case is not None}
+    calibrations = {}
+    for label in {score.label for score in validation.scores}:
+        scores = [score for score in validation.scores if score.label == label and score.case_id in agreements]
+        calibration = fit_dice_calibration(
+            [agreements[score.case_id][label] for score in scores],
+            [score.dice for score in scores],
+            members=next(iter(members)),
+        )
+        if calibration is not None:
+            calibrations[label] = calibration
+    return calibrations

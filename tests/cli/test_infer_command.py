@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from oracles import Outcome
 
-from medunet.cli.infer import _list_jobs
+from medunet.cli.infer_jobs import Wishes, list_jobs
 from medunet.errors import InputError
 from medunet.io import read_label_map, read_volume
 
 Command = Callable[..., Outcome]
+WISHES = Wishes(mask_format=None, split=False, seg_kind="binary", reference=None, untrusted=False, overwrite=False)
 
 
 @pytest.fixture
@@ -35,9 +36,12 @@ def scan(tmp_path: Path, write_densities: Any) -> Path:
 
 
 def list_files(folder: Path) -> set[str]:
-    """Every file but the label names that lie beside each mask."""
-    assert all((folder / f"{path.stem}.nii.gz").is_file() for path in folder.glob("*.json"))
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix != ".json"}
+    """Every file and folder but the label names and the manifest that lie beside each mask."""
+    for path in folder.glob("*.json"):
+        mask = path.with_name(path.name.removesuffix(".manifest.json"))
+        assert mask.is_file() or path.with_name(f"{path.stem}.nii.gz").is_file()
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix != ".json"}
+    return found - {"manifests"}
 
 
 # ---- what works --------------------------------------------------------------------------------------------------------
@@ -132,7 +136,7 @@ def test_the_patients_name_stays_in_the_scan(infer: Command, tmp_path: Path) -> 
 def test_channels_by_their_numbers_or_as_given(
     tmp_path: Path, output: str, names: list[str], expected: list[str]
 ) -> None:
-    (job,) = _list_jobs([tmp_path / f"{name}.nii.gz" for name in names], tmp_path / output, None, num_channels=2)
+    (job,) = list_jobs([tmp_path / f"{name}.nii.gz" for name in names], tmp_path / output, WISHES, num_channels=2)
     assert list(job.images) == [tmp_path / f"{name}.nii.gz" for name in expected]
 
 
@@ -141,7 +145,7 @@ def test_channels_by_their_numbers_or_as_given(
 )
 def test_numbers_that_are_no_channels(tmp_path: Path, names: tuple[str, str]) -> None:
     with pytest.raises(InputError, match=r"expected the numbers p_0000 to 0001\. Add what is missing"):
-        _list_jobs([tmp_path / f"{name}.nii.gz" for name in names], tmp_path / "masks", None, num_channels=2)
+        list_jobs([tmp_path / f"{name}.nii.gz" for name in names], tmp_path / "masks", WISHES, num_channels=2)
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------------

@@ -90,7 +90,9 @@ def check_mask(path: Path, series: Series, scan: Scan | None = None) -> None:
 
 
 def list_files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    """Every file but manifests, of which test_infer_runs.py speaks."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".manifest.json")]
+    return {str(path.relative_to(folder)) for path in files if path.parent.name != "manifests"}
 
 
 # ---- one scan ----------------------------------------------------------------------------------------------------------

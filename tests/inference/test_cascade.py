@@ -140,7 +140,7 @@ def test_the_second_network_sees_the_mask_of_the_first(cascade: Path, scan: Volu
     assert not torch.allclose(compute_logits(model.network, blind, model.plan, CPU, "32-true"), expected, atol=1e-3)
     mask = Segmenter(model, "cpu").segment(scan)
     assert mask.labels.spatial_shape == scan.spatial_shape
-    assert list(mask.timings) == ["read", "prepare", "low", "network", "restore", "postprocess"]
+    assert list(mask.timings) == ["read", "prepare", "low", "network", "restore", "postprocess", "flags"]
 
 
 class Previous(nn.Module):
@@ -212,16 +212,16 @@ def test_a_first_stage_that_folds_share_is_asked_once(
 ) -> None:
     from medunet.inference import predictor
 
-    seen = []
+    stream, seen = predictor.stream_logits, []
 
-    def count(network: nn.Module, *arguments: Any, **options: Any) -> Tensor:
-        seen.append(network)
-        return compute_logits(network, *arguments, **options)
+    def count(tiles: Any, *arguments: Any, **options: Any) -> Any:
+        seen.append(tiles)
+        return stream(tiles, *arguments, **options)
 
-    monkeypatch.setattr(predictor, "compute_logits", count)
+    monkeypatch.setattr(predictor, "stream_logits", count)
     one, other = read_single_model(cascade), read_single_model(cascade)
     ensemble = Ensemble(
         folder=Path("x"), task=TASK, plan=one.plan, training=build_record(), metrics={}, members=(one, other)
     )
-    Predictor(ensemble, CPU, "32-true").predict(scan)
+    Predictor(ensemble, CPU, "32-true").segment(scan)
     assert len(seen) == 2  # the first stage, then both second stages as one

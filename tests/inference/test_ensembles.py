@@ -11,23 +11,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_up_runs import COARSE_PLAN, PLAN, TASK, write_network, write_run
-from oracles import build_plan_for, build_record
+from made_up_runs import COARSE_PLAN, PLAN, REGIONS, TASK, build_model, join, write_network, write_run
+from oracles import build_plan_for
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from medunet.inference import Prediction, Predictor, Segmenter, compute_logits, load, merge_predictions
+from medunet.inference import (
+    Prediction,
+    Predictor,
+    Segmenter,
+    collect_logits,
+    compute_logits,
+    load,
+    merge_predictions,
+)
 from medunet.inference import predictor as predictor_module
 from medunet.inference import restoring as restoring_module
-from medunet.models import AnyModel, Ensemble, Model, Postprocessing
-from medunet.networks import build_network
+from medunet.models import AnyModel, Model, Postprocessing
 from medunet.planning import Plan
 from medunet.preprocessing import preprocess_image
 from medunet.tasks import Task, list_class_values
 from medunet.volume import Array, Volume, build_grid
 
 CPU = torch.device("cpu")
-REGIONS = Task.model_validate(TASK.model_dump() | {"labels": {"core": (2,), "whole": (1, 2), "other": (3,)}})
 FLAT_PLAN = build_plan_for(TASK, (1.0, 1.25, 2.0), (16, 16, 1)).model_copy(
     update={
         "configuration": "2d",
@@ -36,23 +42,6 @@ FLAT_PLAN = build_plan_for(TASK, (1.0, 1.25, 2.0), (16, 16, 1)).model_copy(
         ),
     }
 )
-
-
-def build_model(seed: int, plan: Plan = PLAN, task: Task = TASK) -> Model:
-    plan = plan.model_copy(
-        update={"network": plan.network.model_copy(update={"out_channels": task.num_outputs}), "task": task.name}
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = build_network(plan.network).eval()
-    return Model(folder=Path("none"), task=task, plan=plan, training=build_record(), metrics={}, network=network)
-
-
-def join(*members: Model) -> Ensemble:
-    first = members[0]
-    return Ensemble(
-        folder=Path("none"), task=first.task, plan=first.plan, training=build_record(), metrics={}, members=members
-    )
 
 
 @pytest.fixture
@@ -143,10 +132,10 @@ def test_networks_of_one_plan_share_preprocessing_and_tiles(scan: Volume, monkey
 
     def count_windows(*arguments: Any, **options: Any) -> Tensor:
         windows.append(arguments)
-        return compute_logits(*arguments, **options)
+        return collect_logits(*arguments, **options)
 
     monkeypatch.setattr(predictor_module, "preprocess_image", count_prepared)
-    monkeypatch.setattr(predictor_module, "compute_logits", count_windows)
+    monkeypatch.setattr(predictor_module, "collect_logits", count_windows)
     predict(join(build_model(0), build_model(1), build_model(2)), scan)
     assert (len(prepared), len(windows)) == (1, 1)
     predict(join(build_model(0), build_model(1, FLAT_PLAN)), scan)
@@ -253,7 +242,7 @@ def test_a_folder_of_folds_segments_with_all_of_them(tmp_path: Path, turned_scan
     found = segmenter.segment(turned_scan)
     assert np.array_equal(found.labels.array, expected.labels.array)
     assert np.array_equal(found.labels.affine, turned_scan.affine)
-    assert list(found.timings) == ["read", "prepare", "network", "restore", "postprocess"]
+    assert list(found.timings) == ["read", "prepare", "network", "restore", "postprocess", "flags"]
     assert (segmenter.task, segmenter.plan) == (TASK, PLAN)
 
 

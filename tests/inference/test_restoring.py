@@ -169,7 +169,7 @@ def test_regions_are_painted_from_the_outside_in(build_oracle: Callable[..., Mod
     # The network's grid is float32: leave out what lies on a threshold.
     certain = np.min([np.abs(scan.array - edge) for edge in (0, 100, 200)], axis=0) > 1e-3
     assert np.array_equal(segmentation.labels.array[certain], expected[certain])
-    ml = segmentation.volumes_ml
+    ml = {name: volume.visible_ml for name, volume in segmentation.volumes.items()}
     assert ml["whole"] > ml["core"] > ml["enhancing"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import SimpleITK as sitk  # noqa: N813
 from oracles import ORACLE_TASK
 
 from medunet.errors import DatasetError, InputError, ModelError, OutputError, VolumeError
-from medunet.inference import Segmentation, Segmenter, load
+from medunet.inference import InferenceSettings, ScanFailure, Segmentation, Segmenter, load
 from medunet.io import read_label_map, read_volume, write_nifti_image
 from medunet.models import SYNTHETIC_WARNING, Model, Postprocessing
-from medunet.postprocessing import measure_case
+from medunet.postprocessing import compute_agreement, measure_case
 from medunet.postprocessing.quality import build_quality_ranges
 from medunet.tasks import Task
 from medunet.volume import Volume
@@ -95,10 +96,31 @@ def test_many_scans_come_one_by_one(segmenter: Segmenter, make_densities: Any, t
         next(masks)
 
 
+def test_an_unreadable_scan_costs_only_itself_on_request(
+    segmenter: Segmenter, make_densities: Any, tmp_path: Path
+) -> None:
+    scan, expected = make_densities(spacing=SPACING)
+    first, failure, last = segmenter.segment_many([scan, tmp_path / "missing.nii.gz", scan], keeps_going=True)
+    assert isinstance(failure, ScanFailure)
+    assert failure.scan == tmp_path / "missing.nii.gz"
+    assert isinstance(failure.error, VolumeError)
+    for segmentation in (first, last):
+        assert isinstance(segmentation, Segmentation)
+        assert np.array_equal(segmentation.labels.array, expected.array)
+
+
+def test_several_threads_may_ask_at_once(segmenter: Segmenter, make_densities: Any) -> None:
+    pairs = [make_densities(spacing=SPACING, seed=seed) for seed in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda pair: segmenter.segment(pair[0]).labels.array, pairs))
+    for labels, (_, expected) in zip(found, pairs, strict=True):
+        assert np.array_equal(labels, expected.array)
+
+
 def test_stages_are_timed_and_tiles_counted(segmenter: Segmenter, make_densities: Any) -> None:
     calls: list[tuple[int, int]] = []
     result = segmenter.segment(make_densities()[0], on_tiles=lambda done, total: calls.append((done, total)))
-    assert list(result.timings) == ["read", "prepare", "network", "restore", "postprocess"]
+    assert list(result.timings) == ["read", "prepare", "network", "restore", "postprocess", "flags"]
     assert all(seconds >= 0 for seconds in result.timings.values())
     assert calls
     assert calls[-1][0] == calls[-1][1]
@@ -126,12 +148,33 @@ def test_the_mask_is_what_the_models_postprocessing_leaves(
     assert segmentation.volumes_ml["bone"] == pytest.approx(64 * np.prod(SPACING) / 1000)
 
 
-def test_what_the_model_has_seen_travels_with_the_mask(build_oracle: Callable[..., Model], make_densities: Any) -> None:
-    scan, mask = make_densities()
-    ranges = build_quality_ranges([measure_case(scan, mask, ORACLE_TASK)], ORACLE_TASK)
-    model = dataclasses.replace(build_oracle(), quality=ranges)
-    assert Segmenter(model, "cpu").segment(scan).quality == ranges
-    assert Segmenter(build_oracle(), "cpu").segment(scan).quality is None
+def test_what_is_unlike_training_is_flagged(build_oracle: Callable[..., Model], make_densities: Any) -> None:
+    facts = [measure_case(*make_densities(seed=seed), ORACLE_TASK) for seed in range(8)]
+    ranges = build_quality_ranges(facts, ORACLE_TASK)
+    segmenter = Segmenter(dataclasses.replace(build_oracle(), quality=ranges), "cpu")
+    usual, _ = make_densities(seed=99)
+    coarse, _ = make_densities(seed=99, spacing=(2.8, 4.8, 12.0))
+    assert "spacing" not in {flag.code for flag in segmenter.segment(usual).flags}
+    (flag,) = [flag for flag in segmenter.segment(coarse).flags if flag.code == "spacing"]
+    assert "in training" in flag.message
+    assert Segmenter(build_oracle(), "cpu").segment(coarse).flags == ()  # a model that does not say what it has seen
+
+
+def test_members_that_agree_are_counted(build_oracle: Callable[..., Model], make_densities: Any) -> None:
+    scan, mask = make_densities(spacing=SPACING)
+    alone = Segmenter(build_oracle(spacing=SPACING), "cpu").segment(scan)
+    assert alone.agreement is None
+    mirrored = Segmenter(build_oracle(spacing=SPACING), "cpu", InferenceSettings(flips="all")).segment(scan)
+    assert mirrored.agreement is not None
+    assert mirrored.agreement.members == "2 flips"
+    # The oracle looks at single voxels, so it sees the same in a mirror.
+    assert set(compute_agreement(mirrored.agreement).values()) == {1.0}
+    assert np.array_equal(mirrored.labels.array, mask.array)
+
+
+def test_the_bare_network_is_at_hand(build_oracle: Callable[..., Model]) -> None:
+    model = build_oracle()
+    assert Segmenter(model, "cpu").network is model.network
 
 
 def test_the_same_scan_gives_the_same_mask_twice(segmenter: Segmenter, make_densities: Any) -> None:
@@ -181,10 +224,20 @@ def test_an_absent_device_is_refused(build_oracle: Callable[..., Model]) -> None
 
 def test_volumes_are_counted_in_millilitres() -> None:
     array = np.zeros((1, 10, 10, 10), np.uint8)
-    array[0, 0, 0, :5], array[0, 1, 0, :3] = 1, 2
+    array[0, 1, 1, 1:6], array[0, 2, 1, 1:4] = 1, 2
     labels = Volume(array, np.diag([2.0, 5.0, 10.0, 1.0]))  # 0.1 ml a voxel
     ml = Segmentation(labels=labels, label_values={"whole": (1, 2), "core": (2,), "absent": (3,)}).volumes_ml
     assert ml == pytest.approx({"whole": 0.8, "core": 0.3, "absent": 0.0})
+
+
+def test_the_volume_of_a_structure_that_the_scan_cuts_is_not_known() -> None:
+    array = np.zeros((1, 10, 10, 10), np.uint8)
+    array[0, 0, 1, 1:6], array[0, 5, 5, 5] = 1, 2
+    labels = Volume(array, np.diag([2.0, 5.0, 10.0, 1.0]))
+    segmentation = Segmentation(labels=labels, label_values={"cut": (1,), "whole": (2,)})
+    assert segmentation.volumes_ml == {"cut": None, "whole": pytest.approx(0.1)}
+    assert segmentation.volumes["cut"].visible_ml == pytest.approx(0.5)
+    assert "left border" in str(segmentation.volumes["cut"].reason)
 
 
 def test_a_saved_mask_reads_back(segmenter: Segmenter, scan_path: Path, tmp_path: Path, make_densities: Any) -> None:

@@ -418,7 +418,8 @@ def test_row_27_a_header_that_promises_too_few_voxels(tmp_path: Path, refuse: An
         (lambda plain: b"", "it is empty"),
         (lambda plain: gzip.compress(b""), "it is empty"),
         (lambda plain: gzip.compress(gzip.compress(plain)), "it is compressed twice by gzip"),
-        (lambda plain: gzip.compress(plain) + b"garbage", "its compressed data are garbled"),
+        (lambda plain: gzip.compress(plain) + b"garbage" * 2, "its compressed data are garbled"),
+        (lambda plain: gzip.compress(plain) + b"garbage", "is damaged: its compressed data"),
         (lambda plain: gzip.compress(plain) + b"\x1f\x8b", "its compressed data end too early"),
         (lambda plain: gzip.compress(plain) + gzip.compress(bytes(5000)), "holds 4096 bytes or more after its voxels"),
         (lambda plain: gzip.compress(plain)[:10], "its compressed data end too early"),
@@ -537,10 +538,10 @@ def test_row_28_what_exceeds_the_free_memory_is_refused_before_it_is_read(
     tmp_path: Path, refuse: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "image.nii", np.zeros((20, 30, 40, 2), np.int16))
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=20 * 30 * 40 * 2 * 4 - 1))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=20 * 30 * 40 * 2 * 2 - 1))
     refuse(path, r"needs 0\.0 GiB of memory, 0\.0 GiB are free\. Read one of its 2 volumes with --volume-index, or")
     assert read_nifti(path, volume_index=0).shape == (1, 20, 30, 40)  # half as much
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=20 * 30 * 40 * 2 * 4))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=20 * 30 * 40 * 2 * 2))
     assert read_nifti(path).shape == (2, 20, 30, 40)
 
 

@@ -11,7 +11,13 @@ import pytest
 
 from medunet.io import write_nifti_image, write_nifti_labels
 from medunet.models.quality import Range
-from medunet.postprocessing import CaseFacts, QualityRanges, compute_quality_ranges, measure_case
+from medunet.postprocessing import (
+    CaseFacts,
+    QualityRanges,
+    compute_quality_ranges,
+    fit_dice_calibration,
+    measure_case,
+)
 from medunet.postprocessing.quality import build_quality_ranges
 from medunet.tasks import Case, Task
 from medunet.volume import Volume, to_orientation
@@ -76,8 +82,52 @@ def test_the_axes_of_the_file_make_no_difference(orientation: str) -> None:
         assert found is not None
         assert expected is not None
         assert found.position == pytest.approx(expected.position)
-        assert (found.num_parts, found.is_cut) == (expected.num_parts, expected.is_cut)
+        assert (found.num_parts, found.cut_sides) == (expected.num_parts, expected.cut_sides)
         assert found.volume_ml == pytest.approx(expected.volume_ml)
+
+
+def test_the_sides_that_cut_a_structure_are_named() -> None:
+    corner = (slice(18, 20), slice(0, 4), slice(0, 10))
+    for orientation in ("RAS", "LPI", "SRA"):
+        image, labels = (to_orientation(volume, orientation) for volume in build_case((3, corner), (7, KIDNEY)))
+        facts = measure_case(image, labels, TASK)
+        liver, kidneys = facts.labels["liver"], facts.labels["kidneys"]
+        assert liver is not None
+        assert kidneys is not None
+        assert liver.cut_sides == ("right", "posterior", "inferior", "superior")
+        assert (kidneys.cut_sides, kidneys.is_cut) == ((), False)
+
+
+def test_specks_are_no_parts() -> None:
+    image, labels = build_case((3, (slice(2, 12), slice(5, 15), slice(2, 4))))  # 200 voxels
+    for num_voxels, num_parts in ((1, 1), (3, 2)):  # of 201 and 203
+        specked = labels.array.copy()
+        specked[0, 15, 20 : 20 + num_voxels, 8] = 3
+        found = measure_case(image, labels.with_array(specked), TASK).labels["liver"]
+        assert found is not None
+        assert found.num_parts == num_parts
+        assert found.volume_ml == pytest.approx((200 + num_voxels) * 0.002)
+
+
+def test_a_mask_with_other_axes_than_its_scan_is_turned() -> None:
+    image, labels = build_case((3, LIVER), (7, CUT))
+    assert measure_case(image, to_orientation(labels, "PIR"), TASK) == measure_case(image, labels, TASK)
+
+
+def test_voxels_may_lie_in_any_order_in_memory() -> None:
+    image, labels = build_case((3, LIVER), (7, CUT), (8, OTHER_KIDNEY))
+    turned = labels.with_array(np.asfortranarray(labels.array[0])[None])
+    assert measure_case(image, turned, TASK) == measure_case(image, labels, TASK)
+
+
+def test_intensities_of_a_large_scan_come_from_a_lattice() -> None:
+    generator = np.random.default_rng(2)
+    image = np.zeros((2, 260, 150, 70), np.float32)  # 2.7 million voxels
+    image[:, 30:230, 20:130] = generator.gamma(4, 30, (2, 200, 110, 70)).astype(np.float32) + 1
+    facts = measure_case(Volume(image, AFFINE), Volume(np.zeros((1, 260, 150, 70), np.uint8), AFFINE), TASK)
+    for channel, found in zip(image, facts.intensities, strict=True):
+        expected = np.percentile(channel[channel > 0], (0.5, 50, 99.5))
+        assert found == pytest.approx(expected.tolist(), rel=0.05)
 
 
 def test_a_scan_without_a_body_is_measured_whole() -> None:
@@ -118,6 +168,9 @@ def test_ranges_over_cases() -> None:
     assert kidneys.position is not None
     assert kidneys.position.superior.minimum == pytest.approx(1 / 8)
     assert kidneys.dice is None
+    relative = ranges.channels["t2"].relative_median
+    assert relative is not None
+    assert (relative.minimum, relative.maximum) == pytest.approx((0.5, 0.5), abs=0.01)
     assert QualityRanges.model_validate_json(ranges.model_dump_json()) == ranges
 
 
@@ -156,3 +209,14 @@ def test_cases_are_read_from_their_files_and_a_bad_one_is_left_out(
 def test_of_no_case_there_are_no_ranges() -> None:
     assert compute_quality_ranges([], TASK) is None
     assert Range.of([]) is None
+
+
+def test_what_predicts_a_dice_is_handed_on() -> None:
+    agreements = np.linspace(0.8, 0.99, 12).tolist()
+    calibration = fit_dice_calibration(agreements, agreements, members="4 flips")
+    assert calibration is not None
+    facts = [measure_case(*build_case((3, LIVER)), TASK)]
+    ranges = build_quality_ranges(facts, TASK, calibrations={"liver": calibration})
+    assert ranges is not None
+    assert (ranges.labels["liver"].dice_calibration, ranges.labels["kidneys"].dice_calibration) == (calibration, None)
+    assert QualityRanges.model_validate_json(ranges.model_dump_json()) == ranges

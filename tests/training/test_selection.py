@@ -108,13 +108,13 @@ def test_every_network_sees_a_case_once(
 ) -> None:
     from medunet.inference import predictor
 
-    compute, calls = predictor.compute_logits, []
+    compute, calls = predictor.collect_logits, []
 
     def count(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
         return compute(*arguments, **options)
 
-    monkeypatch.setattr(predictor, "compute_logits", count)
+    monkeypatch.setattr(predictor, "collect_logits", count)
     select(runs, data, output=tmp_path / "model", device="cpu")
     assert len(calls) == 2 * len(CASES)
 
@@ -283,11 +283,20 @@ def test_nothing_of_the_machine_is_in_the_model(selection: Selection, runs: tupl
 
 
 def test_ranges_of_quality_tell_the_new_dice(data: Path, tmp_path: Path, without_pictures: None) -> None:
-    from medunet.postprocessing import compute_quality_ranges
+    from medunet.postprocessing import compute_quality_ranges, fit_dice_calibration
 
+    agreements = [0.8 + 0.01 * case for case in range(12)]
+    calibration = fit_dice_calibration(agreements, agreements, members="8 flips")
+    assert calibration is not None
     pair = write_run(tmp_path / "a", seed=3), write_run(tmp_path / "b", seed=4)
-    ranges = compute_quality_ranges(read_dataset(data).cases, TASK, dices={"left": [0.125], "right": [0.25]})
+    ranges = compute_quality_ranges(
+        read_dataset(data).cases,
+        TASK,
+        dices={"left": [0.125], "right": [0.25]},
+        calibrations={"left": calibration},
+    )
     assert ranges is not None
+    assert ranges.labels["left"].dice_calibration == calibration
     for run in pair:
         (run / "quality.json").write_text(ranges.model_dump_json())
     selection = select(pair, data, output=tmp_path / "model", device="cpu")
@@ -297,6 +306,7 @@ def test_ranges_of_quality_tell_the_new_dice(data: Path, tmp_path: Path, without
     assert found.labels["left"].dice is not None
     assert found.labels["left"].dice.maximum == max(dices)  # type: ignore[type-var]
     assert found.labels["left"].volume_ml == ranges.labels["left"].volume_ml
+    assert found.labels["left"].dice_calibration is None  # of other members
 
 
 # ---- one bad case --------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from medunet.tasks import Case, Task
 from medunet.training.mask_pairs import MaskPair, read_mask_pair, write_mask_pair
 from medunet.training.progress import Observer
 from medunet.training.validation import (
+    NetworkSegmenter,
     Validation,
     compute_stored_dice,
     predict_masks,
@@ -40,6 +41,9 @@ SHAPE = (12, 14, 10)
 SPACING = (1.0, 2.0, 3.0)
 PLAN = build_plan_for(ORACLE_TASK, SPACING, (8, 8, 8))
 NETWORK = NearestIntensity(list(ORACLE_HU))
+SEGMENTER = NetworkSegmenter(
+    network=NETWORK, task=ORACLE_TASK, plan=PLAN, device=torch.device("cpu"), precision="32-true"
+)
 VALUES = (0, 1, 2, 3, 4, 7)
 LABELS = tuple(ORACLE_TASK.labels)  # fat 1, muscle 2, gland 3, marrow 4, bone 7
 BOX = (slice(2, 6), slice(2, 6), slice(2, 6))  # 64 voxels
@@ -82,7 +86,7 @@ def cases(tmp_path: Path) -> list[Case]:
 
 
 def validate(cases: list[Case], **options: Any) -> Validation:
-    return validate_cases(NETWORK, cases, ORACLE_TASK, PLAN, torch.device("cpu"), "32-true", Observer(), **options)
+    return validate_cases(SEGMENTER, cases, Observer(), **options)
 
 
 def get_dice(scores: Any, case_id: str, label: str) -> float | None:
@@ -228,7 +232,7 @@ def test_row_67_one_bad_case_does_not_stop_the_others(
             seen.append((case_id, num_done))
 
     with caplog.at_level(logging.WARNING):
-        validation = validate_cases(NETWORK, cases, ORACLE_TASK, PLAN, torch.device("cpu"), "32-true", Counter())
+        validation = validate_cases(SEGMENTER, cases, Counter())
     assert validation.scores == expected.scores
     (failure,) = validation.failures
     assert failure.case_id == "p2"
@@ -249,11 +253,11 @@ def test_row_67_one_bad_case_does_not_stop_the_others(
 def test_a_network_that_runs_out_of_memory_on_one_case_goes_on(
     cases: list[Case], tmp_path: Path, error: Exception
 ) -> None:
-    def segment(image: Volume) -> Volume:
+    def segment(image: Volume) -> tuple[Volume, None]:
         calls.append(image)
         if len(calls) == 2:
             raise error
-        return Volume(np.zeros((1, *image.spatial_shape), np.uint8), image.affine)
+        return Volume(np.zeros((1, *image.spatial_shape), np.uint8), image.affine), None
 
     calls: list[Volume] = []
     (failure,) = predict_masks(segment, cases, ORACLE_TASK, tmp_path / "masks", Observer())
@@ -263,7 +267,7 @@ def test_a_network_that_runs_out_of_memory_on_one_case_goes_on(
 
 @pytest.mark.parametrize("error", [TypeError, RuntimeError])
 def test_a_bug_is_no_bad_case(cases: list[Case], tmp_path: Path, error: type[Exception]) -> None:
-    def segment(image: Volume) -> Volume:
+    def segment(image: Volume) -> tuple[Volume, None]:
         raise error
 
     with pytest.raises(error):

@@ -1,0 +1,198 @@
+"""`Manifest`: what was done to a scan, as a JSON file beside its mask.
+
+It is written twice: before anything else as ``"running"``, with the files that will be written, and last as ``"done"``. So an
+interrupted run is never taken for a finished one, and what it left behind is known to be its own.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version as get_version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+import medunet
+from medunet.errors import ModelError, OutputError
+from medunet.inference.segmentation import Segmentation
+from medunet.inference.segmenter import Segmenter
+from medunet.inference.settings import InferenceSettings
+from medunet.io import write_json_atomic
+from medunet.models.documents import read_document
+
+MANIFEST_VERSION: Final = 1
+
+
+class Manifest(BaseModel):
+    """What was done to a scan.
+
+    Attributes:
+        version: Of this format.
+        status: ``"running"`` until all outputs are written.
+        created: ISO date and time, UTC.
+        medunet_version: That wrote it.
+        versions: Of the packages beneath.
+        scan: Names of the files or the folder, without the path.
+        scan_bytes: Their sizes; of a folder, that of its files together.
+        task: Name of the task.
+        weights_sha256: Of the model.
+        settings: How much was computed (`InferenceSettings`), and how the scan was read.
+        outputs: Names of the files that were or will be written, relative to the manifest's folder.
+        computed_by: Device, backend, precision, networks and passes.
+        seconds: Per stage.
+        peak_memory_mib: Most memory that the process has taken until then; on CUDA also of the device.
+        volumes: Label -> ``volume_ml``, ``visible_ml`` and the reason where the volume is not known.
+        flags: What is unlike training.
+        notes: What the reader changed, left out or found odd.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1] = MANIFEST_VERSION
+    status: Literal["running", "done"]
+    created: str
+    medunet_version: str
+    versions: dict[str, str]
+    scan: list[str]
+    scan_bytes: list[int]
+    task: str
+    weights_sha256: str
+    settings: dict[str, Any]
+    outputs: list[str]
+    computed_by: str = ""
+    seconds: dict[str, float] = {}
+    peak_memory_mib: dict[str, float] = {}
+    volumes: dict[str, dict[str, Any]] = {}
+    flags: list[dict[str, Any]] = []
+    notes: list[str] = []
+
+
+def begin_manifest(
+    path: Path,
+    images: Sequence[Path],
+    outputs: Sequence[Path],
+    segmenter: Segmenter,
+    reading: Mapping[str, Any],
+) -> Manifest:
+    """Say what is going to be done, before anything is written.
+
+    Args:
+        path: Of the manifest.
+        images: The scan.
+        outputs: All files that will be written.
+        segmenter: That computes.
+        reading: How the scan is read; plain JSON.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    manifest = Manifest(
+        status="running",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        medunet_version=medunet.__version__,
+        versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": get_version("numpy")},
+        scan=[image.name for image in images],
+        scan_bytes=[_count_bytes(image) for image in images],
+        task=segmenter.task.name,
+        weights_sha256=segmenter.model.training.weights_sha256,
+        settings=describe_settings(segmenter.settings, reading),
+        outputs=[_name_output(output, path) for output in outputs],
+        computed_by=segmenter.description,
+    )
+    write_json_atomic(path, manifest.model_dump(mode="json"))
+    return manifest
+
+
+def finish_manifest(path: Path, begun: Manifest, segmentation: Segmentation, seconds: Mapping[str, float]) -> Manifest:
+    """Say what was done, after everything else is written.
+
+    Args:
+        path: Of the manifest.
+        begun: From `begin_manifest`.
+        segmentation: The result.
+        seconds: Of stages that the segmentation does not know, such as writing.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    manifest = begun.model_copy(
+        update={
+            "status": "done",
+            "seconds": {**segmentation.timings, **seconds},
+            "peak_memory_mib": measure_peak_memory(),
+            "volumes": {name: asdict(volume) for name, volume in segmentation.volumes.items()},
+            "flags": [asdict(flag) for flag in segmentation.flags],
+            "notes": list(segmentation.scan.notes) if segmentation.scan is not None else [],
+        }
+    )
+    write_json_atomic(path, manifest.model_dump(mode="json"))
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """What a run said; None where there is no manifest.
+
+    Raises:
+        OutputError: If the file is something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return read_document(Manifest, path)
+    except ModelError as error:
+        msg = f"{path} is no manifest of medunet ({error}); move it away, or choose another output."
+        raise OutputError(msg) from error
+
+
+def list_own_outputs(manifest: Manifest, path: Path) -> list[Path]:
+    """The files that a manifest speaks of, as absolute paths."""
+    return [Path(os.path.normpath(path.parent.absolute() / name)) for name in manifest.outputs]
+
+
+def find_difference(
+    manifest: Manifest, images: Sequence[Path], weights_sha256: str, settings: dict[str, Any]
+) -> str | None:
+    """Why what a manifest speaks of is not what would be made now; None where it is."""
+    if manifest.weights_sha256 != weights_sha256:
+        return "it was made with another model"
+    if manifest.settings != settings:
+        changed = [name for name in settings if manifest.settings.get(name) != settings[name]]
+        return f"it was made with other settings ({', '.join(changed) or 'fewer are known now'})"
+    if manifest.scan != [image.name for image in images] or manifest.scan_bytes != list(map(_count_bytes, images)):
+        return "the scan has changed since"
+    return None
+
+
+def describe_settings(settings: InferenceSettings, reading: Mapping[str, Any]) -> dict[str, Any]:
+    """All choices that may change a mask, as plain JSON."""
+    return {**asdict(settings), **reading}
+
+
+def measure_peak_memory() -> dict[str, float]:
+    """The most memory that this process has taken so far, in MiB: ``host``, and ``device`` where CUDA is used."""
+    peak: dict[str, float] = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+        peak["host"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        peak["device"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return peak
+
+
+def _count_bytes(image: Path) -> int:
+    if image.is_dir():
+        return sum(path.stat().st_size for path in image.rglob("*") if path.is_file())
+    return image.stat().st_size
+
+
+def _name_output(output: Path, manifest: Path) -> str:
+    return os.path.relpath(output, manifest.parent)

@@ -1,0 +1,88 @@
+"""How much is computed for a scan: step between tiles, mirrored passes, networks, air."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from medunet.device import PrecisionName
+from medunet.errors import InputError
+from medunet.inference.backends.backend import BACKEND_NAMES, BackendName
+from medunet.inference.tiling import STEP_FRACTION
+from medunet.models.speed import SpeedRecord
+
+Speed = Literal["fast", "balanced", "best"]
+Flips = Literal["none", "auto", "all"]
+
+FAST_STEP = 0.75
+"""With windows of an eighth of a tile, what lies between two tiles is still seen with a tenth of the weight of a centre."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceSettings:
+    """What the user decides about the work that a scan is worth.
+
+    Attributes:
+        speed: ``"fast"``: tiles three quarters of their size apart, one network, no mirrored passes. ``"balanced"``: half
+            of their size apart, all networks, mirrored passes where training measured that they help. ``"best"``: with
+            all mirrored passes.
+        flips: Mirrored passes, whatever the speed says: ``"none"``, ``"auto"`` as measured in training, ``"all"``; None
+            leaves it to the speed.
+        step_fraction: Largest step between tiles as a share of the tile, in ``(0, 1]``; None leaves it to the speed.
+        skip_air: Whether tiles that hold nothing but air are left out.
+        batch_size: Tiles at once; None takes what training's batch promises to fit.
+        backend: What computes the networks, see `medunet.inference.backends`.
+        precision: Of the networks' arithmetic: ``"auto"``, ``"fp32"``, ``"bf16"``, ``"fp16"``.
+
+    Raises:
+        InputError: If a value is none of these.
+    """
+
+    speed: Speed = "balanced"
+    flips: Flips | None = None
+    step_fraction: float | None = None
+    skip_air: bool = True
+    batch_size: int | None = None
+    backend: BackendName = "auto"
+    precision: PrecisionName = "auto"
+
+    def __post_init__(self) -> None:
+        _check("speed", self.speed, get_args(Speed))
+        if self.flips is not None:
+            _check("flips", self.flips, get_args(Flips))
+        _check("backend", self.backend, BACKEND_NAMES)
+        _check("precision", self.precision, get_args(PrecisionName))
+        if self.step_fraction is not None and not 0 < self.step_fraction <= 1:
+            msg = f"The step is {self.step_fraction}; expected a share of the tile, above 0 and at most 1."
+            raise InputError(msg)
+        if self.batch_size is not None and self.batch_size < 1:
+            msg = f"The batch size is {self.batch_size}; expected 1 or more tiles."
+            raise InputError(msg)
+
+    def resolve_step(self) -> float:
+        """Largest step between tiles."""
+        if self.step_fraction is not None:
+            return self.step_fraction
+        return FAST_STEP if self.speed == "fast" else STEP_FRACTION
+
+    def resolve_flips(self, measured: SpeedRecord | None) -> bool:
+        """Whether tiles are mirrored in all ways that the network knows.
+
+        Args:
+            measured: Of the model; without it, ``"auto"`` mirrors nothing.
+        """
+        flips = self.flips or {"fast": "none", "balanced": "auto", "best": "all"}[self.speed]
+        if flips == "auto":
+            return measured is not None and measured.uses_flips
+        return flips == "all"
+
+    @property
+    def takes_one_network(self) -> bool:
+        """Whether only the first network of an ensemble is asked."""
+        return self.speed == "fast"
+
+
+def _check(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        msg = f"The {name} is '{value}'; expected {', '.join(known)}."
+        raise InputError(msg)

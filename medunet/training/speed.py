@@ -1,0 +1,102 @@
+"""What larger steps and mirrored passes are worth, measured on validation cases when a network has been trained."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from medunet.device import is_out_of_memory
+from medunet.errors import InputError
+from medunet.evaluation import score_case
+from medunet.inference import InferenceSettings, list_flips
+from medunet.inference.settings import FAST_STEP
+from medunet.inference.tiling import STEP_FRACTION
+from medunet.models import MeasuredSpeed, SpeedRecord
+from medunet.tasks import Case, read_case
+from medunet.training.progress import Observer
+from medunet.training.validation import NetworkSegmenter
+
+logger = logging.getLogger(__name__)
+
+_MAX_CASES = 20
+_MIN_SECONDS = 60.0
+_SHARE = 0.05
+"""Of the time of training that measuring may take."""
+_FAST = InferenceSettings(speed="fast")
+_BALANCED = InferenceSettings(flips="none")
+_BEST = InferenceSettings(speed="best")
+
+
+def measure_speeds(
+    segmenter: NetworkSegmenter, cases: Sequence[Case], training_seconds: float, observer: Observer
+) -> SpeedRecord | None:
+    """Segment validation cases in every way, as many as a twentieth of the training's time allows, but one at least.
+
+    Args:
+        segmenter: The trained network.
+        cases: Of the validation; a case that cannot be read or segmented is passed over.
+        training_seconds: That training took.
+        observer: Told of every case.
+
+    Returns:
+        None where no case holds a label that can be scored.
+    """
+    num_flips = len(list_flips(segmenter.plan))
+    ways = [_FAST, _BALANCED, *([_BEST] if num_flips > 1 else [])]
+    measured: list[list[tuple[float, float]]] = [[] for _ in ways]
+    chosen = [
+        cases[number] for number in np.linspace(0, len(cases) - 1, min(_MAX_CASES, len(cases))).round().astype(int)
+    ]
+    began, limit = time.monotonic(), max(_MIN_SECONDS, _SHARE * training_seconds)
+    for number, case in enumerate(chosen, start=1):
+        try:
+            rows = [_measure(segmenter, case, way) for way in ways]
+        except Exception as error:
+            if not (isinstance(error, InputError) or is_out_of_memory(error)):
+                raise
+            continue  # validation will say what is wrong with it
+        for row, found in zip(measured, rows, strict=True):
+            if found is not None:
+                row.append(found)
+        observer.on_case("measuring speeds", case.case_id, number, len(chosen))
+        if time.monotonic() - began > limit:
+            break
+    if not measured[0]:
+        return None
+    steps = (FAST_STEP, STEP_FRACTION, STEP_FRACTION)
+    fast, balanced, *best = (
+        _summarize(row, step, num_flips if way is _BEST else 1)
+        for row, step, way in zip(measured, steps, ways, strict=False)
+    )
+    record = SpeedRecord.of(len(measured[0]), fast, balanced, best[0] if best else None)
+    observer.on_message(f"Speeds: {record.describe()}")
+    return record
+
+
+def _measure(segmenter: NetworkSegmenter, case: Case, settings: InferenceSettings) -> tuple[float, float] | None:
+    """Mean Dice over labels and seconds of one case; None where there is nothing to score."""
+    image, reference = read_case(case, segmenter.task)
+    began = time.perf_counter()
+    mask = segmenter.segment(image, settings)
+    seconds = time.perf_counter() - began
+    task = segmenter.task
+    scores = score_case(reference, mask, task.labels, case_id=case.case_id, ignore_value=task.ignore)
+    dices = [
+        score.dice
+        for score in scores
+        if score.dice is not None and (case.annotated is None or score.label in case.annotated)
+    ]
+    return (float(np.mean(dices)), seconds) if dices else None
+
+
+def _summarize(row: Sequence[tuple[float, float]], step_fraction: float, num_flips: int) -> MeasuredSpeed:
+    dices, seconds = zip(*row, strict=True)
+    return MeasuredSpeed(
+        step_fraction=step_fraction,
+        num_flips=num_flips,
+        dice=round(float(np.mean(dices)), 6),
+        seconds=round(float(np.mean(seconds)), 4),
+    )

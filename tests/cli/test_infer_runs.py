@@ -1,0 +1,268 @@
+"""Many scans in one call: what is finished is passed over, what failed costs only itself, and a JSON file says what was done."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from oracles import ORACLE_TASK, Outcome
+
+from medunet.inference import load
+from medunet.inference.segmenter import Segmenter
+from medunet.io import read_label_map, read_volume
+from medunet.models import write_results
+from medunet.models.records import read_records
+from medunet.postprocessing import measure_case
+from medunet.postprocessing.quality import build_quality_ranges
+from medunet.tasks import Task
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def infer(medunet_command: Command, oracle_folder: Path) -> Command:
+    def call(*arguments: object) -> Outcome:
+        return medunet_command("infer", *arguments, "--model", oracle_folder, "--device", "cpu")
+
+    return call
+
+
+@pytest.fixture
+def scans(tmp_path: Path, write_densities: Any) -> Path:
+    (tmp_path / "scans").mkdir()
+    for seed, name in enumerate("abcdefghij"):
+        write_densities(tmp_path / "scans" / f"{name}.nii.gz", spacing=(1.0, 1.0, 1.0), shape=(9, 10, 8), seed=seed)
+    return tmp_path / "scans"
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+# ---- manifests -------------------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_says_what_was_done(infer: Command, scans: Path, tmp_path: Path, oracle_folder: Path) -> None:
+    outcome = infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", "--speed", "fast", "--step", 0.9)
+    assert outcome.exit_code == 0, outcome.err
+    manifest = read(tmp_path / "mask.nii.gz.manifest.json")
+    assert manifest["status"] == "done"
+    assert manifest["scan"] == ["a.nii.gz"]
+    assert manifest["scan_bytes"] == [(scans / "a.nii.gz").stat().st_size]
+    assert manifest["weights_sha256"] == read_records(oracle_folder).training.weights_sha256
+    assert (manifest["settings"]["speed"], manifest["settings"]["step_fraction"]) == ("fast", 0.9)
+    assert manifest["outputs"] == ["mask.nii.gz", "mask.json"]
+    assert {"read", "prepare", "network", "restore", "write"} <= set(manifest["seconds"])
+    assert manifest["peak_memory_mib"]["host"] > 50
+    assert "PyTorch" in manifest["computed_by"]
+    mask = read_label_map(tmp_path / "mask.nii.gz")
+    bone_ml = (mask.array == 7).sum() * mask.voxel_volume_mm3 / 1000
+    assert manifest["volumes"]["bone"]["visible_ml"] == pytest.approx(bone_ml)
+    assert manifest["volumes"]["bone"]["volume_ml"] is None  # the noise reaches the border
+    assert "border" in manifest["volumes"]["bone"]["reason"]
+
+
+def test_json_on_the_terminal_is_the_manifests(infer: Command, scans: Path, tmp_path: Path) -> None:
+    outcome = infer(scans, "-o", tmp_path / "masks", "--json")
+    manifests = json.loads(outcome.out)
+    assert [manifest["scan"] for manifest in manifests] == [[f"{name}.nii.gz"] for name in "abcdefghij"]
+    assert manifests[3] == read(tmp_path / "masks" / "manifests" / "d.nii.gz.json")
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_scan_in_a_list_of_ten_costs_only_itself(infer: Command, scans: Path, tmp_path: Path) -> None:
+    whole = (scans / "e.nii.gz").read_bytes()
+    (scans / "e.nii.gz").write_bytes(whole[: len(whole) // 2])
+    outcome = infer(scans, "-o", tmp_path / "masks")
+    assert outcome.exit_code == 2
+    assert "e.nii.gz" in outcome.errors[0]
+    assert "1 of 10 scans failed" in outcome.errors[1]
+    assert {path.name for path in (tmp_path / "masks").glob("*.nii.gz")} == {f"{n}.nii.gz" for n in "abcdfghij"}
+    assert len(list((tmp_path / "masks" / "manifests").iterdir())) == 9
+    (scans / "e.nii.gz").write_bytes(whole)
+    again = infer(scans, "-o", tmp_path / "masks", "--continue")
+    assert again.exit_code == 0, again.err
+    assert "9 of 10 scans are finished already" in again.out
+    assert again.out.count(" -> ") == 1
+    assert (tmp_path / "masks" / "e.nii.gz").is_file()
+
+
+def test_finished_scans_are_not_computed_again(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert infer(scans, "-o", tmp_path / "masks").exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "masks").rglob("*.*")}
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Segmenter, "segment", fail)
+    again = infer(scans, "-o", tmp_path / "masks", "--continue")
+    assert again.exit_code == 0, again.err
+    assert "10 of 10 scans are finished already" in again.out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "masks").rglob("*.*")} == before
+
+
+def test_without_continue_nothing_is_replaced(infer: Command, scans: Path, tmp_path: Path) -> None:
+    assert infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz").exit_code == 0
+    infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz").check_refused("exists already", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--step", 0.25], ["other settings (step_fraction)"]),
+        (["--affine", "qform"], ["other settings (reading)"]),
+    ],
+)
+def test_what_was_made_in_another_way_is_not_taken_for_finished(
+    infer: Command, scans: Path, tmp_path: Path, change: list[object], words: list[str]
+) -> None:
+    assert infer(scans, "-o", tmp_path / "masks").exit_code == 0
+    infer(scans, "-o", tmp_path / "masks", "--continue", *change).check_refused(*words, "--overwrite")
+    redone = infer(scans, "-o", tmp_path / "masks", "--continue", "--overwrite", *change)
+    assert redone.exit_code == 0, redone.err
+    assert redone.out.count(" -> ") == 10
+
+
+def test_another_scan_of_the_same_name_is_noticed(
+    infer: Command, scans: Path, tmp_path: Path, write_densities: Any
+) -> None:
+    assert infer(scans, "-o", tmp_path / "masks").exit_code == 0
+    write_densities(scans / "c.nii.gz", spacing=(1.0, 1.0, 1.0), shape=(11, 12, 10), seed=77)
+    infer(scans, "-o", tmp_path / "masks", "--continue").check_refused("c.nii.gz", "the scan has changed since")
+
+
+def test_what_an_interrupted_run_left_is_made_again(infer: Command, scans: Path, tmp_path: Path) -> None:
+    assert infer(scans, "-o", tmp_path / "masks").exit_code == 0
+    path = tmp_path / "masks" / "manifests" / "b.nii.gz.json"
+    path.write_text(json.dumps(read(path) | {"status": "running"}))  # killed after its mask, before the end
+    (tmp_path / "masks" / "b.nii.gz").write_bytes(b"whatever was there")
+    again = infer(scans, "-o", tmp_path / "masks", "--continue")
+    assert again.exit_code == 0, again.err
+    assert again.out.count(" -> ") == 1
+    assert read_label_map(tmp_path / "masks" / "b.nii.gz").array.any()
+    assert read(path)["status"] == "done"
+
+
+def test_a_mask_that_no_manifest_speaks_of_is_somebody_elses(infer: Command, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "b.nii.gz").write_bytes(b"drawn by hand")
+    infer(scans, "-o", tmp_path / "masks", "--continue").check_refused("b.nii.gz", "exists already")
+    assert (tmp_path / "masks" / "b.nii.gz").read_bytes() == b"drawn by hand"
+
+
+def test_a_missing_output_is_made_again(infer: Command, scans: Path, tmp_path: Path) -> None:
+    assert infer(scans, "-o", tmp_path / "masks").exit_code == 0
+    (tmp_path / "masks" / "b.nii.gz").unlink()
+    (tmp_path / "masks" / "b.json").unlink()
+    again = infer(scans, "-o", tmp_path / "masks", "--continue", "--overwrite")
+    assert again.exit_code == 0, again.err
+    assert again.out.count(" -> ") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_killed_process_leaves_no_half_mask(tmp_path: Path, write_densities: Any, write_model: Any) -> None:
+    model = write_model(tmp_path / "model", Task.model_validate(ORACLE_TASK.model_dump()))
+    (tmp_path / "scans").mkdir()
+    for number in range(12):
+        write_densities(tmp_path / "scans" / f"{number:02}.nii.gz", shape=(40, 41, 42), spacing=(1.0, 1.0, 1.0))
+    command = [sys.executable, "-m", "medunet", "infer", tmp_path / "scans", "-o", tmp_path / "masks"]
+    command += ["--model", model, "--device", "cpu", "--backend", "torch"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    for _ in range(1200):
+        if len(list((tmp_path / "masks").glob("*.nii.gz"))) >= 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    masks = list((tmp_path / "masks").glob("*.nii.gz"))
+    assert 2 <= len(masks) < 12
+    for mask in masks:
+        assert read_label_map(mask).spatial_shape == (40, 41, 42)
+    done = subprocess.run([*command, "--continue"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "of 12 scans are finished already" in done.stdout
+    manifests = sorted((tmp_path / "masks" / "manifests").iterdir())
+    assert [read(path)["status"] for path in manifests] == ["done"] * 12
+    assert not [path for path in (tmp_path / "masks").rglob("*") if "partial" in path.name and path.stat().st_size]
+
+
+# ---- beside the mask -------------------------------------------------------------------------------------------------
+
+
+def test_maps_and_meshes_lie_beside_the_mask(infer: Command, scans: Path, tmp_path: Path) -> None:
+    outcome = infer(
+        scans / "a.nii.gz", "-o", tmp_path / "out" / "mask.nii.gz",
+        "--probabilities", "--uncertainty", "--mesh", tmp_path / "out" / "mesh.vtp",
+    )  # fmt: skip
+    assert outcome.exit_code == 0, outcome.err
+    expected = load(read_folder(infer), device="cpu").segment(scans / "a.nii.gz", probabilities=True, uncertainty=True)
+    for name, map_ in (("probabilities", expected.probabilities), ("uncertainty", expected.uncertainty)):
+        assert map_ is not None
+        found = read_volume(tmp_path / "out" / f"mask_{name}.nii.gz")
+        assert np.abs(found.array - map_.array).max() < 0.005
+        assert str(tmp_path / "out" / f"mask_{name}.nii.gz") in outcome.out
+    assert b"VTKFile" in (tmp_path / "out" / "mesh.vtp").read_bytes()
+
+
+def read_folder(infer: Command) -> Path:
+    """The model that the fixture names."""
+    (cell,) = [cell.cell_contents for cell in infer.__closure__ or () if isinstance(cell.cell_contents, Path)]  # type: ignore[attr-defined]
+    return cell
+
+
+def test_a_folder_of_masks_holds_nothing_but_masks(infer: Command, scans: Path, tmp_path: Path) -> None:
+    outcome = infer(scans, "-o", tmp_path / "masks", "--probabilities", "--mesh", tmp_path / "meshes")
+    assert outcome.exit_code == 0, outcome.err
+    names = {f"{name}.nii.gz" for name in "abcdefghij"}
+    assert {path.name for path in (tmp_path / "masks").glob("*.nii.gz")} == names
+    assert {path.name for path in (tmp_path / "masks" / "probabilities").iterdir()} == names
+    assert {path.name for path in (tmp_path / "meshes").iterdir()} == {f"{name}.vtp" for name in "abcdefghij"}
+
+
+@pytest.mark.parametrize(
+    "option", [["--speed", "quick"], ["--flips", "some"], ["--step", 0], ["--backend", "tpu"], ["--precision", "fp8"]]
+)
+def test_an_unknown_choice_is_one_line(infer: Command, scans: Path, tmp_path: Path, option: list[object]) -> None:
+    infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", *option).check_refused(str(option[1]), "expected")
+
+
+# ---- flags -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_unlike_training_is_said_and_strict_makes_it_an_exit_code(
+    infer: Command, tmp_path: Path, make_densities: Any, write_densities: Any, oracle_folder: Path
+) -> None:
+    facts = [measure_case(*make_densities(seed=seed, spacing=(1.0, 1.0, 1.0)), ORACLE_TASK) for seed in range(8)]
+    records = read_records(oracle_folder)
+    write_results(
+        oracle_folder,
+        records.task,
+        records.plan,
+        records.training,
+        {},
+        quality=build_quality_ranges(facts, ORACLE_TASK),
+    )
+    write_densities(tmp_path / "usual.nii.gz", spacing=(1.0, 1.0, 1.0), seed=50)
+    write_densities(tmp_path / "coarse.nii.gz", spacing=(4.0, 4.0, 4.0), seed=50)
+    usual = infer(tmp_path / "usual.nii.gz", "-o", tmp_path / "u.nii.gz", "--strict")
+    assert (usual.exit_code, "look at it" in usual.out) == (0, False)
+    for strict, code in (([], 0), (["--strict"], 3)):
+        odd = infer(tmp_path / "coarse.nii.gz", "-o", tmp_path / "c.nii.gz", "--overwrite", *strict)
+        assert odd.exit_code == code
+        assert "look at it: The spacing" in odd.out or "look at it: the spacing" in odd.out.lower()
+    manifest = read(tmp_path / "c.nii.gz.manifest.json")
+    assert "spacing" in {flag["code"] for flag in manifest["flags"]}

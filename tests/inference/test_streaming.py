@@ -1,0 +1,206 @@
+"""Planes that leave early are the planes of the whole, and so are the labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from made_up_runs import REGIONS, TASK
+from oracles import build_plan_for
+from torch import Tensor, nn
+
+from medunet.inference import (
+    InferenceSettings,
+    LabelPainter,
+    Slab,
+    apply_sliding_window,
+    paint_labels,
+    plan_tiles,
+    restore_label_map,
+    stream_sliding_window,
+)
+from medunet.inference import sliding_window as sliding_window_module
+from medunet.tasks import Task
+from medunet.volume import Volume, build_grid
+
+CPU = torch.device("cpu")
+axes = st.tuples(st.integers(1, 23), st.integers(1, 19), st.integers(1, 29))
+patches = st.tuples(st.integers(1, 13), st.integers(1, 16), st.integers(1, 11))
+steps = st.floats(0.15, 1.0)
+
+
+def make_image(shape: tuple[int, int, int], *, num_channels: int = 1, seed: int = 0) -> Tensor:
+    return torch.randn(num_channels, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def look_around(tiles: Tensor) -> Tensor:
+    """Logits of three classes that depend on where in its tile a voxel lies, so that every seam shows."""
+    ramp = torch.linspace(-1, 1, tiles.shape[2])[:, None, None]
+    return torch.cat([tiles, tiles.flip(2) + ramp, tiles.roll(1, 3) * tiles.flip(4) - ramp], dim=1)
+
+
+def collect(image: Tensor, axis: int, **options: Any) -> Tensor:
+    shape = tuple(image.shape[1:])
+    whole = torch.full((3, *shape), torch.nan)
+    for slab in stream_sliding_window(image, look_around, options.pop("tiling"), torch.zeros(1), axis=axis, **options):
+        whole.movedim(1 + axis, 1)[:, slab.first : slab.stop] = slab.logits
+    return whole
+
+
+@hypothesis_settings(max_examples=60)
+@given(shape=axes, patch_size=patches, step_fraction=steps, axis=st.integers(0, 2))
+def test_slabs_put_together_are_the_whole(
+    shape: tuple[int, int, int], patch_size: tuple[int, int, int], step_fraction: float, axis: int
+) -> None:
+    image = make_image(shape)
+    tiling = plan_tiles(shape, patch_size, step_fraction=step_fraction)
+    # The definition: weighted sums over all tiles and a volume of counters.
+    padded = torch.zeros(1, *tiling.padded_shape)
+    padded[:, : shape[0], : shape[1], : shape[2]] = image
+    sums, counter = torch.zeros(3, *tiling.padded_shape), torch.zeros(tiling.padded_shape)
+    window = tiling.compute_window()
+    for box in tiling.list_boxes():
+        sums[(slice(None), *box)] += look_around(padded[(slice(None), *box)][None])[0] * window
+        counter[box] += window
+    expected = (sums / counter)[:, : shape[0], : shape[1], : shape[2]]
+    torch.testing.assert_close(collect(image, axis, tiling=tiling), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_streaming_is_exactly_what_is_not_streamed() -> None:
+    image = make_image((21, 17, 30))
+    tiling = plan_tiles((21, 17, 30), (12, 16, 8))
+    whole = apply_sliding_window(image, look_around, (12, 16, 8), torch.zeros(1))
+    assert torch.equal(collect(image, tiling.streaming_axis, tiling=tiling), whole)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_neighbouring_slabs_share_one_plane(axis: int) -> None:
+    shape = (21, 17, 30)
+    tiling = plan_tiles(shape, (6, 8, 8))
+    image, stop, last = make_image(shape), 0, None
+    for slab in stream_sliding_window(image, look_around, tiling, torch.zeros(1), axis=axis):
+        assert slab.first == max(0, stop - 1)
+        if last is not None:
+            assert torch.equal(slab.logits[:, 0], last)
+        stop, last = slab.stop, slab.logits[:, -1].clone()
+    assert stop == shape[axis]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_memory_is_one_row_whatever_the_length(axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, ...]] = []
+    allocate = sliding_window_module._allocate
+
+    def note(size: Any, device: torch.device) -> Tensor:
+        sizes.append(tuple(size))
+        return allocate(sizes[-1], device)
+
+    monkeypatch.setattr(sliding_window_module, "_allocate", note)
+    for length in (20, 90):
+        shape = [9, 10, 11]
+        shape[axis] = length
+        tiling = plan_tiles((shape[0], shape[1], shape[2]), (6, 6, 6))
+        assert tiling.streaming_axis == axis
+        for _ in stream_sliding_window(make_image(tuple(shape)), look_around, tiling, torch.zeros(1)):  # type: ignore[arg-type]
+            pass
+    short, long = sizes
+    assert short == long
+    assert short[:2] == (3, 7)  # classes, planes of a tile and the one before them
+
+
+def test_batches_go_over_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def predict(tiles: Tensor) -> Tensor:
+        seen.append(len(tiles))
+        return look_around(tiles)
+
+    image, tiling = make_image((3, 8, 50)), plan_tiles((3, 8, 50), (3, 8, 1), step_fraction=1.0)
+    for _ in stream_sliding_window(image, predict, tiling, torch.zeros(1), batch_size=12):  # one tile per row
+        pass
+    assert seen == [12, 12, 12, 12, 2]
+
+
+def test_too_little_memory_for_a_batch_takes_smaller_ones_from_there_on(caplog: pytest.LogCaptureFixture) -> None:
+    sizes: list[int] = []
+
+    def predict(tiles: Tensor) -> Tensor:
+        sizes.append(len(tiles))
+        if len(tiles) > 2:
+            msg = "CUDA out of memory"
+            raise torch.OutOfMemoryError(msg)
+        return look_around(tiles)
+
+    image, tiling = make_image((12, 8, 30)), plan_tiles((12, 8, 30), (8, 8, 8))
+    expected = collect(image, 2, tiling=tiling)
+    whole = torch.full((3, 12, 8, 30), torch.nan)
+    for slab in stream_sliding_window(image, predict, tiling, torch.zeros(1), axis=2, batch_size=8):
+        whole.movedim(3, 1)[:, slab.first : slab.stop] = slab.logits
+    assert sizes[:3] == [8, 4, 2]
+    assert set(sizes[3:]) == {2}
+    assert torch.equal(whole, expected)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Memory does not suffice for 8 tiles; 4 at a time.",
+        "Memory does not suffice for 4 tiles; 2 at a time.",
+    ]
+
+
+def test_a_tile_that_does_not_fit_alone_is_an_error() -> None:
+    def fail(tiles: Tensor) -> Tensor:
+        msg = "CUDA out of memory"
+        raise torch.OutOfMemoryError(msg)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        apply_sliding_window(make_image((9, 9, 9)), fail, (8, 8, 8), torch.zeros(1), batch_size=4)
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------
+
+
+def paint(logits: Tensor, grid: Volume, scan: Volume, task: Task, axis: int, cuts: list[int]) -> np.ndarray:
+    """Label map from slabs with these ends."""
+    painter = LabelPainter(grid, axis, scan, task)
+    moved = logits.movedim(1 + axis, 1)
+    first = 0
+    for stop in [*cuts, moved.shape[1]]:
+        painter.add(Slab(logits=moved[:, first:stop], first=first))
+        first = stop - 1
+    return painter.finish().array
+
+
+@pytest.mark.parametrize("task", [TASK, REGIONS], ids=["labels", "regions"])
+@pytest.mark.parametrize("orientation", ["RAS", "PSL", "IRP"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_where_slabs_end_changes_no_label(make_volume: Any, task: Task, orientation: str, axis: int) -> None:
+    scan = make_volume(shape=(15, 9, 21), spacing=(1.1, 2.1, 0.9), orientation=orientation)
+    grid = build_grid((12, 11, 13), np.diag([1.7, 1.9, 1.3, 1.0]) @ np.eye(4))
+    affine = grid.affine.copy()
+    affine[:3, 3] = scan.affine[:3, :3] @ (np.array(scan.spatial_shape) / 2) + scan.affine[:3, 3] - [9.0, 10.0, 8.0]
+    grid = build_grid((12, 11, 13), affine)
+    logits = torch.randn(task.num_outputs, 12, 11, 13, generator=torch.Generator().manual_seed(5))
+    expected = restore_label_map(logits, grid, scan, task).array
+    assert len(np.unique(expected)) > 2
+    length = (12, 11, 13)[axis]
+    for cuts in ([], [1], [3, 4, 9], list(range(2, length))):
+        assert np.array_equal(paint(logits, grid, scan, task, axis, cuts), expected)
+
+
+def test_settings_reach_the_tiles(make_volume: Any) -> None:
+    scan = make_volume(shape=(20, 18, 30), spacing=(1.0, 1.0, 1.0), orientation="RAS")
+    plan = build_plan_for(TASK, (1.0, 1.0, 1.0), (8, 8, 8))
+    counts: dict[float, int] = {}
+
+    class Three(nn.Module):
+        def forward(self, tiles: Tensor) -> Tensor:
+            counts[step] = counts.get(step, 0) + len(tiles)
+            return look_around(tiles)
+
+    for step in (1.0, 0.5):
+        settings = InferenceSettings(step_fraction=step, batch_size=3)
+        paint_labels(Three(), scan, scan, plan, TASK, CPU, settings)
+        assert counts[step] == len(plan_tiles((20, 18, 30), (8, 8, 8), step_fraction=step))
