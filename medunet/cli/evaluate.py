@@ -34,6 +34,9 @@ def evaluate(
     surface: Surface = "elements",
     beta: Annotated[float, typer.Option("--beta", help="Of F-beta: how much recall counts.")] = 2.0,
     resample: Resample = False,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Also match the connected parts of every label, for lesions.")
+    ] = False,
     json_file: Annotated[
         str | None, typer.Option("--json", help="File for all numbers and summaries; - prints them instead of tables.")
     ] = None,
@@ -76,6 +79,7 @@ def evaluate(
             mapping=parse_mapping(mapping or ()),
             images=images,
             resample=resample,
+            instances=instances,
             on_case=progress.on_case,
         )
     if output is not None:
@@ -110,12 +114,15 @@ def _print(result: Evaluation, output: Path | None, others: list[Path]) -> None:
 
     from medunet.evaluation import give_advice
     from medunet.reporting import build_dice_table
-    from medunet.reporting.score_table import build_metric_table
+    from medunet.reporting.score_table import build_instance_table, build_metric_table
 
     console = Console()
     console.print(build_dice_table(result))
     if result.scores:
         console.print(build_metric_table(result))
+    if result.instances:
+        console.print()
+        console.print(build_instance_table(result))
     for text in give_advice(result):
         console.print(Text(f"note: {text}"), soft_wrap=True)
     for text in [*result.unmatched, *(f"{failure.case_id}: {failure.reason}" for failure in result.failures)]:

@@ -11,6 +11,12 @@ from __future__ import annotations
 from medunet.evaluation.advice import give_advice
 from medunet.evaluation.calibration import Calibration, compute_calibration
 from medunet.evaluation.case import CaseCounts, LabelScore, count_case, score_case, score_counts
+from medunet.evaluation.case_instances import (
+    InstanceSummary,
+    LabelInstances,
+    measure_instances,
+    summarize_instances,
+)
 from medunet.evaluation.case_metrics import CaseAgreement, LabelMetrics, compute_agreement, measure_case
 from medunet.evaluation.catalogue import METRICS, Metric, MetricSettings
 from medunet.evaluation.cohort import CaseFailure, CaseFiles, Evaluation, build_evaluation, evaluate
@@ -49,6 +55,8 @@ __all__ = [
     "Evaluation",
     "InstanceOverlaps",
     "InstanceScore",
+    "InstanceSummary",
+    "LabelInstances",
     "LabelMetrics",
     "LabelScore",
     "LesionScore",
@@ -80,10 +88,12 @@ __all__ = [
     "find_instances",
     "give_advice",
     "measure_case",
+    "measure_instances",
     "score_case",
     "score_counts",
     "score_instances",
     "score_lesions",
+    "summarize_instances",
     "summarize_metrics",
     "summarize_scores",
     "write_nnunet_summary",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medunet.errors import MedunetError
 from medunet.evaluation.case import Labels, LabelScore
+from medunet.evaluation.case_instances import LabelInstances, build_no_instances, measure_instances
 from medunet.evaluation.case_metrics import (
     CaseAgreement,
     CaseMeasures,
@@ -56,6 +57,7 @@ class Evaluation:
         agreements: Pixel accuracy per case, where files were compared by value.
         files: Of each scored case, where they came from files.
         label_values: Label -> values, where files were compared by value.
+        instances: Per case and label, where they were asked for.
     """
 
     scores: list[LabelScore]
@@ -65,6 +67,7 @@ class Evaluation:
     agreements: Sequence[CaseAgreement] = ()
     files: Sequence[CaseFiles] = ()
     label_values: Labels | None = None
+    instances: Sequence[LabelInstances] = ()
 
     @property
     def mean_dice(self) -> float | None:
@@ -98,6 +101,7 @@ def evaluate(
     mapping: Mapping[str, str] | None = None,
     images: Path | str | None = None,
     resample: bool = False,
+    instances: bool = False,
     on_case: OnCase | None = None,
 ) -> Evaluation:
     """Score masks against references.
@@ -113,6 +117,7 @@ def evaluate(
         mapping: Name in a DICOM SEG or RTSTRUCT -> label of the task.
         images: Scan or folder of scans, for RTSTRUCT.
         resample: Interpolates a mask on another grid; else it is refused.
+        instances: Also matches the connected parts of every label, for lesions.
         on_case: Told of every case when it is done.
 
     Returns:
@@ -134,7 +139,7 @@ def evaluate(
         task=task, mapping=mapping or {}, images=None if images is None else Path(images), resample=resample
     )
     pairing = pair_sources(masks, labels)
-    scorer = _Scorer(options, settings)
+    scorer = _Scorer(options, settings, with_instances=instances)
     is_alone = list(pairing.pairs.values()) == [(masks, labels)]
     for case_id, (mask, reference) in pairing.pairs.items():
         scorer.measure(case_id, mask, reference, raises=is_alone)
@@ -146,9 +151,11 @@ def evaluate(
 class _Scorer:
     """Measures every case first: only then are all values known that the references hold."""
 
-    def __init__(self, options: SideOptions, settings: MetricSettings) -> None:
+    def __init__(self, options: SideOptions, settings: MetricSettings, *, with_instances: bool) -> None:
         self._options = options
         self._settings = settings
+        self._with_instances = with_instances
+        self._instances: dict[str, list[LabelInstances]] = {}
         self._measured: dict[str, CaseMeasures] = {}
         self._named: dict[str, list[LabelMetrics]] = {}
         self._files: dict[str, CaseFiles] = {}
@@ -173,14 +180,17 @@ class _Scorer:
         names, ignore_value = self._choose_labels()
         scores: list[LabelScore] = []
         agreements: list[CaseAgreement] = []
+        instances: list[LabelInstances] = []
         for case_id in self._files:
             if case_id in self._named:
                 scores += self._named[case_id]
+                instances += self._instances.get(case_id, ())
                 continue
             measures = self._measured[case_id]
             try:
                 scores += read_measures(measures, names, ignore_value=ignore_value, settings=self._settings)
                 agreements.append(compute_agreement(measures.counts, names, ignore_value=ignore_value))
+                instances += self._complete_instances(case_id, names)
             except MedunetError as error:
                 if raises:
                     raise
@@ -195,18 +205,30 @@ class _Scorer:
             agreements=agreements,
             files=[files for case_id, files in self._files.items() if case_id not in failed],
             label_values=names if self._measured else None,
+            instances=instances,
         )
 
     def _measure_maps(self, case_id: str, sides: LabelMapPair) -> CaseMeasures:
         task = self._options.task
-        return take_measures(
+        ignore_value = None if task is None else task.ignore
+        measures = take_measures(
             sides.reference,
             sides.prediction,
             None if task is None else task.labels,
             case_id=case_id,
-            ignore_value=None if task is None else task.ignore,
+            ignore_value=ignore_value,
             settings=self._settings,
         )
+        if self._with_instances:
+            values = measures.counts.reference_values | measures.counts.prediction_values
+            self._instances[case_id] = measure_instances(
+                sides.reference,
+                sides.prediction,
+                name_values(values) if task is None else task.labels,
+                case_id=case_id,
+                ignore_value=ignore_value,
+            )
+        return measures
 
     def _score_named(self, sides: NamedPair) -> list[LabelMetrics]:
         scores = []
@@ -214,7 +236,17 @@ class _Scorer:
             labels = {name: (1,)}
             measures = take_measures(reference, prediction, labels, case_id=sides.case_id, settings=self._settings)
             scores += read_measures(measures, labels, settings=self._settings)
+            if self._with_instances:
+                found = measure_instances(reference, prediction, labels, case_id=sides.case_id)
+                self._instances.setdefault(sides.case_id, []).extend(found)
         return scores
+
+    def _complete_instances(self, case_id: str, names: Labels) -> list[LabelInstances]:
+        """Every label of a case, also those that only other cases have: their scans count too."""
+        if not self._with_instances:
+            return []
+        found = {one.label: one for one in self._instances[case_id]}
+        return [found.get(name) or build_no_instances(case_id, name) for name in names]
 
     def _choose_labels(self) -> tuple[Labels, int | None]:
         task = self._options.task

@@ -61,8 +61,8 @@ def measure_structures(
         found = [[of_side[value] for value in values if value in of_side] for of_side in boxes]
         if not all(found):
             continue
-        box = _join_boxes([*found[0], *found[1]])
-        expected, predicted = (_select(side[box], values) for side in sides)
+        box = join_boxes([*found[0], *found[1]])
+        expected, predicted = (select_values(side[box], values) for side in sides)
         if ignore_value is not None:
             is_valid = sides[0][box] != ignore_value
             expected, predicted = expected & is_valid, predicted & is_valid
@@ -112,12 +112,14 @@ def _find_centre(mask: Array) -> Array:
     return np.array([i.mean(), j.mean(), k.mean()])
 
 
-def _join_boxes(boxes: list[Box]) -> Box:
+def join_boxes(boxes: Sequence[Box]) -> Box:
+    """The smallest box that holds all of some boxes."""
     edges = [slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3)]
     return edges[0], edges[1], edges[2]
 
 
-def _select(labels: Array, values: Sequence[int]) -> Array:
+def select_values(labels: Array, values: Sequence[int]) -> Array:
+    """Where a label map holds one of some values; many times faster than ``np.isin`` on small integers."""
     mask: Array = labels == values[0]
     for value in values[1:]:
         mask |= labels == value

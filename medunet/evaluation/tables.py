@@ -14,6 +14,7 @@ from typing import Any
 from medunet.errors import InputError
 from medunet.evaluation.advice import give_advice
 from medunet.evaluation.case import LabelScore
+from medunet.evaluation.case_instances import summarize_instances
 from medunet.evaluation.catalogue import METRICS
 from medunet.evaluation.cohort import Evaluation
 from medunet.evaluation.metric_summary import summarize_metrics
@@ -57,6 +58,10 @@ def describe_evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "summary": [asdict(summary) for summary in summarize_metrics(evaluation.scores)],
         "cases": [asdict(score) for score in evaluation.scores],
         "agreement": [asdict(agreement) for agreement in evaluation.agreements],
+        "instances": {
+            "summary": [asdict(summary) for summary in summarize_instances(evaluation.instances)],
+            "cases": [asdict(found) for found in evaluation.instances],
+        },
         "advice": give_advice(evaluation),
         "failed": [asdict(failure) for failure in evaluation.failures],
         "unmatched": list(evaluation.unmatched),

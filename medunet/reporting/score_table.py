@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medunet.evaluation import METRICS, Comparison, Evaluation, Ranking, summarize_metrics
+from medunet.evaluation import METRICS, Comparison, Evaluation, Ranking, summarize_instances, summarize_metrics
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,6 +44,31 @@ def build_metric_table(evaluation: Evaluation, metrics: Sequence[str] = SHOWN_ME
             _format_range(summary.metric, summary.lower_quartile, summary.upper_quartile),
             *[str(summary.num_both_empty)] * has_empty,
             Text(summary.worst_cases[0] if summary.worst_cases else _UNDEFINED),
+        )
+    return table
+
+
+def build_instance_table(evaluation: Evaluation) -> Table:
+    """Lesions found and invented, and the quality of the matched ones, a row per label."""
+    from rich.text import Text
+
+    numbers = ["scans", "lesions", "found", "sensitivity", "false per scan", "PQ", "AP"]
+    table = _start_table(["label"], numbers, [])
+    for summary in summarize_instances(evaluation.instances):
+        table.add_row(
+            Text(summary.label),
+            str(summary.num_scans),
+            str(summary.num_reference),
+            str(summary.num_found),
+            *[
+                _UNDEFINED if value is None else f"{value:.3f}"
+                for value in (
+                    summary.sensitivity,
+                    summary.false_positives_per_scan,
+                    summary.panoptic_quality,
+                    summary.average_precision,
+                )
+            ],
         )
     return table
 

@@ -77,6 +77,15 @@ def test_json_on_stdout_is_json_alone(medunet_command: Command, sets: tuple[Path
     assert json.loads(outcome.out)["num_cases"] == 6
 
 
+def test_lesions(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
+    good, _, labels = sets
+    outcome = medunet_command("evaluate", good, labels, "--instances")
+    assert "sensitivity" in outcome.out
+    content = json.loads(medunet_command("evaluate", good, labels, "--instances", "--json", "-").out)
+    assert [row["num_found"] for row in content["instances"]["summary"]] == [6, 6]
+    assert json.loads(medunet_command("evaluate", good, labels, "--json", "-").out)["instances"]["cases"] == []
+
+
 def test_another_grid(medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
     _, _, labels = sets
     array = np.ones((1, 5, 6, 7), np.uint8)

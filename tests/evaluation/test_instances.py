@@ -7,10 +7,15 @@ from medunet.errors import GeometryError
 from medunet.evaluation import (
     compute_average_precision,
     compute_instance_overlaps,
+    evaluate,
     find_instances,
+    measure_instances,
     score_instances,
     score_lesions,
+    summarize_instances,
 )
+from medunet.io import write_nifti_labels
+from medunet.volume import Volume
 
 
 def overlap(reference, prediction):
@@ -132,6 +137,44 @@ def test_panoptic_quality_is_that_of_panoptica(seed):
     score = score_instances(compute_instance_overlaps(reference, prediction))
     assert (score.tp, score.fp, score.fn) == (result.tp, result.fp, result.fn)
     assert score.panoptic_quality == pytest.approx(result.pq, abs=1e-6)
+
+
+def write(path, values):
+    write_nifti_labels(Volume(np.array(values, np.uint8).reshape(1, 1, 1, -1), np.eye(4)), path)
+
+
+def test_lesions_of_a_cohort(tmp_path):
+    """p1: two lesions, one found, one invented; p2: invented only; p3: neither side has label 1."""
+    for name, mask, reference in (
+        ("p1", [1, 1, 0, 0, 0, 1, 0], [1, 1, 0, 1, 0, 0, 0]),
+        ("p2", [1, 0, 1, 0, 2, 0, 0], [0, 0, 0, 0, 2, 0, 0]),
+        ("p3", [0, 0, 0, 0, 2, 0, 0], [0, 0, 0, 0, 2, 0, 0]),
+    ):
+        write(tmp_path / "masks" / f"{name}.nii.gz", mask)
+        write(tmp_path / "labels" / f"{name}.nii.gz", reference)
+    evaluation = evaluate(tmp_path / "masks", tmp_path / "labels", instances=True)
+    assert [(one.case_id, one.label) for one in evaluation.instances] == [
+        (f"p{case}", f"label {label}") for case in (1, 2, 3) for label in (1, 2)
+    ]
+    lesions, organ = summarize_instances(evaluation.instances)
+    assert (lesions.num_scans, lesions.num_reference, lesions.num_found) == (3, 2, 1)
+    assert (lesions.sensitivity, lesions.false_positives_per_scan) == (0.5, 1.0)
+    assert lesions.panoptic_quality == pytest.approx((1 / 2 + 0) / 2)  # p1: 1 / (1 + 1/2 + 1/2); p3 is not counted
+    assert lesions.average_precision == pytest.approx((1 / 3 + 0) / 2)
+    assert (organ.sensitivity, organ.panoptic_quality, organ.num_scans) == (1.0, 1.0, 3)
+    assert evaluate(tmp_path / "masks", tmp_path / "labels").instances == []
+
+
+def test_regions_and_ignored_voxels():
+    reference, prediction = (
+        Volume(np.array(values, np.uint8).reshape(1, 1, 1, -1), np.eye(4))
+        for values in ([1, 2, 0, 9, 9, 0, 2], [1, 1, 0, 1, 1, 0, 0])
+    )
+    whole, core = measure_instances(
+        reference, prediction, {"whole": (1, 2), "core": (2,)}, case_id="p1", ignore_value=9
+    )
+    assert (whole.num_reference, whole.num_prediction, whole.num_found, whole.num_false_positives) == (2, 1, 1, 0)
+    assert (core.num_reference, core.num_prediction, core.panoptic_quality) == (2, 0, 0.0)
 
 
 @pytest.mark.realdata
