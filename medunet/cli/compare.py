@@ -46,13 +46,16 @@ def compare(
     json_file: Annotated[
         str | None, typer.Option("--json", help="File for all numbers; - prints them instead of tables.")
     ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="PNG of the differences with their intervals.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files.")] = False,
 ) -> None:
     """Compare sets of masks of the same cases: paired differences, Wilcoxon with Holm, stability of the ranking."""
     import itertools
 
     from medunet.evaluation import compare_evaluations, evaluate
-    from medunet.io import check_output, write_json_atomic
+    from medunet.io import check_output, write_bytes_atomic, write_json_atomic
     from medunet.tasks import load_task, parse_mapping
 
     if len(paths) < 3:
@@ -68,11 +71,14 @@ def compare(
     settings = build_settings(tolerance, surface, recipe)
     json_path = None if json_file in (None, "-") else Path(str(json_file))
     inputs = [file for path in paths for file in list_files(path)]
-    for path in (output, json_path):
-        if path is not None:
-            check_output(path, inputs, overwrite=overwrite)
-    if output is not None and output == json_path:
-        msg = f"The table and the JSON file would both be written to {output}; give them different names."
+    outputs = [path for path in (output, json_path, picture) if path is not None]
+    for path in outputs:
+        check_output(path, inputs, overwrite=overwrite)
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        msg = f"Several results would be written to {outputs[0]}; give them different names."
+        raise OutputError(msg)
+    if picture is not None and picture.suffix.lower() != ".png":
+        msg = f"The picture {picture} would be a PNG; expected a name ending in .png."
         raise OutputError(msg)
 
     def score(masks: Path, references: Path) -> Evaluation:
@@ -97,10 +103,14 @@ def compare(
     content = _describe(comparison, evaluations, raters, chosen)
     if json_path is not None:
         write_json_atomic(json_path, content)
+    if picture is not None:
+        from medunet.reporting.comparison_chart import draw_differences
+
+        write_bytes_atomic(picture, draw_differences(comparison))
     if json_file == "-":
         print(json.dumps(content, indent=2, allow_nan=False))
     else:
-        _print(comparison, raters, chosen, [path for path in (output, json_path) if path is not None])
+        _print(comparison, raters, chosen, outputs)
     _report_failures(evaluations | raters)
 
 

@@ -204,7 +204,11 @@ def check_outputs(job: Job, all_jobs: Sequence[Job], names: Sequence[str], wishe
     sources += [Path(wishes.reference)] if wishes.reference else []
     _check_reference(_choose_format(job.mask, wishes.mask_format), wishes.reference, job)
     for path in (*list_job_outputs(job, names, wishes), job.manifest):
-        check_output(path, list_inputs(sources, path), overwrite=wishes.overwrite or Path(os.path.normpath(path.absolute())) in own)
+        check_output(
+            path,
+            list_inputs(sources, path),
+            overwrite=wishes.overwrite or Path(os.path.normpath(path.absolute())) in own,
+        )
 
 
 def _check_reference(chosen: MaskFormat, reference: str | None, job: Job) -> None:

@@ -95,7 +95,11 @@ class InferRun:
         for job in remaining:
             begun = earlier[job]
             is_own = begun is not None and begun.status == "running"
-            own = [job.manifest.absolute(), *list_own_outputs(begun, job.manifest)] if begun is not None and is_own else []
+            own = (
+                [job.manifest.absolute(), *list_own_outputs(begun, job.manifest)]
+                if begun is not None and is_own
+                else []
+            )
             check_outputs(job, self.jobs, names, self.wishes, own)
         for job in self.jobs:
             if job not in remaining and (done := earlier[job]) is not None:

@@ -145,6 +145,18 @@ def test_two_sets_side_by_side(medunet_command: Command, sets: tuple[Path, Path,
     assert list(content["agreement"]) == ["good and worse"]
 
 
+def test_the_picture_of_differences(medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = tmp_path / "differences.png"
+    outcome = medunet_command("compare", *sets, "--picture", picture)
+    assert f"Written: {picture}" in outcome.out
+    with Image.open(picture) as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(2**24)}
+    assert (0, 0x72, 0xB2) in colours  # dots and intervals
+    medunet_command("compare", *sets, "--picture", tmp_path / "x.jpg").check_refused("ending in .png")
+
+
 def test_chosen_metrics(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
     content = json.loads(medunet_command("compare", *sets, "--metrics", "volume_error_ml, recall", "--json", "-").out)
     assert {row["metric"] for row in content["differences"]} == {"volume_error_ml", "recall"}
