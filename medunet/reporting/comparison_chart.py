@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from medunet.evaluation import METRICS, Comparison, PairedDifference
@@ -25,10 +26,11 @@ def draw_differences(comparison: Comparison) -> bytes:
     metrics = list(dict.fromkeys(row.metric for row in comparison.differences))
     rows_per_metric = {metric: [row for row in comparison.differences if row.metric == metric] for metric in metrics}
     num_rows = max(len(rows) for rows in rows_per_metric.values())
-    figure = build_chart(2.4 + _PANEL_INCHES * len(metrics), 1.1 + _ROW_INCHES * num_rows)
+    row_inches = _ROW_INCHES if len(comparison.names) == 2 else 1.5 * _ROW_INCHES  # names of two lines
+    figure = build_chart(2.4 + _PANEL_INCHES * len(metrics), 1.1 + row_inches * num_rows)
     for place, metric in enumerate(metrics, start=1):
         axes = figure.add_subplot(1, len(metrics), place)
-        _draw_panel(axes, rows_per_metric[metric], named=place == 1)
+        _draw_panel(axes, rows_per_metric[metric], comparison.names, is_named=place == 1)
         better = {"higher": "more is better", "lower": "less is better"}.get(METRICS[metric].better, "0 is best")
         style_axes(axes, f"{METRICS[metric].title} ({better})")
     file = io.BytesIO()
@@ -36,7 +38,7 @@ def draw_differences(comparison: Comparison) -> bytes:
     return file.getvalue()
 
 
-def _draw_panel(axes: Axes, rows: list[PairedDifference], *, named: bool) -> None:
+def _draw_panel(axes: Axes, rows: list[PairedDifference], sets: Sequence[str], *, is_named: bool) -> None:
     axes.axvline(0, color=LINE, linewidth=1.2)
     for height, row in enumerate(rows):
         if row.mean_difference is None:
@@ -48,7 +50,13 @@ def _draw_panel(axes: Axes, rows: list[PairedDifference], *, named: bool) -> Non
             [row.mean_difference], [height], "o", markersize=5, color=BLUE, markerfacecolor=BLUE if is_sure else "white"
         )
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    names = [shorten(f"{row.label}: {row.first} less {row.second}") for row in rows] if named else []
-    axes.set_yticks(range(len(rows)), names if named else [""] * len(rows), parse_math=False, color=INK)
-    axes.set_xlabel("mean difference with 95 % interval", fontsize=8, color=FAINT)
+    is_pair = len(sets) == 2  # which is said once, below
+    names = [shorten(row.label) + ("" if is_pair else f"\n{_say_pair(row.first, row.second)}") for row in rows]
+    axes.set_yticks(range(len(rows)), names if is_named else [""] * len(rows), parse_math=False, color=INK)
+    said = f"{_say_pair(*sets)}: " if is_pair else ""
+    axes.set_xlabel(f"{said}mean, 95 % interval", fontsize=8, color=FAINT, parse_math=False)
     axes.grid(axis="x", color=LINE, linewidth=0.6)
+
+
+def _say_pair(first: str, second: str) -> str:
+    return f"{shorten(first)} less {shorten(second)}"

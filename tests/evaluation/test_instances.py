@@ -56,6 +56,8 @@ def test_as_many_pairs_as_possible_are_matched():
     assert found.ious.round(2).tolist() == [[0.4, 0.0], [0.43, 0.4]]  # 2 with 8 is the best pair
     score = score_instances(found, threshold=0.4)
     assert (score.tp, score.segmentation_quality) == (2, pytest.approx(0.4))
+    found = overlap([1] * 4 + [2] * 7, [8] * 10 + [9])  # 2 with 8 (0.55) is more than both pairs together (0.4 + 0.14)
+    assert score_instances(found, threshold=0.14).tp == 2
 
 
 def test_everything_right_and_nothing_there():

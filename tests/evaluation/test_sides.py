@@ -71,6 +71,8 @@ def test_outside_of_the_masks_own_view_is_background():
     grid = Volume(np.zeros((1, 12, 4, 4), np.uint8), np.eye(4))
     found = resample_labels(mask, grid, case_id="p1")
     assert found.array[0, :, 0, 0].tolist() == [1] * 4 + [0] * 8
+    finer = Volume(np.zeros((1, 30, 1, 1), np.uint8), np.diag([0.2, 1, 1, 1]))
+    assert resample_labels(mask, finer, case_id="p1").array.sum() == 18  # 0 to 3.4 mm: the voxel's edge is at 3.5
     away = np.eye(4)
     away[0, 3] = 100
     with pytest.raises(GeometryError, match="do not overlap"):
