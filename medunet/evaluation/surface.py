@@ -30,8 +30,8 @@ _TOLERANCE_SLACK = 1 + 1e-6
 """A distance that is the tolerance but for rounding is within it."""
 _REACH_FINE, _REACH_COARSE = 10, 3
 """How far the tree is asked, in voxels of the finest and of the coarsest axis; the larger one counts."""
-_VOXELS_PER_QUERY = 250
-"""A far query of the tree takes at most as long as this many voxels of a distance transform (measured)."""
+_VOXELS_PER_PIECE, _VOXELS_PER_FAR_PIECE = 10, 250
+"""A piece takes the tree about as long as this many voxels take a distance transform; a far one at most this many."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -131,7 +131,8 @@ def measure_surfaces(
     find_surface = _find_elements if kind == "elements" else _find_boundary
     reference_surface, reference_sizes = find_surface(reference, lengths)
     prediction_surface, prediction_sizes = find_surface(prediction, lengths)
-    from_reference_mm, from_prediction_mm = _measure_distances((reference_surface, prediction_surface), lengths)
+    from_reference_mm = _measure_distances(reference_surface, prediction_surface, lengths)
+    from_prediction_mm = _measure_distances(prediction_surface, reference_surface, lengths)
     reference_order, prediction_order = np.argsort(from_reference_mm), np.argsort(from_prediction_mm)
     return SurfaceDistances(
         kind=kind,
@@ -249,27 +250,34 @@ def _find_boundary(mask: Array, spacing: tuple[float, ...]) -> tuple[Array, Arra
     return surface, np.ones(int(np.count_nonzero(surface)))
 
 
-def _measure_distances(surfaces: tuple[Array, Array], spacing: tuple[float, ...]) -> list[NDArray[np.float64]]:
-    """From every piece of each surface to the nearest of the other one, in the order of the voxels.
+def _measure_distances(surface: Array, other: Array, spacing: tuple[float, ...]) -> NDArray[np.float64]:
+    """From every piece of a surface to the nearest of the other one, in the order of the voxels.
 
-    Most pieces lie near the other surface: a tree of the pieces finds these, which are few beside the voxels of the box.
+    Most pieces lie near the other surface: a tree of its pieces finds these, which are few beside the voxels of the box.
     Far pieces make it slow, so that it gives up at some distance, and a distance transform of the box measures the rest.
     """
     from scipy.spatial import KDTree
 
-    places = [np.argwhere(surface) * np.array(spacing) for surface in surfaces]
-    trees = [KDTree(of_side, leafsize=32, balanced_tree=False, compact_nodes=False) for of_side in places]
+    is_apart = ~other[surface]  # the others are pieces of both surfaces
+    distances = np.zeros(len(is_apart))
+    num_pieces = max(np.count_nonzero(is_apart), np.count_nonzero(other))
+    if num_pieces * _VOXELS_PER_PIECE > other.size:  # a ragged mask is nearly all surface
+        distances[is_apart] = _transform(other, spacing)[surface][is_apart]
+        return distances
+    tree = KDTree(np.argwhere(other) * np.array(spacing), leafsize=32, balanced_tree=False, compact_nodes=False)
+    places = np.argwhere(surface & ~other) * np.array(spacing)
     reach_mm = max(_REACH_FINE * min(spacing), _REACH_COARSE * max(spacing))
-    found = []
-    for side, other in ((0, 1), (1, 0)):
-        is_apart = ~surfaces[other][surfaces[side]]  # the others are pieces of both surfaces
-        distances = np.zeros(len(is_apart))
-        distances[is_apart] = trees[other].query(places[side][is_apart], distance_upper_bound=reach_mm)[0]
-        is_far = np.isinf(distances)
-        if np.count_nonzero(is_far) * _VOXELS_PER_QUERY < surfaces[other].size:
-            distances[is_far] = trees[other].query(places[side][is_far])[0]
-        else:
-            squared = edt.edtsq(np.ascontiguousarray(~surfaces[other]), anisotropy=spacing, parallel=1)
-            distances[is_far] = np.sqrt(squared[surfaces[side]][is_far], dtype=np.float64)
-        found.append(distances)
-    return found
+    apart_mm = tree.query(places, distance_upper_bound=reach_mm)[0]
+    is_far = np.isinf(apart_mm)
+    if np.count_nonzero(is_far) * _VOXELS_PER_FAR_PIECE < other.size:
+        apart_mm[is_far] = tree.query(places[is_far])[0]
+    else:
+        apart_mm[is_far] = _transform(other, spacing)[surface][is_apart][is_far]
+    distances[is_apart] = apart_mm
+    return distances
+
+
+def _transform(surface: Array, spacing: tuple[float, ...]) -> NDArray[np.float32]:
+    """The distance of every voxel to the nearest piece of a surface."""
+    squared: NDArray[np.float32] = edt.edtsq(np.ascontiguousarray(~surface), anisotropy=spacing, parallel=1)
+    return np.sqrt(squared, out=squared)

@@ -141,10 +141,11 @@ def test_boundary_voxels_by_force(seed):
     assert distances.from_prediction_mm == pytest.approx(expected[1])
 
 
-@pytest.mark.parametrize("voxels_per_query", [0, 10**9])
-def test_far_pieces_are_measured_by_tree_and_by_transform(monkeypatch, voxels_per_query):
-    """A distance map is asked where many pieces are far, the tree again where few are."""
-    monkeypatch.setattr(surface, "_VOXELS_PER_QUERY", voxels_per_query)
+@pytest.mark.parametrize("weights", [(0, 0), (0, 10**9), (10**9, 0)])
+def test_tree_and_transform_measure_the_same(monkeypatch, weights):
+    """The tree alone; the tree, and a transform for far pieces; the transform alone."""
+    monkeypatch.setattr(surface, "_VOXELS_PER_PIECE", weights[0])
+    monkeypatch.setattr(surface, "_VOXELS_PER_FAR_PIECE", weights[1])
     reference, prediction = np.zeros((2, 40, 30, 12), dtype=bool)
     reference[:4, :5, :3], prediction[30:37, 2:28, 4:11] = True, True
     distances = compute_surface_distances(reference, prediction, SPACING, kind="voxels")
