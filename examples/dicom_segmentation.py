@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
 def segment(folder: Path, model: Path, output: Path) -> list[Path]:
     """One mask in three formats; the DICOM objects belong to the study of the slices."""
     segmentation = medunet.load(model).segment(folder)
-    in_memory = ", ".join(f"{name} {ml:.2f} ml" for name, ml in segmentation.volumes_ml.items())
+    in_memory = ", ".join(f"{name} {volume.visible_ml:.2f} ml" for name, volume in segmentation.volumes.items())
     print(f"{'in memory':<14} {in_memory}")
     return [
         segmentation.save(output / "mask.nii.gz"),

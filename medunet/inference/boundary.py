@@ -2,13 +2,13 @@
 
 Where all eight neighbours of a point have the same winner, linear interpolation cannot change it: a mean of eight vectors
 whose largest entry is the same one has it there too. So the winners of the neighbours are compared first, as bytes, and
-logits are interpolated only along borders. Products and sums are rounded one by one, and rounding never turns the order of two
-numbers, so this holds for the computed means as well as for the exact ones.
+logits are interpolated only along borders. Products and sums are rounded one by one in the same order for every class, and
+rounding never turns the order of two numbers, so this holds for the computed means as well as for the exact ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor
 
 _MIXED = 255
 """In a map of winners: the neighbours do not agree. Classes have smaller numbers (`medunet.tasks.encoding`)."""
-_CHUNK = 2**16
+_CHUNK = 2**15
 """Points interpolated at a time, so that what is picked up for them stays in the cache."""
+_BLOCK = 2**24
+"""Logits turned at a time, such that the classes of a voxel lie side by side: 64 MiB."""
 _SAME_POSITION = 1e-5
 """Voxels: positions closer to a voxel lie on it, so that the rounding of two affines makes no border."""
 
@@ -78,18 +80,16 @@ def find_winners_between(logits: Tensor, positions: Sequence[Positions]) -> Tens
         positions: Of the points along I, J and K, on the device of ``logits``.
 
     Returns:
-        uint8 of the lengths of ``positions``; the first of equals wins, as in `find_winners`.
+        uint8 of the lengths of ``positions``; the first of equals wins.
     """
-    winners = _pick_agreed(find_winners(logits), positions)
-    flat = winners.view(-1)
-    for chunk in _list_mixed(flat):
-        corners = _Corners(chunk, positions, logits)
-        best, winner = corners.interpolate(logits[0]), torch.zeros_like(chunk, dtype=torch.uint8)
-        for index in range(1, len(logits)):
-            values = corners.interpolate(logits[index])
-            winner.masked_fill_(values > best, index)
-            torch.maximum(values, best, out=best)
-        flat[chunk] = winner
+    shape = [len(where) for where in positions]
+    winners = torch.empty(shape, dtype=torch.uint8, device=logits.device)
+    for block, part, within in _split_planes(logits, positions):
+        rows = part.permute(1, 2, 3, 0).contiguous()  # (planes, J, K, classes)
+        found = _pick_agreed(rows.argmax(dim=-1).to(torch.uint8), within)  # argmax: the first of equals
+        for chunk in _list_mixed(found):
+            found[chunk.unbind(1)] = _interpolate_points(rows, chunk, within).argmax(dim=1).to(torch.uint8)
+        winners[block] = found
     return winners
 
 
@@ -104,27 +104,10 @@ def find_positive_between(logits: Tensor, positions: Sequence[Positions]) -> Ten
         bool of the lengths of ``positions``.
     """
     is_positive = _pick_agreed((logits > 0).to(torch.uint8), positions)
-    flat = is_positive.view(-1)
-    for chunk in _list_mixed(flat):
-        flat[chunk] = (_Corners(chunk, positions, logits[None]).interpolate(logits) > 0).to(torch.uint8)
+    rows = logits.contiguous()[..., None]
+    for chunk in _list_mixed(is_positive):
+        is_positive[chunk.unbind(1)] = (_interpolate_points(rows, chunk, positions)[:, 0] > 0).to(torch.uint8)
     return is_positive.bool()
-
-
-def find_winners(logits: Tensor) -> Tensor:
-    """Number of the largest logit at every voxel.
-
-    Args:
-        logits: ``(classes, ...)``.
-
-    Returns:
-        uint8 ``(...)``; the first of equals wins.
-    """
-    best = logits[0].clone()
-    winners = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
-    for index in range(1, len(logits)):
-        winners.masked_fill_(logits[index] > best, index)
-        torch.maximum(best, logits[index], out=best)
-    return winners
 
 
 def interpolate(values: Tensor, positions: Sequence[Positions]) -> Tensor:
@@ -133,15 +116,9 @@ def interpolate(values: Tensor, positions: Sequence[Positions]) -> Tensor:
         if where.lie_on_voxels:
             values = values.index_select(axis, where.lower)
             continue
-        shape = [-1 if other == axis else 1 for other in range(3)]
-        weight = where.weight.reshape(shape)
-        values = _mix(values.index_select(axis, where.lower), values.index_select(axis, where.upper), weight)
+        weight = where.weight.reshape([-1 if other == axis else 1 for other in range(3)])
+        values = torch.lerp(values.index_select(axis, where.lower), values.index_select(axis, where.upper), weight)
     return values
-
-
-def _mix(lower: Tensor, upper: Tensor, weight: Tensor) -> Tensor:
-    """Two products and a sum, each rounded: so a larger neighbour never makes a smaller mean. `torch.lerp` may."""
-    return lower * (1 - weight) + upper * weight
 
 
 def _pick_agreed(winners: Tensor, positions: Sequence[Positions]) -> Tensor:
@@ -154,34 +131,44 @@ def _pick_agreed(winners: Tensor, positions: Sequence[Positions]) -> Tensor:
     return winners
 
 
-def _list_mixed(flat: Tensor) -> Sequence[Tensor]:
-    """Numbers of the points whose neighbours do not agree, in chunks."""
-    points = torch.nonzero(flat == _MIXED)[:, 0]
+def _split_planes(
+    logits: Tensor, positions: Sequence[Positions]
+) -> Iterator[tuple[slice, Tensor, Sequence[Positions]]]:
+    """Blocks of planes along the first axis: which points they are, the logits that they need, and where they lie in these."""
+    along, *others = positions
+    planes_at_once = max(1, _BLOCK // logits[:, 0].numel())
+    points_at_once = max(1, planes_at_once * len(along) // logits.shape[1])
+    for first in range(0, len(along), points_at_once):
+        block = slice(first, first + points_at_once)
+        lower, upper = along.lower[block], along.upper[block]
+        start, stop = int(torch.minimum(lower, upper).min()), int(upper.max()) + 1
+        within = Positions(lower=lower - start, upper=upper - start, weight=along.weight[block])
+        yield block, logits[:, start:stop], (within, *others)
+
+
+def _list_mixed(winners: Tensor) -> Sequence[Tensor]:
+    """Indices ``(N, 3)`` of the points whose neighbours do not agree, in chunks."""
+    points = torch.nonzero(winners == _MIXED)
     return points.split(_CHUNK) if len(points) else ()
 
 
-class _Corners:
-    """The eight voxels around points that are given by their number on a grid."""
+def _interpolate_points(rows: Tensor, points: Tensor, positions: Sequence[Positions]) -> Tensor:
+    """Logits of all classes at some points of a grid.
 
-    def __init__(self, points: Tensor, positions: Sequence[Positions], logits: Tensor) -> None:
-        lengths = [len(where) for where in positions]
-        numbers = (points // (lengths[1] * lengths[2]), points // lengths[2] % lengths[1], points % lengths[2])
-        self._weights = [where.weight[number] for where, number in zip(positions, numbers, strict=True)]
-        strides = logits.stride()[1:]
-        sides = [
-            (where.lower[number] * stride, where.upper[number] * stride)
-            for where, number, stride in zip(positions, numbers, strides, strict=True)
-        ]
-        (i0, i1), (j0, j1), (k0, k1) = sides
-        # In the order in which they are mixed: pairs along I, then J, then K.
-        self._offsets = [i + j + k for k in (k0, k1) for j in (j0, j1) for i in (i0, i1)]
-        self._span = 1 + sum((size - 1) * stride for size, stride in zip(logits.shape[1:], strides, strict=True))
+    Args:
+        rows: ``(I, J, K, classes)``, contiguous.
+        points: ``(N, 3)`` indices.
+        positions: Of the grid.
 
-    def interpolate(self, values: Tensor) -> Tensor:
-        """One map, as `interpolate` gives it at these points."""
-        flat = values.as_strided((self._span,), (1,))
-        mixed = [flat.index_select(0, offset) for offset in self._offsets]
-        for weight in self._weights:
-            mixed = [_mix(lower, upper, weight) for lower, upper in zip(mixed[::2], mixed[1::2], strict=True)]
-        (result,) = mixed
-        return result
+    Returns:
+        ``(N, classes)``: products of the eight neighbours with their weights, added up in the same order for every class.
+    """
+    offsets = torch.zeros((1, len(points)), dtype=torch.int64, device=points.device)
+    weights = torch.ones((1, len(points)), device=points.device)
+    for where, number, length in zip(positions, points.unbind(1), rows.shape[:3], strict=True):
+        ends = torch.stack([where.lower[number], where.upper[number]])
+        upper = where.weight[number]
+        offsets = (offsets[:, None] * length + ends[None]).reshape(-1, len(points))
+        weights = (weights[:, None] * torch.stack([1 - upper, upper])[None]).reshape(-1, len(points))
+    neighbours = rows.view(-1, rows.shape[3]).index_select(0, offsets.flatten()).view(8, len(points), -1)
+    return neighbours.mul_(weights[..., None]).sum(dim=0)

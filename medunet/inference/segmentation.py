@@ -41,13 +41,16 @@ class Segmentation:
         labels: ``(1, I, J, K)`` on the scan's grid, with the values of the task.
         label_values: Label or region name -> values in ``labels``.
         codes: Label name -> coded term (SNOMED CT), for DICOM.
-        timings: Seconds per stage: ``read``, ``prepare``, ``network``, ``restore``, ``postprocess``; of a cascade also
-            ``low``, its first network.
+        timings: Seconds per stage: ``read``, ``prepare``, ``network``, ``restore``, ``postprocess``, ``flags``; of a cascade
+            also ``low``, its first network; with maps also ``maps``, what finishing them takes.
         device: That computed.
         scan: Where the image came from, without its voxels; None when it came from memory.
         options: How it was read.
         model: Name and version of what made the mask, for DICOM and the ``descrip`` of a NIfTI file.
-        quality: What scans and masks looked like when the model was trained; None where the model does not say.
+        flags: What is unlike training; none where the model does not say how scans and masks looked there.
+        agreement: How far networks or mirrored passes agree; None where there is one pass, or where plans differ.
+        probabilities: ``(classes, I, J, K)`` float16, background first, or one channel per region; None unless asked for.
+        uncertainty: ``(1, I, J, K)`` float16, entropy of the probabilities, 0 to 1; None unless asked for.
     """
 
     labels: Volume

@@ -180,7 +180,7 @@ class _RowSums:
         """Add the logits ``(outputs, *patch_size)`` of a tile of the present row."""
         _, p, q = (box[number] for number in self._order)
         moved = logits.permute(0, *(1 + number for number in self._order)).to(self._sums.device, torch.float32)
-        self._sums[:, 1:, p, q] += moved * self._window
+        self._sums[:, 1:, p, q].addcmul_(moved, self._window)
 
     def finish(self, stop: int) -> Slab | None:
         """The planes in front of ``stop``, as means; None where these are only padding."""

@@ -17,7 +17,6 @@ from medunet.inference.boundary import (
     Positions,
     build_positions,
     find_positive_between,
-    find_winners,
     find_winners_between,
     interpolate,
     snap_places,
@@ -44,8 +43,16 @@ def place(way: tuple[tuple[float, float, int], ...], shape: tuple[int, int, int]
     ]
 
 
+def interpolate_all(logits: Tensor, positions: list[Positions]) -> Tensor:
+    """Logits ``(classes, ...)`` at every point of the grid, whether in question or not."""
+    shape = [len(where) for where in positions]
+    rows = logits.permute(1, 2, 3, 0).contiguous()
+    found = boundary._interpolate_points(rows, torch.cartesian_prod(*map(torch.arange, shape)), positions)
+    return found.T.reshape(-1, *shape)
+
+
 def find_winners_everywhere(logits: Tensor, positions: list[Positions]) -> Tensor:
-    return find_winners(torch.stack([interpolate(one, positions) for one in logits]))
+    return interpolate_all(logits, positions).argmax(0).to(torch.uint8)
 
 
 @settings(max_examples=150, deadline=None)
@@ -65,7 +72,7 @@ def test_a_region_is_where_the_interpolated_logit_is_above_zero(
 ) -> None:
     logits = make_logits(shape, 1, seed, smooth=False)[0]
     positions = place(way, shape)
-    assert torch.equal(find_positive_between(logits, positions), interpolate(logits, positions) > 0)
+    assert torch.equal(find_positive_between(logits, positions), interpolate_all(logits[None], positions)[0] > 0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,7 +81,9 @@ def test_interpolation_is_scipys(shape: tuple[int, int, int], way: Any, seed: in
     values = make_logits(shape, 1, seed, smooth=False)[0]
     points = np.meshgrid(*[np.arange(count) * scale + shift for scale, shift, count in way], indexing="ij")
     expected = map_coordinates(values.double().numpy(), points, order=1, mode="nearest")
-    np.testing.assert_allclose(interpolate(values, place(way, shape)).numpy(), expected, atol=1e-4)
+    positions = place(way, shape)
+    np.testing.assert_allclose(interpolate(values, positions).numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(interpolate_all(values[None], positions)[0].numpy(), expected, atol=1e-4)
 
 
 def test_only_border_points_are_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,22 +91,22 @@ def test_only_border_points_are_interpolated(monkeypatch: pytest.MonkeyPatch) ->
     logits[0] = 1.0
     logits[2, 8:12, 8:12, 8:12] = 5.0
     picked: list[int] = []
-    build = boundary._Corners.__init__
+    compute = boundary._interpolate_points
 
-    def count(self: Any, points: Tensor, *rest: Any) -> None:
+    def count(rows: Tensor, points: Tensor, positions: Any) -> Tensor:
         picked.append(len(points))
-        build(self, points, *rest)
+        return compute(rows, points, positions)
 
-    monkeypatch.setattr(boundary._Corners, "__init__", count)
     positions = place(((0.5, 0.25, 39),) * 3, (20, 20, 20))
-    winners = find_winners_between(logits, positions)
-    assert 0 < sum(picked) < 0.05 * winners.numel()
-    assert torch.equal(winners, find_winners_everywhere(logits, positions))
+    expected = find_winners_everywhere(logits, positions)
+    monkeypatch.setattr(boundary, "_interpolate_points", count)
+    assert torch.equal(find_winners_between(logits, positions), expected)
+    assert 0 < sum(picked) < 0.05 * expected.numel()
 
 
 def test_on_the_same_grid_nothing_is_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = make_logits((5, 6, 7), 4, 0, smooth=False)
-    monkeypatch.setattr(boundary, "_Corners", None)
+    monkeypatch.setattr(boundary, "_interpolate_points", None)
     positions = place(((1.0, 1e-7, 5), (-1.0, 5.0 - 1e-7, 6), (1.0, 0.0, 7)), (5, 6, 7))
     assert torch.equal(find_winners_between(logits, positions), logits.argmax(0).flip(1).to(torch.uint8))
 
@@ -114,12 +123,13 @@ def test_views_of_larger_volumes_are_read_where_they_lie() -> None:
     assert torch.equal(find_winners_between(part, positions), find_winners_between(part.contiguous(), positions))
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("chunk", "block"), [(1, 1), (7, 2 * 5 * 5 * 4), (1000, 3 * 5 * 5 * 4), (1000, 10**6)])
+def test_chunks_and_blocks_change_nothing(chunk: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = make_logits((6, 5, 4), 5, 2, smooth=False)
     positions = place(((0.6, 0.1, 9), (0.7, 0.2, 6), (0.8, 0.0, 4)), (6, 5, 4))
     expected = find_winners_between(logits, positions)
     monkeypatch.setattr(boundary, "_CHUNK", chunk)
+    monkeypatch.setattr(boundary, "_BLOCK", block)
     assert torch.equal(find_winners_between(logits, positions), expected)
 
 
