@@ -140,6 +140,25 @@ def test_the_task_gives_tolerances(folders):
     assert {s.tolerance_mm for s in evaluate(*folders, task=task, settings=settings).scores} == {1}
 
 
+@pytest.mark.bench
+@pytest.mark.realdata
+def test_real_labels_beside_nnunet(real_data, tmp_path):
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    from medunet.io import read_label_map
+
+    path = sorted((real_data / "hippocampus-mr" / "labelsTr").glob("*.nii.gz"))[0]
+    reference = read_label_map(path)
+    write_nifti_labels(reference.with_array(np.roll(reference.array, (1, 2), (1, 3))), tmp_path / "mask.nii.gz")
+    theirs = compute_metrics(str(path), str(tmp_path / "mask.nii.gz"), SimpleITKIO(), [1, 2, (1, 2)])["metrics"]
+    task = REGIONS.model_copy(update={"labels": {"a": (1,), "b": (2,), "both": (1, 2)}})
+    scores = evaluate(tmp_path / "mask.nii.gz", path, task=task).scores
+    for score, expected in zip(scores, theirs.values(), strict=True):
+        assert (score.dice, score.iou) == (expected["Dice"], expected["IoU"])
+        assert [score.tp, score.fp, score.fn, score.tn] == [expected[name] for name in ("TP", "FP", "FN", "TN")]
+
+
 # ---- words -------------------------------------------------------------------------------------------------------------
 
 
