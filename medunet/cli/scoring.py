@@ -63,7 +63,7 @@ def build_settings(
 
 def list_files(path: Path) -> list[Path]:
     """Files that an output must not replace."""
-    return sorted(path.iterdir()) if path.is_dir() else [path]
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _check_labels(given: Mapping[str, float], task: Task | None) -> None:

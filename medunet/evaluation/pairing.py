@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medunet.errors import InputError
 from medunet.io import is_dicom_label_object, list_volumes, strip_suffix
+from medunet.io.dicom.content import find_objects
 
 _CHANNEL_SUFFIX = "_0000"  # nnU-Net names the first channel of case p012 p012_0000.nii.gz
 
@@ -56,13 +57,15 @@ def pair_sources(masks: Path, labels: Path) -> Pairing:
 
 
 def list_sources(folder: Path) -> list[Path]:
-    """Volumes of a folder, and DICOM SEG and RTSTRUCT objects, alone or in folders of their own; sorted by name."""
+    """Volumes of a folder, and DICOM SEG and RTSTRUCT objects; sorted by name.
+
+    An object may lie in a folder of its own, and, where there are no volumes, in one with the slices that it was drawn on.
+    """
     volumes = list_volumes(folder)
-    objects = [
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path not in volumes and is_dicom_label_object(path)
-    ]
+    others = [path for path in folder.iterdir() if not path.name.startswith(".") and path not in volumes]
+    objects = [path for path in others if is_dicom_label_object(path)]
+    if not volumes:
+        objects += [path for path in others if path.is_dir() and path not in objects and len(find_objects(path)) == 1]
     return sorted([*volumes, *objects])
 
 

@@ -100,18 +100,18 @@ def read_sides(case_id: str, mask: Path, reference: Path, options: SideOptions) 
     """
     paths = (reference, mask)
     if options.task is None and any(map(_goes_by_name, paths)):
-        if all(map(has_structure_names, paths)):
+        if all(_is_dicom(path) or has_structure_names(path) for path in paths):
             sides = [read_structures(path, _find_scan(path, case_id, options)) for path in paths]
             return NamedPair(reference=sides[0], prediction=sides[1], case_id=case_id, resample=options.resample)
-        if any(map(is_dicom_label_object, paths)):
-            named, other = (mask, reference) if is_dicom_label_object(mask) else (reference, mask)
+        if any(map(_is_dicom, paths)):
+            named, other = (mask, reference) if _is_dicom(mask) else (reference, mask)
             msg = (
                 f"{named} names its structures and {other} holds only values; nothing says which is which. Name the task "
                 "with --task."
             )
             raise InputError(msg)
     expected, found = (_read_label_map(path, case_id, options) for path in paths)
-    if any(map(is_dicom_label_object, paths)):
+    if any(map(_is_dicom, paths)):
         expected, found = join_frames(expected, found)
     found = put_mask_on_grid(found, expected, case_id=case_id, resample=options.resample)
     return LabelMapPair(reference=expected, prediction=found)
@@ -127,15 +127,22 @@ def _read_label_map(path: Path, case_id: str, options: SideOptions) -> Volume:
 def _goes_by_name(path: Path) -> bool:
     """Values in these files are the file's own business; elsewhere they are the task's."""
     is_named_nrrd = path.name.lower().endswith(".seg.nrrd") and has_structure_names(path)
-    return is_named_nrrd or is_dicom_label_object(path)
+    return is_named_nrrd or _is_dicom(path)
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a mask is a SEG or RTSTRUCT; a folder was found to hold one."""
+    return path.is_dir() or is_dicom_label_object(path)
 
 
 def _find_scan(path: Path, case_id: str, options: SideOptions) -> Scan | None:
     """The series that a DICOM object was drawn on, where scans are given."""
-    if not is_dicom_label_object(path):
+    if not _is_dicom(path):
         return None
     (drawn,) = find_objects(path)
     if options.images is None:
+        if drawn.kind == "RTSTRUCT" and not is_dicom_label_object(path):  # its slices lie beside it
+            return read_scan(path, ReadOptions(series=drawn.series or None))
         if drawn.kind == "RTSTRUCT":
             msg = (
                 f"{path} is an RTSTRUCT: contours without a grid; expected the DICOM series that it was drawn on. Name "

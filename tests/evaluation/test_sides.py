@@ -192,6 +192,23 @@ def test_a_folder_may_hold_one_object_of_another_name(dicom):
     assert [(score.case_id, score.label) for score in scores] == [("labels", "liver"), ("labels", "spleen")]
 
 
+def test_an_rtstruct_beside_its_slices_needs_no_images(dicom):
+    """A dataset of DICOM folders, a patient each, is a folder of references as it is."""
+    write_seg(dicom)
+    patient = dicom / "patients" / "p1"
+    (dicom / "ct" / "p1").rename(dicom / "ct" / "slices")
+    (dicom / "ct").rename(dicom / "p1")
+    (dicom / "patients").mkdir()
+    (dicom / "p1").rename(patient)
+    (dicom / "labels" / "p1.dcm").rename(patient / "rs.dcm")
+    evaluation = evaluate(dicom / "masks", dicom / "patients", task=TASK)
+    assert evaluation.failures == []
+    assert [(score.case_id, score.label, score.fn) for score in evaluation.scores] == [
+        ("p1", "liver", 1),
+        ("p1", "spleen", 0),
+    ]
+
+
 @pytest.mark.realdata
 @pytest.mark.parametrize("series", ["CT", "MR_T1", "PET"])
 def test_an_rtstruct_beside_its_nifti(real_data, tmp_path, series):
