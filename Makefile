@@ -88,6 +88,7 @@ parity: $(PEERS)/.installed ## Plans and networks beside those of nnU-Net
 bench: $(INSTALLED) ## medunet beside its peers, as ratios
 	$(BIN)/python benchmarks/bench_augmentation.py
 	$(BIN)/python benchmarks/bench_dicom_reading.py
+	$(BIN)/python benchmarks/bench_metrics.py
 	$(BIN)/python benchmarks/bench_gzip.py
 
 .PHONY: bench-nnunet

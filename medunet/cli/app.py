@@ -15,6 +15,7 @@ import typer
 
 import medunet
 from medunet.cli.check import check
+from medunet.cli.compare import compare
 from medunet.cli.convert import convert
 from medunet.cli.doctor import doctor
 from medunet.cli.evaluate import evaluate
@@ -43,6 +44,7 @@ app.command()(plan)
 app.command()(train)
 app.command()(infer)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(select)
 app.command()(series)
 app.command()(convert)

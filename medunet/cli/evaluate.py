@@ -2,101 +2,172 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.errors import InputError
+from medunet.cli.scoring import (
+    LabelMap,
+    LabelTask,
+    Resample,
+    Surface,
+    Tolerance,
+    build_settings,
+    list_files,
+)
+from medunet.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from medunet.evaluation import Evaluation
-    from medunet.tasks import Task
+    from medunet.evaluation.sides import SideOptions
 
 
 def evaluate(
     masks: Annotated[Path, typer.Argument(help="Mask file or folder of masks.")],
     labels: Annotated[Path, typer.Argument(help="Reference file or folder, paired by file name.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV with a row per case and label.")] = None,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Task that names the labels and regions.")] = None,
-    images: Annotated[Path | None, typer.Option("--images", help="Scans, for --pictures.")] = None,
+    task: LabelTask = None,
+    mapping: LabelMap = None,
+    tolerance: Tolerance = None,
+    surface: Surface = "elements",
+    beta: Annotated[float, typer.Option("--beta", help="Of F-beta: how much recall counts.")] = 2.0,
+    resample: Resample = False,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Also match the connected parts of every label, for lesions.")
+    ] = False,
+    json_file: Annotated[
+        str | None, typer.Option("--json", help="File for all numbers and summaries; - prints them instead of tables.")
+    ] = None,
+    nnunet_summary: Annotated[
+        Path | None, typer.Option("--nnunet-summary", help="File in the form of nnU-Net's summary.json.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="Scans, for --pictures and for RTSTRUCT.")] = None,
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="Folder for a picture of each case: scan, reference, mask.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the CSV and pictures.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files and pictures.")] = False,
 ) -> None:
-    """Score masks against references: Dice per label and case, mean with 95 % interval."""
+    """Score masks against references: overlap, surfaces, volumes; per case and label, with 95 % intervals."""
     from medunet import evaluation
-    from medunet.io import check_output
-    from medunet.tasks import load_task
+    from medunet.cli.case_progress import CaseProgress
+    from medunet.evaluation.pairing import pair_sources
+    from medunet.evaluation.sides import SideOptions
+    from medunet.io import check_output, write_json_atomic
+    from medunet.tasks import load_task, parse_mapping
 
     recipe = None if task is None else load_task(task)
-    if (images is None) != (pictures is None):
-        msg = "--images and --pictures belong together; give both."
+    if pictures is not None and images is None:
+        msg = "Pictures show the scans: --images and --pictures belong together; give both."
         raise InputError(msg)
-    if output is not None:
-        check_output(output, _list_files(masks) + _list_files(labels), overwrite=overwrite)
-    result = evaluation.evaluate(masks, labels, task=recipe)
+    settings = build_settings(tolerance, surface, recipe, beta=beta)
+    json_path = None if json_file in (None, "-") else Path(str(json_file))
+    outputs = [path for path in (output, json_path, nnunet_summary) if path is not None]
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        msg = f"Several results would be written to {outputs[0]}; give them different names."
+        raise OutputError(msg)
+    num_cases = len(pair_sources(masks, labels).pairs)
+    for path in outputs:
+        check_output(path, list_files(masks) + list_files(labels), overwrite=overwrite)
+    with CaseProgress("scoring", num_cases) as progress:
+        result = evaluation.evaluate(
+            masks,
+            labels,
+            task=recipe,
+            settings=settings,
+            mapping=parse_mapping(mapping or ()),
+            images=images,
+            resample=resample,
+            instances=instances,
+            on_case=progress.on_case,
+        )
     if output is not None:
         evaluation.write_scores_csv(result, output)
-    _print(result, output)
+    content = evaluation.describe_evaluation(result)
+    if json_path is not None:
+        write_json_atomic(json_path, content)
+    if nnunet_summary is not None:
+        evaluation.write_nnunet_summary(result, nnunet_summary)
+    if json_file == "-":
+        print(json.dumps(content, indent=2, allow_nan=False))
+    else:
+        _print(result, output, [path for path in outputs if path != output])
     if images is not None and pictures is not None:
-        _draw_pictures(masks, labels, images, pictures, recipe, result, overwrite=overwrite)
+        options = SideOptions(task=recipe, mapping=parse_mapping(mapping or ()), images=images, resample=resample)
+        drawn = _draw_pictures(masks, images, pictures, options, result, overwrite=overwrite)
+        for path in drawn if json_file != "-" else ():
+            print(f"Picture: {path}")
     if result.failures:
-        msg = f"{len(result.failures)} case(s) could not be scored; see above."
+        msg = f"{len(result.failures)} case(s) could not be scored: {_name_failures(result)}."
         raise InputError(msg)
 
 
-def _list_files(path: Path) -> list[Path]:
-    return sorted(path.iterdir()) if path.is_dir() else [path]
+def _name_failures(result: Evaluation) -> str:
+    names = [failure.case_id for failure in result.failures]
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _print(result: Evaluation, output: Path | None) -> None:
+def _print(result: Evaluation, output: Path | None, others: list[Path]) -> None:
     from rich.console import Console
+    from rich.text import Text
 
+    from medunet.evaluation import give_advice
     from medunet.reporting import build_dice_table
+    from medunet.reporting.score_table import build_instance_table, build_metric_table
 
     console = Console()
     console.print(build_dice_table(result))
+    if result.scores:
+        console.print(build_metric_table(result))
+    if result.instances:
+        console.print()
+        console.print(build_instance_table(result))
+    for text in give_advice(result):
+        console.print(Text(f"note: {text}"), soft_wrap=True)
     for text in [*result.unmatched, *(f"{failure.case_id}: {failure.reason}" for failure in result.failures)]:
         console.print(f"warning: {text}", soft_wrap=True, markup=False, highlight=False)
     if output is not None:
         print(f"Scores: {output}")
+    for path in others:
+        print(f"Written: {path}")
 
 
 def _draw_pictures(
-    masks: Path, labels: Path, images: Path, pictures: Path, task: Task | None, result: Evaluation, *, overwrite: bool
-) -> None:
-    from medunet.io import check_output, list_volumes, read_label_map, read_volume, strip_suffix
+    masks: Path, images: Path, pictures: Path, options: SideOptions, result: Evaluation, *, overwrite: bool
+) -> list[Path]:
+    from medunet.evaluation.sides import NamedPair, read_sides
+    from medunet.io import check_output, list_volumes, read_volume, strip_suffix
     from medunet.reporting import draw_overlay
 
-    def index(place: Path) -> dict[str, Path]:
-        files = list_volumes(place) if place.is_dir() else [place]
-        return {strip_suffix(path.name).removesuffix("_0000"): path for path in files}
-
-    mask_files, label_files, image_files = index(masks), index(labels), index(images)
-    if masks.is_file():  # a single pair need not share its name, nor a single scan
-        mask_files = dict.fromkeys(label_files, masks)
-        image_files = dict.fromkeys(label_files, images) if images.is_file() else image_files
-    values = task.labels if task else {f"label {value}": (value,) for value in _list_values(result)}
-    for case_id, dice in result.mean_dice_per_case().items():
-        if case_id not in image_files:
-            msg = f"There is no scan of case '{case_id}' in {images}; expected a file of that name."
+    if result.label_values is None:
+        msg = "Pictures show labels by value, but structures were compared by name; name the task with --task."
+        raise InputError(msg)
+    image_files = {
+        strip_suffix(path.name).removesuffix("_0000"): path
+        for path in (list_volumes(images) if images.is_dir() else [images])
+    }
+    if masks.is_file() and images.is_file():  # a single pair need not share its name with the scan
+        image_files = {files.case_id: images for files in result.files}
+    drawn = []
+    mean_dice = result.mean_dice_per_case()
+    for files in result.files:
+        if files.case_id not in image_files:
+            msg = f"There is no scan of case '{files.case_id}' in {images}; expected a file of that name."
             raise InputError(msg)
-        path = pictures / f"{case_id}.png"
+        path = pictures / f"{files.case_id}.png"
         check_output(path, overwrite=overwrite)
+        sides = read_sides(files.case_id, files.mask, files.reference, options)
+        assert not isinstance(sides, NamedPair)  # label values are known
+        dice = mean_dice[files.case_id]
         draw_overlay(
-            read_volume(image_files[case_id]),
-            read_label_map(mask_files[case_id]),
-            read_label_map(label_files[case_id]),
-            values,
+            read_volume(image_files[files.case_id]),
+            sides.prediction,
+            sides.reference,
+            result.label_values,
             path,
-            title=case_id if dice is None else f"{case_id}, mean Dice {dice:.3f}",
-            modality=task.modality if task else "MR",
+            title=files.case_id if dice is None else f"{files.case_id}, mean Dice {dice:.3f}",
+            modality=options.task.modality if options.task else "MR",
         )
-        print(f"Picture: {path}")
-
-
-def _list_values(result: Evaluation) -> list[int]:
-    """Without a task, labels are named after their values."""
-    return [int(summary.label.removeprefix("label ")) for summary in result.summaries]
+        drawn.append(path)
+    return drawn

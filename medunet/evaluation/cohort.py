@@ -1,21 +1,31 @@
-"""Scores of a cohort: pair files by name, score every pair, keep going past a bad one, write the table."""
+"""Scores of a cohort: score every pair of mask and reference, keep going past a bad one."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medunet.errors import InputError, MedunetError
-from medunet.evaluation.case import CaseCounts, Labels, LabelScore, count_case, score_counts
+from medunet.errors import MedunetError
+from medunet.evaluation.case import Labels, LabelScore
+from medunet.evaluation.case_instances import LabelInstances, build_no_instances, measure_instances
+from medunet.evaluation.case_metrics import (
+    CaseAgreement,
+    CaseMeasures,
+    LabelMetrics,
+    compute_agreement,
+    name_values,
+    read_measures,
+    take_measures,
+)
+from medunet.evaluation.catalogue import MetricSettings
+from medunet.evaluation.pairing import pair_sources
+from medunet.evaluation.sides import LabelMapPair, NamedPair, SideOptions, read_sides
 from medunet.evaluation.statistics import Summary, summarize_scores
-from medunet.io import list_volumes, read_label_map, strip_suffix, write_text_atomic
-from medunet.tasks import Task, load_task
+from medunet.tasks import Task, check_mapping, load_task
 
-_CHANNEL_SUFFIX = "_0000"  # nnU-Net names the first channel of case p012 p012_0000.nii.gz
-_CSV_HEADER = ["case", "label", "dice", "status", "reference_ml", "prediction_ml", "tp", "fp", "fn"]
+OnCase = Callable[[str], None]
+"""Told of every case when it is done, by its id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +37,37 @@ class CaseFailure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaseFiles:
+    """Where a case was read from."""
+
+    case_id: str
+    mask: Path
+    reference: Path
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """All scores of a cohort.
 
     Attributes:
-        scores: One per case and label.
-        summaries: One per label.
+        scores: One per case and label; `LabelMetrics` where surfaces were measured too.
+        summaries: The Dice, one per label.
         failures: Cases that could not be scored; they are in no mean.
         unmatched: One phrase per file without a partner; these are in no mean either.
+        agreements: Pixel accuracy per case, where files were compared by value.
+        files: Of each scored case, where they came from files.
+        label_values: Label -> values, where files were compared by value.
+        instances: Per case and label, where they were asked for.
     """
 
     scores: list[LabelScore]
     summaries: list[Summary]
     failures: list[CaseFailure]
     unmatched: list[str]
+    agreements: Sequence[CaseAgreement] = ()
+    files: Sequence[CaseFiles] = ()
+    label_values: Labels | None = None
+    instances: Sequence[LabelInstances] = ()
 
     @property
     def mean_dice(self) -> float | None:
@@ -65,15 +92,33 @@ def build_evaluation(
     )
 
 
-def evaluate(masks: Path | str, labels: Path | str, *, task: Task | str | None = None) -> Evaluation:
+def evaluate(
+    masks: Path | str,
+    labels: Path | str,
+    *,
+    task: Task | str | None = None,
+    settings: MetricSettings | None = None,
+    mapping: Mapping[str, str] | None = None,
+    images: Path | str | None = None,
+    resample: bool = False,
+    instances: bool = False,
+    on_case: OnCase | None = None,
+) -> Evaluation:
     """Score masks against references.
 
     Args:
-        masks: A file, or a folder of files.
-        labels: The reference file, or the folder of references. Folders are paired by file name without its NIfTI
-            ending; a mask may also carry the ending ``_0000`` of nnU-Net's images.
+        masks: A file, or a folder of files. DICOM SEG and RTSTRUCT count as files, also alone in a folder.
+        labels: The reference file, or the folder of references. Folders are paired by file name without the ending of
+            its format; a mask may also carry the ending ``_0000`` of nnU-Net's images.
         task: Names the labels and the value to ignore: a task, its name, or a YAML file. Without it, every value that
-            occurs in a paired reference is a label, so that a structure that was missed everywhere still counts.
+            occurs in a paired reference is a label, so that a structure that was missed everywhere still counts; DICOM
+            objects are compared by the names of their structures.
+        settings: Tolerances, and what counts as surface; None takes the tolerances of the task, else 2 mm.
+        mapping: Name in a DICOM SEG or RTSTRUCT -> label of the task.
+        images: Scan or folder of scans, for RTSTRUCT.
+        resample: Interpolates a mask on another grid; else it is refused.
+        instances: Also matches the connected parts of every label, for lesions.
+        on_case: Told of every case when it is done.
 
     Returns:
         Scores and summaries. With folders, a case that cannot be read or does not fit becomes a failure and the others
@@ -82,146 +127,135 @@ def evaluate(masks: Path | str, labels: Path | str, *, task: Task | str | None =
     Raises:
         InputError: If a path is missing, one is a file and the other a folder, or no names match. For two files also
             everything that is wrong with them.
+        TaskError: If the mapping names labels that the task does not have.
     """
     masks, labels = Path(masks), Path(labels)
     task = load_task(task) if isinstance(task, str) else task
-    if not _are_folders(masks, labels):
-        counts = _count_files(strip_suffix(labels.name), masks, labels)
-        names, ignore_value = _choose_labels([counts], task)
-        return build_evaluation(score_counts(counts, names, ignore_value=ignore_value))
-    pairing = _pair_files(list_volumes(masks), list_volumes(labels))
-    if not pairing.pairs and not pairing.failures:
-        raise InputError(_describe_no_match(masks, labels))
-    return _evaluate_pairs(pairing, task)
-
-
-def write_scores_csv(evaluation: Evaluation, path: Path | str) -> None:
-    """Write one row per case and label, whole or not at all.
-
-    The Dice is empty where it is not defined. A name that a spreadsheet would run as a formula gets a leading
-    apostrophe (https://owasp.org/www-community/attacks/CSV_Injection).
-
-    Raises:
-        OutputError: If the file cannot be written.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV_HEADER)
-    for score in evaluation.scores:
-        dice = "" if score.dice is None else f"{score.dice:.6f}"
-        volumes = [f"{score.reference_ml:.6g}", f"{score.prediction_ml:.6g}"]
-        names = [_make_spreadsheet_safe(score.case_id), _make_spreadsheet_safe(score.label)]
-        writer.writerow([*names, dice, score.status, *volumes, score.tp, score.fp, score.fn])
-    write_text_atomic(Path(path), text.getvalue())
-
-
-# ---- pairing ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pairing:
-    pairs: dict[str, tuple[Path, Path]]  # case -> mask, reference
-    failures: list[CaseFailure]
-    unmatched: list[str]
-
-
-def _are_folders(masks: Path, labels: Path) -> bool:
-    for path in (masks, labels):
-        if not path.exists():
-            msg = f"{path} does not exist; expected a volume or a folder of volumes. Check the path."
-            raise InputError(msg)
-    if masks.is_dir() != labels.is_dir():
-        folder, file = (masks, labels) if masks.is_dir() else (labels, masks)
-        msg = f"{folder} is a folder and {file} is a file; expected two files or two folders."
-        raise InputError(msg)
-    return masks.is_dir()
-
-
-def _pair_files(masks: Sequence[Path], references: Sequence[Path]) -> _Pairing:
-    references_by_case = _group_by_case([(strip_suffix(path.name), path) for path in references])
-    masks_by_case = _group_by_case([(_find_case(path, references_by_case), path) for path in masks])
-    pairs: dict[str, tuple[Path, Path]] = {}
-    failures, unmatched = [], []
-    for case_id in sorted(references_by_case | masks_by_case):
-        of_case, to_compare = masks_by_case.get(case_id, []), references_by_case.get(case_id, [])
-        if not to_compare:
-            unmatched += [f"mask {path.name} has no reference" for path in of_case]
-        elif not of_case:
-            unmatched += [f"reference {path.name} has no mask" for path in to_compare]
-        elif len(of_case) == len(to_compare) == 1:
-            pairs[case_id] = of_case[0], to_compare[0]
-        else:
-            names = ", ".join(str(path) for path in [*of_case, *to_compare])
-            reason = f"several files belong to case '{case_id}' ({names}); keep one mask and one reference."
-            failures.append(CaseFailure(case_id=case_id, reason=reason))
-    return _Pairing(pairs=pairs, failures=failures, unmatched=unmatched)
-
-
-def _find_case(mask: Path, cases: Iterable[str]) -> str:
-    """The case that a mask belongs to: its name, or its name without nnU-Net's channel suffix if only that is known."""
-    name = strip_suffix(mask.name)
-    shortened = name.removesuffix(_CHANNEL_SUFFIX)
-    return shortened if name not in cases and shortened in cases else name
-
-
-def _group_by_case(named: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
-    groups: dict[str, list[Path]] = {}
-    for case_id, path in named:
-        groups.setdefault(case_id, []).append(path)
-    return groups
-
-
-def _describe_no_match(masks: Path, labels: Path) -> str:
-    return (
-        f"No mask in {masks} ({_show_names(masks)}) has the name of a reference in {labels} ({_show_names(labels)}). "
-        "Give mask and reference of a case the same file name."
-    )
-
-
-def _show_names(folder: Path) -> str:
-    names = [path.name for path in list_volumes(folder)]
-    if not names:
-        return "no volumes there"
-    return ", ".join(names[:3]) + (f", ... {len(names)} in all" if len(names) > 3 else "")
-
-
-# ---- scoring ---------------------------------------------------------------------------------------------------------
-
-
-def _evaluate_pairs(pairing: _Pairing, task: Task | None) -> Evaluation:
-    """Count every case first: only then are all values known that the references hold."""
-    failures = list(pairing.failures)
-    counted: list[CaseCounts] = []
-    for case_id, (mask, reference) in pairing.pairs.items():
-        try:
-            counted.append(_count_files(case_id, mask, reference))
-        except MedunetError as error:
-            failures.append(CaseFailure(case_id=case_id, reason=str(error)))
-    names, ignore_value = _choose_labels(counted, task)
-    scores: list[LabelScore] = []
-    for counts in counted:
-        try:
-            scores += score_counts(counts, names, ignore_value=ignore_value)
-        except MedunetError as error:
-            failures.append(CaseFailure(case_id=counts.case_id, reason=str(error)))
-    return build_evaluation(scores, sorted(failures, key=lambda failure: failure.case_id), pairing.unmatched)
-
-
-def _count_files(case_id: str, mask: Path, reference: Path) -> CaseCounts:
-    return count_case(read_label_map(reference), read_label_map(mask), case_id=case_id)
-
-
-def _choose_labels(counted: Iterable[CaseCounts], task: Task | None) -> tuple[Labels, int | None]:
     if task is not None:
-        return task.labels, task.ignore
-    values = set().union(*(counts.reference_values for counts in counted)) - {0}
-    return {f"label {value}": (value,) for value in sorted(values)}, None
+        check_mapping(mapping or {}, task)
+    if settings is None:
+        settings = MetricSettings(tolerances_mm={} if task is None else task.tolerances_mm)
+    options = SideOptions(
+        task=task, mapping=mapping or {}, images=None if images is None else Path(images), resample=resample
+    )
+    pairing = pair_sources(masks, labels)
+    scorer = _Scorer(options, settings, with_instances=instances)
+    is_alone = list(pairing.pairs.values()) == [(masks, labels)]
+    for case_id, (mask, reference) in pairing.pairs.items():
+        scorer.measure(case_id, mask, reference, raises=is_alone)
+        if on_case is not None:
+            on_case(case_id)
+    return scorer.finish(pairing.failures, pairing.unmatched, raises=is_alone)
+
+
+class _Scorer:
+    """Measures every case first: only then are all values known that the references hold."""
+
+    def __init__(self, options: SideOptions, settings: MetricSettings, *, with_instances: bool) -> None:
+        self._options = options
+        self._settings = settings
+        self._with_instances = with_instances
+        self._instances: dict[str, list[LabelInstances]] = {}
+        self._measured: dict[str, CaseMeasures] = {}
+        self._named: dict[str, list[LabelMetrics]] = {}
+        self._files: dict[str, CaseFiles] = {}
+        self._failures: list[CaseFailure] = []
+
+    def measure(self, case_id: str, mask: Path, reference: Path, *, raises: bool) -> None:
+        """Read and measure one case; what is wrong with it is a failure, or raised."""
+        try:
+            sides = read_sides(case_id, mask, reference, self._options)
+            if isinstance(sides, NamedPair):
+                self._named[case_id] = self._score_named(sides)
+            else:
+                self._measured[case_id] = self._measure_maps(case_id, sides)
+            self._files[case_id] = CaseFiles(case_id=case_id, mask=mask, reference=reference)
+        except MedunetError as error:
+            if raises:
+                raise
+            self._failures.append(CaseFailure(case_id=case_id, reason=str(error)))
+
+    def finish(self, failures: Mapping[str, str], unmatched: Sequence[str], *, raises: bool) -> Evaluation:
+        """Turn the measures into scores."""
+        names, ignore_value = self._choose_labels()
+        scores: list[LabelScore] = []
+        agreements: list[CaseAgreement] = []
+        instances: list[LabelInstances] = []
+        for case_id in self._files:
+            if case_id in self._named:
+                scores += self._named[case_id]
+                instances += self._instances.get(case_id, ())
+                continue
+            measures = self._measured[case_id]
+            try:
+                scores += read_measures(measures, names, ignore_value=ignore_value, settings=self._settings)
+                agreements.append(compute_agreement(measures.counts, names, ignore_value=ignore_value))
+                instances += self._complete_instances(case_id, names)
+            except MedunetError as error:
+                if raises:
+                    raise
+                self._failures.append(CaseFailure(case_id=case_id, reason=str(error)))
+        self._failures += [CaseFailure(case_id=case_id, reason=reason) for case_id, reason in failures.items()]
+        failed = {failure.case_id for failure in self._failures}
+        return Evaluation(
+            scores=scores,
+            summaries=summarize_scores(scores),
+            failures=sorted(self._failures, key=lambda failure: failure.case_id),
+            unmatched=list(unmatched),
+            agreements=agreements,
+            files=[files for case_id, files in self._files.items() if case_id not in failed],
+            label_values=names if self._measured else None,
+            instances=instances,
+        )
+
+    def _measure_maps(self, case_id: str, sides: LabelMapPair) -> CaseMeasures:
+        task = self._options.task
+        ignore_value = None if task is None else task.ignore
+        measures = take_measures(
+            sides.reference,
+            sides.prediction,
+            None if task is None else task.labels,
+            case_id=case_id,
+            ignore_value=ignore_value,
+            settings=self._settings,
+        )
+        if self._with_instances:
+            values = measures.counts.reference_values | measures.counts.prediction_values
+            self._instances[case_id] = measure_instances(
+                sides.reference,
+                sides.prediction,
+                name_values(values) if task is None else task.labels,
+                case_id=case_id,
+                ignore_value=ignore_value,
+            )
+        return measures
+
+    def _score_named(self, sides: NamedPair) -> list[LabelMetrics]:
+        scores = []
+        for name, reference, prediction in sides.iterate_masks():
+            labels = {name: (1,)}
+            measures = take_measures(reference, prediction, labels, case_id=sides.case_id, settings=self._settings)
+            scores += read_measures(measures, labels, settings=self._settings)
+            if self._with_instances:
+                found = measure_instances(reference, prediction, labels, case_id=sides.case_id)
+                self._instances.setdefault(sides.case_id, []).extend(found)
+        return scores
+
+    def _complete_instances(self, case_id: str, names: Labels) -> list[LabelInstances]:
+        """Every label of a case, also those that only other cases have: their scans count too."""
+        if not self._with_instances:
+            return []
+        found = {one.label: one for one in self._instances[case_id]}
+        return [found.get(name) or build_no_instances(case_id, name) for name in names]
+
+    def _choose_labels(self) -> tuple[Labels, int | None]:
+        task = self._options.task
+        if task is not None:
+            return task.labels, task.ignore
+        values: set[int] = set().union(*(measures.counts.reference_values for measures in self._measured.values()))
+        return name_values(values), None
 
 
 def _compute_mean(values: Iterable[float | None]) -> float | None:
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None
-
-
-def _make_spreadsheet_safe(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

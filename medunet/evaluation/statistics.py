@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medunet.evaluation.case import LabelScore
 
 _DRAWS_AT_ONCE = 2**20  # 8 MB of indices however large the cohort
+_MOST_KEPT_DRAWS = 2**21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +71,41 @@ def bootstrap_interval(
         raise ValueError(msg)
     if len(values) < 2:
         return None
-    cases = np.asarray(values, dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    means = np.empty(num_resamples)
-    step = max(1, _DRAWS_AT_ONCE // len(cases))
-    for start in range(0, num_resamples, step):
-        stop = min(start + step, num_resamples)
-        means[start:stop] = cases[generator.integers(len(cases), size=(stop - start, len(cases)))].mean(axis=1)
+    means = resample_means(np.asarray(values, dtype=np.float64)[:, None], num_resamples=num_resamples, seed=seed)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     return low, high
+
+
+def resample_means(values: NDArray[np.float64], *, num_resamples: int = 9999, seed: int = 0) -> NDArray[np.float64]:
+    """Means of samples that are drawn with replacement, the same cases in all columns.
+
+    Args:
+        values: ``(cases, columns)``, one case at least.
+        num_resamples: How often the cases are drawn.
+        seed: The same seed draws the same cases.
+
+    Returns:
+        ``(num_resamples, columns)``.
+    """
+    if len(values) * num_resamples <= _MOST_KEPT_DRAWS:  # every label and metric of a cohort draws the same cases
+        means: NDArray[np.float64] = _draw_counts(len(values), num_resamples, seed) @ values / len(values)
+        return means
+    generator = np.random.default_rng(seed)
+    means = np.empty((num_resamples, values.shape[1]))
+    step = max(1, _DRAWS_AT_ONCE // len(values))
+    for start in range(0, num_resamples, step):
+        stop = min(start + step, num_resamples)
+        means[start:stop] = values[generator.integers(len(values), size=(stop - start, len(values)))].mean(axis=1)
+    return means
+
+
+@functools.lru_cache(maxsize=4)
+def _draw_counts(num_cases: int, num_resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often every sample holds every case, ``(num_resamples, num_cases)``."""
+    drawn = np.random.default_rng(seed).integers(num_cases, size=(num_resamples, num_cases))
+    drawn += np.arange(num_resamples)[:, None] * num_cases
+    counts = np.bincount(drawn.ravel(), minlength=num_resamples * num_cases)
+    return counts.reshape(num_resamples, num_cases).astype(np.float64)
 
 
 def summarize_scores(scores: Iterable[LabelScore]) -> list[Summary]:

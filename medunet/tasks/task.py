@@ -39,6 +39,7 @@ class Task(BaseModel):
         codes: Label name -> coded term.
         synonyms: Label name -> other names that structure lists (RTSTRUCT, DICOM SEG) use for it; case, spaces and
             ``_-.`` make no difference.
+        tolerances_mm: Label name -> distance in mm up to which two surfaces agree, for the NSD of an evaluation.
         phantom: Synthetic data that stand in when no data are given.
         budget: Training budget when none is given, such as ``"10min"`` or ``"5000it"``.
     """
@@ -56,6 +57,7 @@ class Task(BaseModel):
     window_hu: tuple[float, float] | None = None
     codes: dict[str, Code] = {}
     synonyms: dict[str, tuple[str, ...]] = {}
+    tolerances_mm: dict[str, float] = {}
     phantom: str | None = None
     budget: str = "30min"
 
@@ -90,7 +92,11 @@ class Task(BaseModel):
         if self.ignore is not None and self.ignore in self.all_values:
             msg = f"ignore: {self.ignore} is also the value of a label"
             raise ValueError(msg)
-        for name in [name for pair in self.laterality for name in pair] + [*self.codes, *self.synonyms]:
+        for name in [name for pair in self.laterality for name in pair] + [
+            *self.codes,
+            *self.synonyms,
+            *self.tolerances_mm,
+        ]:
             if name not in self.labels:
                 msg = f"'{name}' is not among the labels; {suggest(name, self.labels)}"
                 raise ValueError(msg)
@@ -106,6 +112,10 @@ class Task(BaseModel):
             msg = f"window_hu {list(self.window_hu)} must rise from one finite number to another"
             raise ValueError(msg)
         self._check_synonyms()
+        for name, tolerance_mm in self.tolerances_mm.items():
+            if not 0 <= tolerance_mm < math.inf:
+                msg = f"tolerances_mm: {tolerance_mm} of label '{name}' is no distance; expected a number from 0 on"
+                raise ValueError(msg)
         if self.has_regions:
             self.compute_region_values()
         return self

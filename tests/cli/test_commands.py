@@ -59,7 +59,7 @@ def test_listing_tasks_loads_no_torch() -> None:
 def test_help_names_every_command() -> None:
     ended = run_python("-m", "medunet", "--help")
     assert ended.returncode == 0
-    for command in ("train", "infer", "evaluate", "phantom", "doctor", "tasks"):
+    for command in ("train", "infer", "evaluate", "compare", "phantom", "doctor", "tasks"):
         assert command in ended.stdout
 
 

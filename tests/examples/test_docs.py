@@ -16,7 +16,7 @@ import typer.main
 import medunet
 from medunet import errors
 from medunet.cli.app import app
-from medunet.evaluation.cohort import _CSV_HEADER
+from medunet.evaluation.tables import CSV_HEADER
 from medunet.models.folder import TrainingRecord
 from medunet.planning import NetworkPlan, Normalization, Plan
 from medunet.tasks import Task, list_tasks
@@ -130,7 +130,7 @@ def test_every_key_is_in_formats(model: Any) -> None:
     assert [name for name in model.model_fields if f"`{name}`" not in text] == []
 
 
-@pytest.mark.parametrize("names", [COLUMNS, _CSV_HEADER, TrainingSettings.__dataclass_fields__])
+@pytest.mark.parametrize("names", [COLUMNS, CSV_HEADER, TrainingSettings.__dataclass_fields__])
 def test_every_column_and_setting_is_in_formats(names: Any) -> None:
     text = read(DOCS / "formats.md")
     assert [name for name in names if f"`{name}`" not in text] == []

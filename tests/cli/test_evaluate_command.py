@@ -1,0 +1,183 @@
+"""``medunet evaluate`` beyond the Dice, and ``medunet compare``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oracles import Outcome
+
+from medunet.io import write_nifti_labels
+from medunet.volume import Volume
+
+Command = Callable[..., Outcome]
+
+
+def write_masks(folder: Path, width: int, *, num_cases: int = 6) -> Path:
+    """Bars of two labels, as wide as asked and a little different in every case."""
+    for case in range(num_cases):
+        array = np.zeros((1, 10, 12, 14), np.uint8)
+        array[0, 2:6, 2:9, 2 : 2 + width + case % 2] = 1
+        array[0, 6:8, 2 : 6 + case, 2 : 2 + width] = 2
+        write_nifti_labels(Volume(array, np.diag([1.0, 1.0, 2.0, 1.0])), folder / f"p{case}.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A good set, a worse one, and the references."""
+    return (
+        write_masks(tmp_path / "good", 7),
+        write_masks(tmp_path / "worse", 4),
+        write_masks(tmp_path / "labels", 8),
+    )
+
+
+# ---- evaluate ----------------------------------------------------------------------------------------------------------
+
+
+def test_tables_show_surfaces_and_advice(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
+    good, _, labels = sets
+    outcome = medunet_command("evaluate", good, labels)
+    assert outcome.exit_code == 0, outcome.err
+    for word in ("NSD", "HD95 mm", "quartiles", "worst case"):
+        assert word in outcome.out
+    assert "note: 6 case(s): bootstrap intervals" in outcome.out
+
+
+def test_json_csv_and_nnunet_summary(medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    good, _, labels = sets
+    files = {name: tmp_path / "out" / name for name in ("scores.csv", "scores.json", "summary.json")}
+    outcome = medunet_command(
+        "evaluate", good, labels, "-o", files["scores.csv"], "--json", files["scores.json"],
+        "--nnunet-summary", files["summary.json"], "--tolerance", "3", "--tolerance", "label 2=1.5", "--beta", "1",
+    )  # fmt: skip
+    assert outcome.exit_code == 0, outcome.err
+    rows = list(csv.DictReader(files["scores.csv"].read_text().splitlines()))
+    assert [row["tolerance_mm"] for row in rows[:2]] == ["3", "1.5"]
+    assert all(row["f_beta"] == row["dice"] for row in rows)
+    content = json.loads(files["scores.json"].read_text())
+    means = {(row["label"], row["metric"]): row["mean"] for row in content["summary"]}
+    assert means["label 1", "nsd"] == 1.0  # the end is one voxel of 2 mm off
+    assert means["label 1", "hd_mm"] == 2.0
+    assert 0 < means["label 2", "nsd"] < 1
+    assert set(json.loads(files["summary.json"].read_text())["mean"]) == {"1", "2"}
+    for name in files:
+        assert str(files[name]) in outcome.out
+    medunet_command("evaluate", good, labels, "--json", files["scores.json"]).check_refused("exists already")
+
+
+def test_json_on_stdout_is_json_alone(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
+    good, _, labels = sets
+    outcome = medunet_command("evaluate", good, labels, "--json", "-", "--surface", "voxels")
+    assert json.loads(outcome.out)["num_cases"] == 6
+
+
+def test_lesions(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
+    good, _, labels = sets
+    outcome = medunet_command("evaluate", good, labels, "--instances")
+    assert "sensitivity" in outcome.out
+    content = json.loads(medunet_command("evaluate", good, labels, "--instances", "--json", "-").out)
+    assert [row["num_found"] for row in content["instances"]["summary"]] == [6, 6]
+    assert json.loads(medunet_command("evaluate", good, labels, "--json", "-").out)["instances"]["cases"] == []
+
+
+def test_another_grid(medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    _, _, labels = sets
+    array = np.ones((1, 5, 6, 7), np.uint8)
+    write_nifti_labels(Volume(array, np.diag([2.0, 2.0, 4.0, 1.0])), tmp_path / "mask.nii.gz")
+    files = (tmp_path / "mask.nii.gz", labels / "p0.nii.gz")
+    medunet_command("evaluate", *files).check_refused("different grids", "10x12x14", "5x6x7", "--resample")
+    assert medunet_command("evaluate", *files, "--resample").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--tolerance", "wide"), "expected millimetres"),
+        (("--tolerance", "-1"), "expected a number from 0 on"),
+        (("--tolerance", "liver=2", "--task", "hippocampus-mr"), "names the label 'liver'"),
+        (("--surface", "mesh"), "expected elements or voxels"),
+        (("--beta", "0"), "expected a positive number"),
+        (("--map", "a=b", "--task", "hippocampus-mr"), "names a label that task"),
+    ],
+)
+def test_wrong_options_are_refused(
+    medunet_command: Command, sets: tuple[Path, Path, Path], options: tuple[str, ...], words: str
+) -> None:
+    good, _, labels = sets
+    medunet_command("evaluate", good, labels, *options).check_refused(words)
+
+
+def test_one_file_for_two_results_is_refused(
+    medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    good, _, labels = sets
+    same = tmp_path / "same"
+    medunet_command("evaluate", good, labels, "-o", same, "--json", same).check_refused("different names")
+
+
+# ---- compare -----------------------------------------------------------------------------------------------------------
+
+
+def test_two_sets_side_by_side(medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    outcome = medunet_command(
+        "compare", *sets, "-o", tmp_path / "out" / "table.csv", "--json", tmp_path / "out" / "all.json", "--agreement"
+    )
+    assert outcome.exit_code == 0, outcome.err
+    for word in ("p (Holm)", "keeps its place", "Agreement of good and worse"):
+        assert word in outcome.out
+    rows = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text().splitlines()))
+    assert {(row["metric"], row["label"]) for row in rows} == {
+        (metric, label) for metric in ("dice", "nsd", "hd95_mm") for label in ("mean of labels", "label 1", "label 2")
+    }
+    dice = next(row for row in rows if row["metric"] == "dice" and row["label"] == "label 1")
+    assert (dice["first"], dice["second"], dice["num_cases"]) == ("good", "worse", "6")
+    assert float(dice["mean_difference"]) > 0.2
+    assert float(dice["p_value"]) == pytest.approx(0.03125, abs=0.01)  # six of one sign, some of them equal
+    content = json.loads((tmp_path / "out" / "all.json").read_text())
+    assert content["rankings"][0]["order"] == ["good", "worse"]
+    assert content["rankings"][0]["stability"] == 1.0
+    assert list(content["agreement"]) == ["good and worse"]
+
+
+def test_the_picture_of_differences(medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = tmp_path / "differences.png"
+    outcome = medunet_command("compare", *sets, "--picture", picture)
+    assert f"Written: {picture}" in outcome.out
+    with Image.open(picture) as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(2**24)}
+    assert (0, 0x72, 0xB2) in colours  # dots and intervals
+    medunet_command("compare", *sets, "--picture", tmp_path / "x.jpg").check_refused("ending in .png")
+
+
+def test_chosen_metrics(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
+    content = json.loads(medunet_command("compare", *sets, "--metrics", "volume_error_ml, recall", "--json", "-").out)
+    assert {row["metric"] for row in content["differences"]} == {"volume_error_ml", "recall"}
+    medunet_command("compare", *sets, "--metrics", "dise").check_refused("expected some of dice")
+
+
+def test_what_cannot_be_compared(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
+    good, _, labels = sets
+    medunet_command("compare", good, labels).check_refused("expected two or more sets of masks and then the references")
+    medunet_command("compare", good, good, labels).check_refused("expected different folders")
+
+
+def test_sets_of_one_name_get_the_folder_before(medunet_command: Command, tmp_path: Path) -> None:
+    sets = [write_masks(tmp_path / name / "masks", width) for name, width in (("a", 5), ("b", 6))]
+    labels = write_masks(tmp_path / "labels", 8)
+    content = json.loads(medunet_command("compare", *sets, labels, "--json", "-").out)
+    assert content["names"] == ["a/masks", "b/masks"]
+
+
+def test_a_case_that_fails_in_one_set_is_named(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
+    (sets[1] / "p3.nii.gz").write_bytes(b"text")
+    outcome = medunet_command("compare", *sets)
+    outcome.check_refused("1 case(s) could not be scored", "worse: p3")
+    assert "case p3 is not scored in worse" in outcome.out

@@ -1,0 +1,188 @@
+"""Instances: matched by hand, beside MONAI's and panoptica's panoptic quality, lesions per scan."""
+
+import numpy as np
+import pytest
+
+from medunet.errors import GeometryError
+from medunet.evaluation import (
+    compute_average_precision,
+    compute_instance_overlaps,
+    evaluate,
+    find_instances,
+    measure_instances,
+    score_instances,
+    score_lesions,
+    summarize_instances,
+)
+from medunet.io import write_nifti_labels
+from medunet.volume import Volume
+
+
+def overlap(reference, prediction):
+    sides = (np.array(side, np.int32).reshape(1, 1, -1) for side in (reference, prediction))
+    return compute_instance_overlaps(*sides)
+
+
+#           lesion 1: IoU 3/4   lesion 2: IoU 1/3   lesion 3: missed   and one invented
+REFERENCE = [1, 1, 1, 1, 0,     2, 2, 0, 0, 0,      3, 3, 0,           0, 0]  # fmt: skip
+PREDICTION = [5, 5, 5, 0, 0,    0, 6, 6, 0, 0,      0, 0, 0,           7, 7]  # fmt: skip
+
+
+def test_panoptic_quality_by_hand():
+    score = score_instances(overlap(REFERENCE, PREDICTION))
+    assert (score.tp, score.fp, score.fn) == (1, 2, 2)
+    assert score.segmentation_quality == pytest.approx(3 / 4)
+    assert score.recognition_quality == pytest.approx(1 / 3)
+    assert score.panoptic_quality == pytest.approx(1 / 4)
+    assert score.average_precision == pytest.approx(1 / 5)
+
+
+def test_a_lower_threshold_finds_more():
+    score = score_instances(overlap(REFERENCE, PREDICTION), threshold=0.3)
+    assert (score.tp, score.fp, score.fn) == (2, 1, 1)
+    assert score.segmentation_quality == pytest.approx((3 / 4 + 1 / 3) / 2)
+
+
+def test_average_precision_over_thresholds():
+    """IoU 3/4 counts at 0.5 to 0.75, six of ten thresholds, with 1 of 5 each."""
+    assert compute_average_precision(overlap(REFERENCE, PREDICTION)) == pytest.approx(6 / 10 / 5)
+
+
+def test_as_many_pairs_as_possible_are_matched():
+    """The best pair, 2 with 8, would leave 1 and 9 without a partner; 1 with 8 and 2 with 9 are two pairs."""
+    found = overlap([1, 1, 2, 2, 2, 2, 0], [8, 8, 8, 8, 9, 9, 9])
+    assert found.ious.round(2).tolist() == [[0.5, 0.0], [0.33, 0.4]]
+    found = overlap([1, 1, 2, 2, 2, 2, 2], [8, 8, 8, 8, 8, 9, 9])
+    assert found.ious.round(2).tolist() == [[0.4, 0.0], [0.43, 0.4]]  # 2 with 8 is the best pair
+    score = score_instances(found, threshold=0.4)
+    assert (score.tp, score.segmentation_quality) == (2, pytest.approx(0.4))
+    found = overlap([1] * 4 + [2] * 7, [8] * 10 + [9])  # 2 with 8 (0.55) is more than both pairs together (0.4 + 0.14)
+    assert score_instances(found, threshold=0.14).tp == 2
+
+
+def test_everything_right_and_nothing_there():
+    score = score_instances(overlap([1, 0, 2], [7, 0, 4]))
+    assert (score.tp, score.panoptic_quality, score.average_precision) == (2, 1.0, 1.0)
+    nothing = score_instances(overlap([0, 0], [0, 0]))
+    assert (nothing.panoptic_quality, nothing.average_precision, nothing.segmentation_quality) == (None, None, None)
+    assert compute_average_precision(overlap([0], [0])) is None
+    for sides in (([1], [0]), ([0], [1])):
+        assert score_instances(overlap(*sides)).panoptic_quality == 0
+
+
+def test_parts_that_touch_at_a_corner_are_one():
+    mask = np.zeros((3, 3, 3), dtype=bool)
+    mask[0, 0, 0] = mask[1, 1, 1] = True
+    assert find_instances(mask).max() == 1
+    mask[2, 2, 2], mask[1, 1, 1] = True, False
+    assert sorted(np.unique(find_instances(mask))) == [0, 1, 2]
+
+
+def test_lesions_per_scan():
+    scans = [overlap(REFERENCE, PREDICTION), overlap([0, 0, 0], [4, 0, 5]), overlap([1, 0], [0, 0])]
+    score = score_lesions(scans)
+    assert (score.num_lesions, score.num_found, score.num_false_positives, score.num_scans) == (4, 2, 3, 3)
+    assert (score.sensitivity, score.false_positives_per_scan) == (0.5, 1.0)
+    strict = score_lesions(scans, min_voxels=2)
+    assert (strict.num_found, strict.num_false_positives) == (1, 4)
+
+
+def test_without_lesions_or_scans():
+    empty = score_lesions([overlap([0], [0])])
+    assert (empty.sensitivity, empty.false_positives_per_scan) == (None, 0.0)
+    assert score_lesions([]).false_positives_per_scan is None
+
+
+@pytest.mark.parametrize("threshold", [0, 1.1, -1])
+def test_wrong_thresholds_are_refused(threshold):
+    with pytest.raises(ValueError, match="above 0 and up to 1"):
+        score_instances(overlap([1], [1]), threshold)
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        score_lesions([], min_voxels=0)
+    with pytest.raises(GeometryError):
+        overlap([1], [1, 2])
+
+
+def make_instances(seed):
+    """Cubes that are moved, shrunk and left out."""
+    rng = np.random.default_rng(seed)
+    sides = np.zeros((2, 40, 40, 10), np.int32)
+    for number, (i, j) in enumerate(((i, j) for i in range(2, 36, 9) for j in range(2, 36, 9)), start=1):
+        sides[0, i : i + 7, j : j + 7, 2:8] = number * (rng.random() < 0.9)
+        a, b = rng.integers(0, 3, 2)
+        sides[1, i + a : i + 7, j + b : j + 8, 2:8] = number * (rng.random() < 0.9)
+    return sides
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_panoptic_quality_is_that_of_monai(seed):
+    import torch
+    from monai.metrics import compute_panoptic_quality
+
+    reference, prediction = make_instances(seed)
+    score = score_instances(compute_instance_overlaps(reference, prediction))
+    for name in ("pq", "sq", "rq"):
+        ours = {"pq": score.panoptic_quality, "sq": score.segmentation_quality, "rq": score.recognition_quality}[name]
+        relabelled = [torch.from_numpy(side).reshape(40, 400) for side in (prediction, reference)]
+        assert ours == pytest.approx(float(compute_panoptic_quality(*relabelled, name, smooth_numerator=0)), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_panoptic_quality_is_that_of_panoptica(seed):
+    panoptica = pytest.importorskip("panoptica", reason="panoptica is not installed: it needs older libraries")
+    reference, prediction = make_instances(seed)
+    evaluator = panoptica.Panoptica_Evaluator(
+        expected_input=panoptica.InputType.UNMATCHED_INSTANCE,
+        instance_matcher=panoptica.NaiveThresholdMatching(matching_threshold=0.5),
+    )
+    result = evaluator.evaluate(prediction, reference, verbose=False)["ungrouped"]
+    score = score_instances(compute_instance_overlaps(reference, prediction))
+    assert (score.tp, score.fp, score.fn) == (result.tp, result.fp, result.fn)
+    assert score.panoptic_quality == pytest.approx(result.pq, abs=1e-6)
+
+
+def write(path, values):
+    write_nifti_labels(Volume(np.array(values, np.uint8).reshape(1, 1, 1, -1), np.eye(4)), path)
+
+
+def test_lesions_of_a_cohort(tmp_path):
+    """p1: two lesions, one found, one invented; p2: invented only; p3: neither side has label 1."""
+    for name, mask, reference in (
+        ("p1", [1, 1, 0, 0, 0, 1, 0], [1, 1, 0, 1, 0, 0, 0]),
+        ("p2", [1, 0, 1, 0, 2, 0, 0], [0, 0, 0, 0, 2, 0, 0]),
+        ("p3", [0, 0, 0, 0, 2, 0, 0], [0, 0, 0, 0, 2, 0, 0]),
+    ):
+        write(tmp_path / "masks" / f"{name}.nii.gz", mask)
+        write(tmp_path / "labels" / f"{name}.nii.gz", reference)
+    evaluation = evaluate(tmp_path / "masks", tmp_path / "labels", instances=True)
+    assert [(one.case_id, one.label) for one in evaluation.instances] == [
+        (f"p{case}", f"label {label}") for case in (1, 2, 3) for label in (1, 2)
+    ]
+    lesions, organ = summarize_instances(evaluation.instances)
+    assert (lesions.num_scans, lesions.num_reference, lesions.num_found) == (3, 2, 1)
+    assert (lesions.sensitivity, lesions.false_positives_per_scan) == (0.5, 1.0)
+    assert lesions.panoptic_quality == pytest.approx((1 / 2 + 0) / 2)  # p1: 1 / (1 + 1/2 + 1/2); p3 is not counted
+    assert lesions.average_precision == pytest.approx((1 / 3 + 0) / 2)
+    assert (organ.sensitivity, organ.panoptic_quality, organ.num_scans) == (1.0, 1.0, 3)
+    assert evaluate(tmp_path / "masks", tmp_path / "labels").instances == []
+
+
+def test_regions_and_ignored_voxels():
+    reference, prediction = (
+        Volume(np.array(values, np.uint8).reshape(1, 1, 1, -1), np.eye(4))
+        for values in ([1, 2, 0, 9, 9, 0, 2], [1, 1, 0, 1, 1, 0, 0])
+    )
+    whole, core = measure_instances(
+        reference, prediction, {"whole": (1, 2), "core": (2,)}, case_id="p1", ignore_value=9
+    )
+    assert (whole.num_reference, whole.num_prediction, whole.num_found, whole.num_false_positives) == (2, 1, 1, 0)
+    assert (core.num_reference, core.num_prediction, core.panoptic_quality) == (2, 0, 0.0)
+
+
+@pytest.mark.realdata
+def test_real_nuclei_against_themselves(real_data):
+    from medunet.io import read_volume
+
+    labels = read_volume(real_data / "nuclei" / "mask2d.tif").array[0].astype(np.int64)
+    score = score_instances(compute_instance_overlaps(labels, labels))
+    assert (score.tp, score.panoptic_quality) == (len(np.unique(labels)) - 1, 1.0)
