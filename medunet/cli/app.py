@@ -19,6 +19,7 @@ from medunet.cli.convert import convert
 from medunet.cli.doctor import doctor
 from medunet.cli.evaluate import evaluate
 from medunet.cli.infer import infer
+from medunet.cli.networks import networks
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
 from medunet.cli.select import select
@@ -46,6 +47,7 @@ app.command()(select)
 app.command()(series)
 app.command()(convert)
 app.command()(phantom)
+app.command()(networks)
 app.command()(doctor)
 app.add_typer(tasks_app, name="tasks")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from medunet.models.postprocessing import Postprocessing
+from medunet.networks import describe_architecture
 from medunet.planning import Plan
 from medunet.tasks import Task
 
@@ -67,7 +68,7 @@ def _describe_network(plan: Plan) -> str:
     network = plan.network
     first_stage = ", after a 3d-low network" if plan.configuration == "cascade" else ""
     return (
-        f"{network.spatial_dims}D U-Net, {len(network.features)} stages of {network.features[0]} to "
+        f"{network.spatial_dims}D {describe_architecture(network)}, {len(network.features)} stages of {network.features[0]} to "
         f"{max(network.features)} channels{first_stage}"
     )
 

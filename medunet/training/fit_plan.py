@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from medunet.device import Precision
+from medunet.networks import describe_architecture, replace_network
 from medunet.planning import (
     CPU_EFFORT,
     GPU_EFFORT,
@@ -86,7 +87,7 @@ def fit_plan(
             fingerprint,
             task,
             budget.seconds,
-            lambda plan: measure_step_seconds(plan, task, device, precision),
+            lambda plan: measure_step_seconds(_put_network(plan, settings), task, device, precision),
             largest=_find_largest(device, settings.memory_gb),
             configuration=configuration,
         )
@@ -99,8 +100,15 @@ def fit_plan(
     if configuration in ("3d-low", "cascade") and isinstance(target, Effort):
         # Where there is a low resolution, the full one is not made coarser for the budget: nothing would be between them.
         target = replace(target, total_voxels=None)
-    plan = build_plan(fingerprint, task, target, configuration)
+    plan = _put_network(build_plan(fingerprint, task, target, configuration), settings)
     return plan.model_copy(update={"reasons": reasons | plan.reasons})
+
+
+def _put_network(plan: Plan, settings: TrainingSettings) -> Plan:
+    """The plan with the network that was asked for."""
+    if settings.network == "auto":
+        return plan
+    return replace_network(plan, settings.network, settings.parse_network_options())
 
 
 def _find_largest(device: torch.device, memory_gb: float | None) -> Effort:
@@ -115,6 +123,6 @@ def describe_plan(plan: Plan) -> str:
     patch = " x ".join(str(size) for size in plan.patch_size)
     features = f"{plan.network.features[0]} to {max(plan.network.features)}"
     return (
-        f"{plan.configuration} U-Net, {len(plan.network.features)} stages of {features} channels; "
+        f"{plan.configuration} {describe_architecture(plan.network)}, {len(plan.network.features)} stages of {features} channels; "
         f"patches of {patch} voxels at {spacing} mm, {plan.batch_size} per batch"
     )
