@@ -20,7 +20,8 @@ def networks(
     ] = None,
     dims: Annotated[int, typer.Option("--dims", help="2 or 3: for slices or for volumes.")] = 3,
     patch: Annotated[
-        str | None, typer.Option("--patch", help="Voxels of the patch, 128 or 128x128x64; default: 512x512 or 128x128x128.")
+        str | None,
+        typer.Option("--patch", help="Voxels of the patch, 128 or 128x128x64; default: 512x512 or 128x128x128."),
     ] = None,
     channels: Annotated[int, typer.Option("--channels", help="Input channels.", min=1)] = 1,
     classes: Annotated[int, typer.Option("--classes", help="Output channels.", min=1)] = 2,

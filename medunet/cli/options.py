@@ -27,7 +27,9 @@ PresetOption = Annotated[
 ]
 NetworkOption = Annotated[
     str,
-    typer.Option("--network", help="auto, or a network of `medunet networks`, as wide as the planned U-Net's cost allows."),
+    typer.Option(
+        "--network", help="auto, or a network of `medunet networks`, as wide as the planned U-Net's cost allows."
+    ),
 ]
 NetworkSettingOption = Annotated[
     list[str] | None,

@@ -48,9 +48,7 @@ class AtrousPyramid(nn.Module):
         )
         for rate in rates:
             self.branches.append(
-                Convolution(
-                    spatial_dims, in_channels, out_channels, 3, dilation=rate, norm=norm, activation=activation
-                )
+                Convolution(spatial_dims, in_channels, out_channels, 3, dilation=rate, norm=norm, activation=activation)
             )
         self.image_mean: nn.Module | None = None
         if has_image_mean:

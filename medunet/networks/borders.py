@@ -63,10 +63,7 @@ def segment_overlap_tile(
     counts = [-(-n // tile) for n, tile in zip(spatial, tile_size, strict=True)]
     padded = mirror_pad(
         image,
-        [
-            (margin, margin + count * tile - n)
-            for n, tile, count in zip(spatial, tile_size, counts, strict=True)
-        ],
+        [(margin, margin + count * tile - n) for n, tile, count in zip(spatial, tile_size, counts, strict=True)],
     )
     answer: Tensor | None = None
     for cell in itertools.product(*map(range, counts)):

@@ -8,6 +8,7 @@ from medunet.networks.catalogue import ARCHITECTURES
 from medunet.networks.encoder_decoder import EncoderDecoder
 from medunet.networks.network import SegmentationNetwork
 from medunet.networks.residual_unet import ResidualUNet
+from medunet.networks.small_grids import protect_small_grids
 from medunet.networks.unet import UNet
 from medunet.planning import NetworkPlan
 
@@ -27,6 +28,7 @@ class PatchNetwork(nn.Module):
 
     def __init__(self, network: EncoderDecoder | SegmentationNetwork, slice_axis: int | None) -> None:
         super().__init__()
+        protect_small_grids(network)
         self.network = network
         self.slice_axis = slice_axis
 

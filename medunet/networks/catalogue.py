@@ -88,7 +88,9 @@ class Architecture:
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"])) or "options"
-            msg = f"The network '{self.name}' cannot be built so: {where}: {fault['msg'].removeprefix('Value error, ')}."
+            msg = (
+                f"The network '{self.name}' cannot be built so: {where}: {fault['msg'].removeprefix('Value error, ')}."
+            )
             raise InputError(msg) from error
 
     def build_network(self, config: NetworkConfig) -> SegmentationNetwork:

@@ -53,7 +53,9 @@ def replace_network(plan: Plan, name: str, options: Mapping[str, Any] | None = N
     if "width" in (options or {}):
         config, why = build_config({}), "the width that was asked for"
     else:
-        config = fit_width(lambda width: build_config({"width": width}), build_config({}).width, architecture, flat, budget)
+        config = fit_width(
+            lambda width: build_config({"width": width}), build_config({}).width, architecture, flat, budget
+        )
         why = f"the widest that costs no more than the planned U-Net ({budget:.3g} GFLOP)"
         if config.width == config.width_step and _count_config_gflop(architecture, config, flat) > budget:
             why = f"the narrowest there is, though the planned U-Net would cost less ({budget:.3g} GFLOP)"
@@ -129,7 +131,9 @@ def _replace_blocks(plan: Plan, architecture: Architecture, options: Mapping[str
         raise InputError(msg)
     if architecture.name == plan.network.architecture:
         return plan
-    blocks = choose_blocks("residual-unet" if architecture.name == "residual-unet" else "unet", len(plan.network.features))
+    blocks = choose_blocks(
+        "residual-unet" if architecture.name == "residual-unet" else "unet", len(plan.network.features)
+    )
     network = plan.network.model_copy(
         update={
             "architecture": architecture.name,

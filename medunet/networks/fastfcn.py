@@ -138,9 +138,7 @@ class FastFCN(SegmentationNetwork):
                 norm=norm,
                 activation=activation,
             )
-        self.classify = nn.Sequential(
-            build_dropout(config.dropout), CONVOLUTION[dims](joint, config.out_channels, 1)
-        )
+        self.classify = nn.Sequential(build_dropout(config.dropout), CONVOLUTION[dims](joint, config.out_channels, 1))
         self.apply(initialize_he)
 
     def _compute_logits(self, image: Tensor) -> Tensor:

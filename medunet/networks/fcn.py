@@ -83,9 +83,7 @@ class FCN(SegmentationNetwork):
         dims, width, classes = config.spatial_dims, config.width, config.out_channels
         features, connected = list_vgg_features(width), _FULLY_CONNECTED * width
         self.pool = MAX_POOL[dims](2)
-        self.levels = build_vgg_levels(
-            dims, config.in_channels, width, norm=config.norm, activation=config.activation
-        )
+        self.levels = build_vgg_levels(dims, config.in_channels, width, norm=config.norm, activation=config.activation)
         self.connected = nn.Sequential(
             Convolution(dims, features[-1], connected, 7, norm=config.norm, activation=config.activation),
             build_dropout(config.dropout),

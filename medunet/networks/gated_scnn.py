@@ -14,6 +14,7 @@ stays is edges of objects, not of textures. It has a loss of its own: whether a 
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
@@ -91,11 +92,9 @@ class GatedSCNN(SegmentationNetwork):
         self.hints = nn.ModuleList(CONVOLUTION[dims](channels, 1, 1) for channels in features[2:])
         self.rows = nn.ModuleList(
             _ShapeBlock(dims, before, after, norm=norm, activation=activation)
-            for before, after in zip(shapes, shapes[1:], strict=False)
+            for before, after in itertools.pairwise(shapes)
         )
-        self.gates = nn.ModuleList(
-            _Gate(dims, channels, norm=norm, activation=activation) for channels in shapes[1:]
-        )
+        self.gates = nn.ModuleList(_Gate(dims, channels, norm=norm, activation=activation) for channels in shapes[1:])
         self.border = CONVOLUTION[dims](shapes[-1], 1, 1)
         self.join = CONVOLUTION[dims](2, 1, 1)
         middle = 4 * width

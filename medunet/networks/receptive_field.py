@@ -115,7 +115,7 @@ def compute_receptive_field(path: Sequence[Step]) -> int:
 
     Example:
         >>> compute_receptive_field([Slide(3), Slide(2, 2), Slide(3), Transposed(2, 2), Slide(3)])
-        14
+        10
     """
     factor, deepest = 1.0, 1.0
     for step in path:

@@ -81,9 +81,7 @@ class ResNetEncoder(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        self.stem = Convolution(
-            spatial_dims, in_channels, width, 7, stride=2, norm=norm, activation=activation
-        )
+        self.stem = Convolution(spatial_dims, in_channels, width, 7, stride=2, norm=norm, activation=activation)
         self.pool = MAX_POOL[spatial_dims](3, 2, 1)
         self.stages = nn.ModuleList()
         before = width
@@ -142,11 +140,16 @@ def list_resnet_features(width: int) -> list[int]:
 def list_resnet_stages(width: int, blocks: Sequence[int], output_stride: int) -> tuple[Stage, ...]:
     """The image, the stem and the stages that have a grid of their own; stages without one are counted to the one before."""
     features = list_resnet_features(width)
-    stages = [Stage(features=features[0], stride=2, convolutions=1), Stage(features=features[1], stride=2, convolutions=blocks[0])]
+    stages = [
+        Stage(features=features[0], stride=2, convolutions=1),
+        Stage(features=features[1], stride=2, convolutions=blocks[0]),
+    ]
     for number, (stride, _) in enumerate(list_strides(output_stride)[1:], start=1):
         if stride == 1:
             last = stages[-1]
-            stages[-1] = Stage(features=features[number + 1], stride=last.stride, convolutions=last.convolutions + blocks[number])
+            stages[-1] = Stage(
+                features=features[number + 1], stride=last.stride, convolutions=last.convolutions + blocks[number]
+            )
         else:
             stages.append(Stage(features=features[number + 1], stride=2, convolutions=blocks[number]))
     return tuple(stages)

@@ -69,7 +69,10 @@ class SegNetConfig(NetworkConfig):
     def path(self) -> tuple[Step, ...]:
         """Down and up again."""
         step = Repeat(2) if self.upsampling == "unpool" else find_upsampling_step(self.upsampling)
-        return (*list_vgg_path(), *(each for number in reversed(VGG_CONVOLUTIONS) for each in (step, *[Slide(3)] * number)))
+        return (
+            *list_vgg_path(),
+            *(each for number in reversed(VGG_CONVOLUTIONS) for each in (step, *[Slide(3)] * number)),
+        )
 
 
 class SegNet(SegmentationNetwork):

@@ -94,10 +94,10 @@ class UNETR(SegmentationNetwork):
     """See the module."""
 
     def __init__(self, config: UNETRConfig) -> None:
-        from monai.networks.nets import UNETR as MonaiUNETR
+        from monai.networks import nets
 
         super().__init__(config)
-        self.network: nn.Module = MonaiUNETR(
+        self.network: nn.Module = nets.UNETR(
             in_channels=config.in_channels,
             out_channels=config.out_channels,
             img_size=config.image_size,

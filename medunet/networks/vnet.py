@@ -15,8 +15,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medunet.networks.blocks import CONVOLUTION, TRANSPOSED_CONVOLUTION
-from medunet.networks.choices import Activation, Convolution, Norm, build_activation, build_dropout, build_norm
-from medunet.networks.choices import initialize_he
+from medunet.networks.choices import (
+    Activation,
+    Convolution,
+    Norm,
+    build_activation,
+    build_dropout,
+    build_norm,
+    initialize_he,
+)
 from medunet.networks.config import NetworkConfig, Stage
 from medunet.networks.network import SegmentationNetwork
 from medunet.networks.receptive_field import Slide, Step, Transposed
@@ -77,8 +84,7 @@ class VNet(SegmentationNetwork):
         last = len(features) - 1
         self.first = _ResidualRow(config, config.in_channels, features[0], features[0], _DOWN[0])
         self.downs = nn.ModuleList(
-            _build_resampling(config, CONVOLUTION[dims], features[level], features[level + 1])
-            for level in range(last)
+            _build_resampling(config, CONVOLUTION[dims], features[level], features[level + 1]) for level in range(last)
         )
         self.encoder = nn.ModuleList(
             _ResidualRow(config, features[level + 1], features[level + 1], features[level + 1], _DOWN[level + 1])
@@ -87,9 +93,7 @@ class VNet(SegmentationNetwork):
         self.dropout = build_dropout(config.dropout, dims)
         # On the way up what comes from below and what is carried over are equally wide, and together as wide as below.
         self.ups = nn.ModuleList(
-            _build_resampling(
-                config, TRANSPOSED_CONVOLUTION[dims], features[min(level + 2, last)], features[level]
-            )
+            _build_resampling(config, TRANSPOSED_CONVOLUTION[dims], features[min(level + 2, last)], features[level])
             for level in range(last)
         )
         self.decoder = nn.ModuleList(

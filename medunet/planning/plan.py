@@ -73,6 +73,9 @@ class NetworkPlan(BaseModel):
     num_scales: int
     options: dict[str, Any] = {}
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
     @model_serializer(mode="wrap")
     def _leave_out_no_options(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Plans without options stay what they were before there were any, so that their trainings can be resumed."""

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from small_networks import NAMES, SIZES, build, build_config, make_image, stir
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,8 +18,9 @@ from medunet.networks.choices import IndexPool, IndexUnpool
 from medunet.networks.cost import count_parameters
 from medunet.networks.receptive_field import find_seen_interval
 from medunet.planning.plan import ArchitectureName
-from networks.small_networks import NAMES, SIZES, build, build_config, make_image, stir
 
+SLOW = ("swin-unetr", "unetr", "gated-scnn")
+QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
 EACH = list(itertools.product(NAMES, (2, 3)))
 
 
@@ -101,7 +103,12 @@ FACTORS = {"fcn-32s": 1.1, "fcn-16s": 1.2, "fcn-8s": 1.4, "deconvnet": 1.4}
 def learn(name: str, dims: int, steps: int) -> tuple[float, float]:
     size = (64, 64) if dims == 2 else (32, 32, 32)
     config = build_config(
-        name, dims, in_channels=1, size=size, **LEARNING.get(name, {}), **({"dropout": 0.0} if has_dropout(name) else {})
+        name,
+        dims,
+        in_channels=1,
+        size=size,
+        **LEARNING.get(name, {}),
+        **({"dropout": 0.0} if has_dropout(name) else {}),
     )
     image, codes = make_phantom(config, size)
     network = build(name, config)
@@ -121,7 +128,7 @@ def has_dropout(name: str) -> bool:
     return config is not None and "dropout" in config.model_fields
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_it_learns_a_phantom(name: str) -> None:
     before, after = learn(name, 2, 30)
     assert after * FACTORS.get(name, 2.0) < before
@@ -150,7 +157,9 @@ def make_positive(network: nn.Module) -> None:
     """Weights above 0 that sum up to about 1, so that nothing cancels and no activation is dead."""
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(torch.full_like(parameter, 1 / max(1, parameter[0].numel())) if parameter.dim() > 1 else 0.25)
+            parameter.copy_(
+                torch.full_like(parameter, 1 / max(1, parameter[0].numel())) if parameter.dim() > 1 else 0.25
+            )
 
 
 @pytest.mark.parametrize("name", FINITE)
@@ -162,7 +171,8 @@ def test_the_receptive_field_is_what_the_gradient_shows(name: str, monkeypatch: 
     monkeypatch.setattr(IndexUnpool, "forward", lambda self, x, _: F.interpolate(x, scale_factor=2, mode="nearest"))
     replace_norms(network)
     make_positive(network)
-    assert config.path is not None and config.receptive_field is not None
+    assert config.path is not None
+    assert config.receptive_field is not None
     length, width = config.find_next_size((config.receptive_field + 140, 64 if name == "fastfcn" else 32))
     ramp = torch.linspace(1, 2, length, dtype=torch.float64)
     for voxel in [length // 2 + shift for shift in (0, 1, 7, 18)]:
@@ -223,7 +233,7 @@ def test_options_that_cannot_be(name: str, options: dict[str, Any], message: str
 
 
 def test_a_name_that_does_not_exist() -> None:
-    with pytest.raises(InputError, match="There is no network 'segnett'.*segnet"):
+    with pytest.raises(InputError, match=r"There is no network 'segnett'.*segnet"):
         find_architecture("segnett")
 
 
@@ -260,7 +270,7 @@ def test_parameters_of_the_papers_setting(name: str) -> None:
     assert count_parameters(network) == GOLDEN[name]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_it_exports(name: str) -> None:
     config = build_config(name, 2, size=(32, 64))
     network, image = build(name, config).eval(), make_image(config, (32, 64), batch_size=1)

@@ -34,7 +34,7 @@ def classify_one_by_one(network: PixelClassifier, image: torch.Tensor) -> torch.
     [
         (2, (9, 12), {"width": 6}),  # the paper's windows of 95
         (2, (15, 8), {"width": 6, "kernels": (4, 4)}),
-        (2, (5, 6), {"width": 4, "kernels": (3, 4), "last_grid": 2}),
+        (2, (5, 6), {"width": 4, "kernels": (4, 3), "last_grid": 2}),
         (3, (4, 5, 3), {"width": 4, "kernels": (4, 4)}),
     ],
 )

@@ -16,7 +16,7 @@ def test_the_papers_sizes() -> None:
 
 
 def test_the_papers_parameters() -> None:
-    """"The architecture has 19069955 parameters in total": convolutions without those of the batch normalisation."""
+    """ "The architecture has 19069955 parameters in total": convolutions without those of the batch normalisation."""
     with torch.device("meta"):
         network = UNet3D2016(UNet3D2016Config(in_channels=3, out_channels=3))
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d | nn.ConvTranspose3d)]

@@ -51,7 +51,18 @@ def test_the_sizes_of_the_papers_figure() -> None:
 
 def test_parameters_layer_by_layer() -> None:
     """A 3x3 convolution has 9 weights per pair of channels and a bias per output; counted here by hand, not by torch."""
-    down = [(1, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512), (512, 1024), (1024, 1024)]
+    down = [
+        (1, 64),
+        (64, 64),
+        (64, 128),
+        (128, 128),
+        (128, 256),
+        (256, 256),
+        (256, 512),
+        (512, 512),
+        (512, 1024),
+        (1024, 1024),
+    ]
     up = [(1024, 512), (512, 512), (512, 256), (256, 256), (256, 128), (128, 128), (128, 64), (64, 64)]
     total = sum(9 * a * b + b for a, b in down + up)
     total += sum(4 * a * b + b for a, b in [(1024, 512), (512, 256), (256, 128), (128, 64)]) + 64 * 2 + 2

@@ -30,20 +30,21 @@ def test_pooling_undoes_unpooling() -> None:
 
 
 def test_the_decoder_follows_the_maxima() -> None:
-    """SegNet carries no features over: where a maximum lies is all that its decoder knows of the fine grid."""
-    network = SegNet(SegNetConfig(width=2, in_channels=1, out_channels=1)).eval()
-    seen: list[torch.Tensor] = []
-    network.upsamplers[-1].register_forward_hook(lambda _, __, output: seen.append(output))
-    image = torch.zeros(1, 1, 32, 32)
-    network.encoder[0] = torch.nn.Identity()
-    network.encoder[1] = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), network.encoder[1][1])
-    network.decoder[-1] = torch.nn.Identity()
-    network.decoder[-2] = torch.nn.Conv2d(4, 1, 1)
-    torch.nn.init.ones_(network.decoder[-2].weight)
-    image[0, 0, 5, 9] = 1.0
-    network(image)
-    cell = seen[0][0, 0, 4:6, 8:10]
-    assert cell[1, 1] == cell.abs().sum() * torch.sign(cell[1, 1])
+    """Each level of SegNet's decoder has values only where the same level of its encoder had its maxima."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = SegNet(SegNetConfig(width=2, in_channels=1, out_channels=3)).eval()
+    indices: list[torch.Tensor] = []
+    spread: list[torch.Tensor] = []
+    network.pool.register_forward_hook(lambda _, __, output: indices.append(output[1]))
+    for upsampler in network.upsamplers:
+        upsampler.register_forward_hook(lambda _, __, output: spread.append(output))
+    network(torch.randn(1, 1, 64, 32, generator=torch.Generator().manual_seed(0)))
+    assert len(indices) == len(spread) == 5
+    for where, values in zip(reversed(indices), spread, strict=True):
+        at_maxima = values.flatten(2).gather(2, where.flatten(2))
+        assert torch.equal(at_maxima.count_nonzero(), values.count_nonzero())
+        assert at_maxima.count_nonzero() > 0
 
 
 def test_the_papers_parameters() -> None:
@@ -56,7 +57,7 @@ def test_the_papers_parameters() -> None:
 
 def test_deconvnet_passes_through_one_voxel() -> None:
     with torch.device("meta"):
-        network = DeconvNet(DeconvNetConfig())
+        network = DeconvNet(DeconvNetConfig()).eval()
         shapes: list[tuple[int, ...]] = []
         for layer in network.connected:
             layer.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[1:])))

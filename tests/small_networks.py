@@ -36,7 +36,13 @@ SIZES: dict[int, tuple[int, ...]] = {2: (17, 40), 3: (9, 17, 10)}
 
 
 def build_config(
-    name: str, dims: int, *, in_channels: int = 2, out_channels: int = 3, size: tuple[int, ...] | None = None, **more: Any
+    name: str,
+    dims: int,
+    *,
+    in_channels: int = 2,
+    out_channels: int = 3,
+    size: tuple[int, ...] | None = None,
+    **more: Any,
 ) -> NetworkConfig:
     return ARCHITECTURES[name].build_config(size or SIZES[dims], in_channels, out_channels, OPTIONS[name] | more)
 
