@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from medunet.networks.catalogue import ARCHITECTURES
@@ -31,6 +33,16 @@ class PatchNetwork(nn.Module):
         protect_small_grids(network)
         self.network = network
         self.slice_axis = slice_axis
+
+    @property
+    def num_auxiliary(self) -> int:
+        """Answers of `forward_scales` after the logits, while it trains; see `SegmentationNetwork.num_auxiliary`."""
+        return self.network.num_auxiliary if isinstance(self.network, SegmentationNetwork) else 0
+
+    def compute_auxiliary_loss(self, answers: Sequence[Tensor], codes: Tensor) -> Tensor:
+        """What the network learns from its auxiliary answers; codes ``(B, I, J, K)``."""
+        assert isinstance(self.network, SegmentationNetwork)
+        return self.network.compute_auxiliary_loss(answers, codes)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Logits ``(B, out_channels, I, J, K)``."""

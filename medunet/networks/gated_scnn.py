@@ -15,6 +15,7 @@ stays is edges of objects, not of textures. It has a loss of its own: whether a 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -37,6 +38,7 @@ from medunet.networks.choices import (
 from medunet.networks.config import NetworkConfig, Stage
 from medunet.networks.network import SegmentationNetwork
 from medunet.networks.resnet import RESNET_101, ResNetEncoder, list_resnet_features, list_resnet_stages
+from medunet.tasks import IGNORE_CODE
 
 _RATES: dict[int, tuple[int, ...]] = {16: (6, 12, 18), 8: (12, 24, 36)}
 _NUM_GATES = 3
@@ -123,6 +125,20 @@ class GatedSCNN(SegmentationNetwork):
         self.config.check_size(image.shape[2:])
         return self._compute_both(image)
 
+    @property
+    def num_auxiliary(self) -> int:
+        """The borders."""
+        return 1
+
+    def forward_scales(self, image: Tensor) -> list[Tensor]:
+        """Logits of the classes, and of the borders while it trains."""
+        logits, borders = self.forward_with_borders(image)
+        return [logits, borders] if self.training else [logits]
+
+    def compute_auxiliary_loss(self, answers: Sequence[Tensor], codes: Tensor) -> Tensor:
+        """`compute_border_loss`."""
+        return compute_border_loss(answers[0], codes)
+
     def _compute_logits(self, image: Tensor) -> Tensor:
         return self._compute_both(image)[0]
 
@@ -203,12 +219,20 @@ def compute_border_loss(border_logits: Tensor, codes: Tensor) -> Tensor:
 
     Args:
         border_logits: ``(B, 1, *spatial)`` from `GatedSCNN.forward_with_borders`.
-        codes: ``(B, *spatial)``.
+        codes: ``(B, *spatial)``; voxels within one voxel of the code 255 do not count.
 
     Returns:
         A scalar; of a batch without borders the mean over what there is, halved.
     """
-    borders = find_borders(codes).float()
-    entropy = F.binary_cross_entropy_with_logits(border_logits.float(), borders, reduction="none")
-    parts = [(entropy * mask).sum() / mask.sum().clamp(min=1) for mask in (borders, 1 - borders)]
+    is_known = ~_grow(codes.unsqueeze(1) == IGNORE_CODE)
+    borders = find_borders(codes)
+    entropy = F.binary_cross_entropy_with_logits(border_logits.float(), borders.float(), reduction="none")
+    masks = ((borders & is_known).float(), (~borders & is_known).float())
+    parts = [(entropy * mask).sum() / mask.sum().clamp(min=1) for mask in masks]
     return (parts[0] + parts[1]) / 2
+
+
+def _grow(mask: Tensor) -> Tensor:
+    """The mask and its neighbours, diagonal ones too."""
+    grown: Tensor = MAX_POOL[mask.dim() - 2](3, 1, 1)(mask.float()) > 0
+    return grown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -35,8 +36,23 @@ class SegmentationNetwork(nn.Module, ABC):
         return self._compute_logits(image)
 
     def forward_scales(self, image: Tensor) -> list[Tensor]:
-        """Logits of every supervised scale, finest first; one here."""
+        """Logits of every supervised scale, finest first; one here. After them, while it trains, the auxiliary answers."""
         return [self(image)]
+
+    @property
+    def num_auxiliary(self) -> int:
+        """Answers after those of the scales that a loss of the network's own learns from, while it trains."""
+        return 0
+
+    def compute_auxiliary_loss(self, answers: Sequence[Tensor], codes: Tensor) -> Tensor:
+        """That loss, which is added to the loss of the logits.
+
+        Args:
+            answers: The auxiliary ones, ``(B, channels, *spatial)``.
+            codes: ``(B, *spatial)`` uint8; 255 is ignored.
+        """
+        msg = f"{type(self).__name__} has no loss of its own."
+        raise NotImplementedError(msg)
 
     @abstractmethod
     def _compute_logits(self, image: Tensor) -> Tensor:

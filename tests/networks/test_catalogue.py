@@ -30,9 +30,9 @@ def test_logits_lie_on_the_grid_of_the_image_and_gradients_reach_every_weight(na
     network, image = build(name, config), make_image(config)
     stir(network)
     scales = network.forward_scales(image)
-    assert len(scales) == config.num_scales
+    assert len(scales) == config.num_scales + network.num_auxiliary
     assert scales[0].shape == (2, 3, *image.shape[2:])
-    assert all(scale.shape[:2] == (2, 3) and torch.isfinite(scale).all() for scale in scales)
+    assert all(scale.shape[:2] == (2, 3) and torch.isfinite(scale).all() for scale in scales[: config.num_scales])
     weights = [torch.randn(scale.shape, generator=torch.Generator().manual_seed(3)) for scale in scales]
     torch.stack([(scale * weight).sum() for scale, weight in zip(scales, weights, strict=True)]).sum().backward()
     missing = [key for key, parameter in network.named_parameters() if parameter.grad is None]

@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+from tiny_training import build_tiny_batch, build_tiny_plan, build_tiny_task
 
+from medunet.networks import replace_network
 from medunet.networks.gated_scnn import (
     GatedSCNN,
     GatedSCNNConfig,
@@ -14,6 +16,8 @@ from medunet.networks.gated_scnn import (
     find_borders,
     measure_gradient,
 )
+from medunet.training.engine import Engine
+from medunet.training.losses import build_loss
 
 
 def test_borders_lie_on_both_sides() -> None:
@@ -64,3 +68,27 @@ def test_the_shape_stream_learns_borders() -> None:
         loss.backward()
         optimizer.step()
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_ignored_voxels_do_not_count() -> None:
+    codes = torch.zeros(1, 12, 12, dtype=torch.uint8)
+    codes[:, :, 6:] = 1
+    logits = torch.randn(1, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    known = compute_border_loss(logits[:, :, :8], codes[:, :8])
+    codes[:, 9:] = 255
+    logits[:, :, 8:] = 100.0
+    assert compute_border_loss(logits, codes).item() == pytest.approx(known.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("is_flat", [False, True])
+def test_training_learns_from_the_borders_too(is_flat: bool) -> None:
+    """What the engine reports is the loss of the classes plus that of the borders."""
+    plan = build_tiny_plan(spatial_dims=2 if is_flat else 3)
+    plan = replace_network(plan, "gated-scnn", {"width": 4, "blocks": (1, 1, 1, 1), "norm": "instance"})
+    task, batch = build_tiny_task(), build_tiny_batch(plan)
+    engine = Engine(plan, task, device=torch.device("cpu"), precision="32-true")
+    logits, borders = engine.network.forward_scales(batch.image)
+    expected = build_loss("dice-ce", task, torch.device("cpu"))([logits], batch.codes).total
+    expected = expected + compute_border_loss(borders, batch.codes)
+    assert engine.step(batch, 1e-3).total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert len(engine.network.eval().forward_scales(batch.image)) == 1
