@@ -13,10 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from medunet.errors import InputError
-from medunet.networks import ARCHITECTURES, find_architecture
+from medunet.networks import ARCHITECTURES, build_network, find_architecture
 from medunet.networks.choices import IndexPool, IndexUnpool
 from medunet.networks.cost import count_parameters
-from medunet.networks.receptive_field import find_seen_interval
+from medunet.networks.receptive_field import compute_receptive_field, find_seen_interval
+from medunet.networks.summary import list_planned_path, plan_unet
 from medunet.planning.plan import ArchitectureName
 
 SLOW = ("swin-unetr", "unetr", "gated-scnn")
@@ -162,9 +163,25 @@ def make_positive(network: nn.Module) -> None:
             )
 
 
+def find_seen(network: nn.Module, size: tuple[int, int], voxel: int) -> tuple[int, int]:
+    """The first and the last row that a voxel's gradient reaches.
+
+    Along one axis of an image that rises or falls along it, so that max-pooling looks to either end of its window.
+    """
+    length, width = size
+    ramp = torch.linspace(1, 2, length, dtype=torch.float64)
+    seen = torch.zeros(length, dtype=torch.bool)
+    for values in (ramp, ramp.flip(0)):
+        image = values[None, None, :, None].expand(1, 1, length, width).clone().requires_grad_()
+        network(image)[0, 0, voxel, width // 2].backward()
+        assert image.grad is not None
+        seen |= (image.grad[0, 0] > 0).any(dim=1)
+    found = seen.nonzero().flatten()
+    return int(found[0]), int(found[-1])
+
+
 @pytest.mark.parametrize("name", FINITE)
 def test_the_receptive_field_is_what_the_gradient_shows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Along one axis of an image that rises or falls along it, so that max-pooling looks to either end of its window."""
     config = build_config(name, 2, in_channels=1, out_channels=1, **SEEING.get(name, {}))
     network = build(name, config).double().eval()
     monkeypatch.setattr(IndexPool, "forward", lambda self, x: (F.avg_pool2d(x, 2), x))
@@ -174,17 +191,25 @@ def test_the_receptive_field_is_what_the_gradient_shows(name: str, monkeypatch: 
     assert config.path is not None
     assert config.receptive_field is not None
     length, width = config.find_next_size((config.receptive_field + 140, 64 if name == "fastfcn" else 32))
-    ramp = torch.linspace(1, 2, length, dtype=torch.float64)
     for voxel in [length // 2 + shift for shift in (0, 1, 7, 18)]:
-        seen = torch.zeros(length, dtype=torch.bool)
-        for values in (ramp, ramp.flip(0)):
-            image = values[None, None, :, None].expand(1, 1, length, width).clone().requires_grad_()
-            network(image)[0, 0, voxel, width // 2].backward()
-            assert image.grad is not None
-            seen |= (image.grad[0, 0] > 0).any(dim=1)
-        found = seen.nonzero().flatten()
-        assert (int(found[0]), int(found[-1])) == find_seen_interval(config.path, voxel)
-        assert int(found[-1]) - int(found[0]) + 1 <= config.receptive_field
+        first, last = find_seen(network, (length, width), voxel)
+        assert (first, last) == find_seen_interval(config.path, voxel)
+        assert last - first + 1 <= config.receptive_field
+
+
+@pytest.mark.parametrize("name", ["unet", "residual-unet"])
+def test_the_receptive_field_of_the_planners_networks(name: str) -> None:
+    plan, _ = plan_unet(ARCHITECTURES[name], (32, 32), 1, 1, base=2)
+    path = list_planned_path(plan, 0)
+    length = compute_receptive_field(path) + 80
+    length -= length % 16
+    with torch.random.fork_rng():
+        network: Any = build_network(plan).network.double().eval()
+    replace_norms(network)
+    make_positive(network)
+    boxes = [find_seen(network, (length, 32), voxel) for voxel in range(length // 2, length // 2 + 16)]
+    assert boxes == [find_seen_interval(path, voxel) for voxel in range(length // 2, length // 2 + 16)]
+    assert max(last - first + 1 for first, last in boxes) == compute_receptive_field(path)
 
 
 def replace_norms(network: nn.Module) -> None:
