@@ -43,7 +43,8 @@ class AttentionUNetConfig(NetworkConfig):
     def path(self) -> tuple[Step, ...]:
         """Down and up; the gates look at one voxel only."""
         depth = self.num_levels - 1
-        return (*[Slide(3)] * 2, *[Slide(3, 2), Slide(3)] * depth, *[Transposed(3, 2, 1), Slide(3)] * depth)
+        up: tuple[Step, ...] = (Transposed(3, 2, 1), Slide(3))
+        return (Slide(3), Slide(3), *(Slide(3, 2), Slide(3)) * depth, *up * depth)
 
 
 class AttentionUNet(SegmentationNetwork):

@@ -88,7 +88,7 @@ def find_valid_margin(num_poolings: int) -> int:
         >>> find_valid_margin(4), 572 - 2 * find_valid_margin(4)
         (92, 388)
     """
-    return 6 * 2**num_poolings - 4
+    return 6 * (1 << num_poolings) - 4
 
 
 def find_valid_output(size: Sequence[int], num_poolings: int) -> tuple[int, ...]:
@@ -100,7 +100,7 @@ def find_valid_output(size: Sequence[int], num_poolings: int) -> tuple[int, ...]
         >>> find_valid_output((388, 300), 4)
         (388, 308)
     """
-    factor = 2**num_poolings
+    factor = 1 << num_poolings
     lost = 4 * (factor - 1)
     return tuple(-(-(n + lost) // factor) * factor - lost for n in size)
 

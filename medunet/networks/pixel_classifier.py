@@ -133,9 +133,10 @@ class PixelClassifier(SegmentationNetwork):
         pool = F.max_pool2d if self.settings.spatial_dims == 2 else F.max_pool3d
         dilation = 1
         for layer in self.convolutions:
-            x = self.activation(convolve(x, layer.weight, layer.bias, dilation=dilation))
-            x = pool(x, 2, 1, dilation=dilation)
+            weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+            x = pool(self.activation(convolve(x, weight, bias, dilation=dilation)), 2, 1, dilation=dilation)
             dilation *= 2
-        x = self.activation(convolve(x, self.hidden.weight, self.hidden.bias, dilation=dilation))
+        weight, bias = self.hidden.get_parameter("weight"), self.hidden.get_parameter("bias")
+        x = self.activation(convolve(x, weight, bias, dilation=dilation))
         logits: Tensor = self.head(x)
         return logits

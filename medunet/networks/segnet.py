@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from medunet.networks.blocks import CONVOLUTION
 from medunet.networks.choices import (
     Activation,
     IndexPool,
@@ -85,10 +86,12 @@ class SegNet(SegmentationNetwork):
             dims, config.in_channels, config.width, norm=config.norm, activation=config.activation, bias=True
         )
         self.decoder = build_mirrored_levels(
-            dims, config.width, config.out_channels, norm=config.norm, activation=config.activation, bias=True
+            dims, config.width, config.width, norm=config.norm, activation=config.activation, bias=True
         )
         # The last convolution gives logits.
-        self.decoder[-1][-1] = nn.Sequential(self.decoder[-1][-1][0])
+        finest = nn.Sequential(*list(self.decoder[-1].children())[:-1])
+        finest.append(CONVOLUTION[dims](config.width, config.out_channels, 3, padding=1))
+        self.decoder[-1] = finest
         self.pool = IndexPool(dims)
         self.upsamplers = nn.ModuleList(
             IndexUnpool(dims)

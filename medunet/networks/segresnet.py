@@ -45,7 +45,8 @@ class SegResNetConfig(NetworkConfig):
         steps: list[Step] = [Slide(3)]
         for level, number in enumerate(self.blocks_down):
             steps += [*([Slide(3, 2)] if level else []), *[Slide(3)] * (2 * number)]
-        return (*steps, *[Linear(2), Slide(3), Slide(3)] * (len(self.blocks_down) - 1))
+        up: tuple[Step, ...] = (Linear(2), Slide(3), Slide(3))
+        return (*steps, *up * (len(self.blocks_down) - 1))
 
 
 class SegResNet(SegmentationNetwork):

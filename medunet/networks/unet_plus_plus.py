@@ -53,8 +53,9 @@ class UNetPlusPlusConfig(NetworkConfig):
     @property
     def path(self) -> tuple[Step, ...]:
         """Down and up along the outermost nodes."""
-        row = [Slide(3), Slide(3)]
-        return (*row, *[Slide(2, 2), *row] * _DEPTH, *[Transposed(2, 2), *row] * _DEPTH)
+        row: tuple[Step, ...] = (Slide(3), Slide(3))
+        up: tuple[Step, ...] = (Transposed(2, 2), *row)
+        return (*row, *(Slide(2, 2), *row) * _DEPTH, *up * _DEPTH)
 
 
 class UNetPlusPlus(SegmentationNetwork):
