@@ -1,7 +1,7 @@
 """Segmentation networks, 2D and 3D through one ``spatial_dims`` argument."""
 
 from medunet.networks.build import PatchNetwork, build_network
-from medunet.networks.catalogue import ARCHITECTURES, Architecture, describe_architecture, find_architecture
+from medunet.networks.catalogue import ARCHITECTURES, Architecture, find_architecture
 from medunet.networks.choose import replace_network
 from medunet.networks.config import NetworkConfig, Stage
 from medunet.networks.encoder_decoder import EncoderDecoder
@@ -22,7 +22,6 @@ __all__ = [
     "Stage",
     "UNet",
     "build_network",
-    "describe_architecture",
     "find_architecture",
     "replace_network",
     "summarize_networks",

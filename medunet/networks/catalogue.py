@@ -28,7 +28,7 @@ from medunet.networks.unet_2015 import UNet2015, UNet2015Config
 from medunet.networks.unet_plus_plus import UNetPlusPlus, UNetPlusPlusConfig
 from medunet.networks.unetr import UNETR, UNETRConfig
 from medunet.networks.vnet import VNet, VNetConfig
-from medunet.planning.plan import ArchitectureName, NetworkPlan
+from medunet.planning.architectures import TITLES, ArchitectureName
 from medunet.tasks import suggest
 
 
@@ -38,7 +38,6 @@ class Architecture:
 
     Attributes:
         name: As on the command line.
-        title: As its authors call it.
         year: Of the paper's first appearance.
         paper: DOI or arXiv number.
         native_dims: What the paper is about: 2 or 3; all can be built in both.
@@ -48,13 +47,17 @@ class Architecture:
     """
 
     name: ArchitectureName
-    title: str
     year: int
     paper: str
     native_dims: tuple[int, ...]
     config: type[NetworkConfig] | None = None
     build: Callable[[Any], SegmentationNetwork] | None = None
     settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def title(self) -> str:
+        """As its authors call it."""
+        return TITLES[self.name]
 
     @property
     def is_planned(self) -> bool:
@@ -102,7 +105,6 @@ class Architecture:
 _CATALOGUE = (
     Architecture(
         name="pixel-classifier",
-        title="Sliding-window pixel classifier",
         year=2012,
         paper="Ciresan, NIPS 2012",
         native_dims=(2,),
@@ -111,7 +113,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="fcn-32s",
-        title="FCN-32s",
         year=2014,
         paper="arXiv:1411.4038",
         native_dims=(2,),
@@ -121,7 +122,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="fcn-16s",
-        title="FCN-16s",
         year=2014,
         paper="arXiv:1411.4038",
         native_dims=(2,),
@@ -131,7 +131,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="fcn-8s",
-        title="FCN-8s",
         year=2014,
         paper="arXiv:1411.4038",
         native_dims=(2,),
@@ -141,7 +140,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="unet-2015",
-        title="U-Net (2015)",
         year=2015,
         paper="arXiv:1505.04597",
         native_dims=(2,),
@@ -150,7 +148,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="deconvnet",
-        title="DeconvNet",
         year=2015,
         paper="arXiv:1505.04366",
         native_dims=(2,),
@@ -159,7 +156,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="segnet",
-        title="SegNet",
         year=2015,
         paper="arXiv:1511.00561",
         native_dims=(2,),
@@ -168,7 +164,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="unet3d-2016",
-        title="3D U-Net (2016)",
         year=2016,
         paper="arXiv:1606.06650",
         native_dims=(3,),
@@ -177,7 +172,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="vnet",
-        title="V-Net",
         year=2016,
         paper="arXiv:1606.04797",
         native_dims=(3,),
@@ -186,7 +180,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="deeplab-v3-plus",
-        title="DeepLab v3+",
         year=2018,
         paper="arXiv:1802.02611",
         native_dims=(2,),
@@ -195,7 +188,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="attention-unet",
-        title="Attention U-Net",
         year=2018,
         paper="arXiv:1804.03999",
         native_dims=(3,),
@@ -204,7 +196,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="unet-plus-plus",
-        title="UNet++",
         year=2018,
         paper="arXiv:1807.10165",
         native_dims=(2,),
@@ -213,14 +204,12 @@ _CATALOGUE = (
     ),
     Architecture(
         name="unet",
-        title="U-Net of nnU-Net",
         year=2018,
         paper="arXiv:1809.10486",
         native_dims=(2, 3),
     ),
     Architecture(
         name="segresnet",
-        title="SegResNet",
         year=2018,
         paper="arXiv:1810.11654",
         native_dims=(3,),
@@ -229,7 +218,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="fastfcn",
-        title="FastFCN",
         year=2019,
         paper="arXiv:1903.11816",
         native_dims=(2,),
@@ -238,7 +226,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="gated-scnn",
-        title="Gated-SCNN",
         year=2019,
         paper="arXiv:1907.05740",
         native_dims=(2,),
@@ -247,7 +234,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="course-unet",
-        title="Course U-Net",
         year=2019,
         paper="after arXiv:1505.04597",
         native_dims=(2,),
@@ -256,7 +242,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="unetr",
-        title="UNETR",
         year=2021,
         paper="arXiv:2103.10504",
         native_dims=(3,),
@@ -265,7 +250,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="swin-unetr",
-        title="Swin UNETR",
         year=2022,
         paper="arXiv:2201.01266",
         native_dims=(3,),
@@ -274,7 +258,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="mednext",
-        title="MedNeXt",
         year=2023,
         paper="arXiv:2303.09975",
         native_dims=(3,),
@@ -283,7 +266,6 @@ _CATALOGUE = (
     ),
     Architecture(
         name="residual-unet",
-        title="Residual encoder U-Net of nnU-Net",
         year=2024,
         paper="arXiv:2404.09556",
         native_dims=(2, 3),
@@ -304,9 +286,3 @@ def find_architecture(name: str) -> Architecture:
         msg = f"There is no network '{name}'; {suggest(name, list(ARCHITECTURES))}"
         raise InputError(msg)
     return ARCHITECTURES[name]
-
-
-def describe_architecture(network: NetworkPlan) -> str:
-    """A word or two for people: ``"U-Net"`` for what the planner shapes, the title for all others."""
-    architecture = ARCHITECTURES[network.architecture]
-    return "U-Net" if architecture.is_planned else architecture.title

@@ -6,39 +6,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from medunet.planning.architectures import ArchitectureName
 from medunet.tasks import IntensityRule
 from medunet.volume import Shape3, Spacing
 
 PLAN_VERSION = 2
 
 Configuration = Literal["2d", "3d", "3d-low", "cascade"]
-
-PlannedArchitecture = Literal["unet", "residual-unet"]
-"""U-Nets whose depth, strides and kernels follow from the patch."""
-ArchitectureName = Literal[
-    "unet",
-    "residual-unet",
-    "pixel-classifier",
-    "fcn-32s",
-    "fcn-16s",
-    "fcn-8s",
-    "unet-2015",
-    "deconvnet",
-    "segnet",
-    "unet3d-2016",
-    "vnet",
-    "deeplab-v3-plus",
-    "attention-unet",
-    "unet-plus-plus",
-    "segresnet",
-    "fastfcn",
-    "gated-scnn",
-    "course-unet",
-    "unetr",
-    "swin-unetr",
-    "mednext",
-]
-"""Names of `medunet.networks.catalogue`."""
 
 
 class NetworkPlan(BaseModel):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from medunet.device import Precision
-from medunet.networks import describe_architecture, replace_network
+from medunet.networks import replace_network
 from medunet.planning import (
     CPU_EFFORT,
     GPU_EFFORT,
@@ -19,6 +19,7 @@ from medunet.planning import (
     choose_configuration,
     fit_effort,
 )
+from medunet.planning.architectures import describe_architecture
 from medunet.planning.effort import BATCH_SIZE
 from medunet.tasks import Task
 from medunet.training.budget import Budget
@@ -122,7 +123,8 @@ def describe_plan(plan: Plan) -> str:
     spacing = " x ".join(f"{mm:.2f}" for mm in plan.spacing)
     patch = " x ".join(str(size) for size in plan.patch_size)
     features = f"{plan.network.features[0]} to {max(plan.network.features)}"
+    kind = f"{plan.configuration} {describe_architecture(plan.network.architecture)}"
     return (
-        f"{plan.configuration} {describe_architecture(plan.network)}, {len(plan.network.features)} stages of {features} channels; "
+        f"{kind}, {len(plan.network.features)} stages of {features} channels; "
         f"patches of {patch} voxels at {spacing} mm, {plan.batch_size} per batch"
     )

@@ -18,7 +18,7 @@ from medunet.networks.choices import IndexPool, IndexUnpool
 from medunet.networks.cost import count_parameters
 from medunet.networks.receptive_field import compute_receptive_field, find_seen_interval
 from medunet.networks.summary import list_planned_path, plan_unet
-from medunet.planning.plan import ArchitectureName
+from medunet.planning.architectures import TITLES, ArchitectureName
 
 SLOW = ("swin-unetr", "unetr", "gated-scnn")
 QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
@@ -234,7 +234,7 @@ def test_a_network_without_a_receptive_field_sees_the_whole_patch(name: str) -> 
 
 def test_names_are_those_of_plans() -> None:
     assert list(ARCHITECTURES) == [architecture.name for architecture in ARCHITECTURES.values()]
-    assert set(ARCHITECTURES) == set(get_args(ArchitectureName))
+    assert list(ARCHITECTURES) == list(get_args(ArchitectureName)) == list(TITLES)
     assert [architecture.year for architecture in ARCHITECTURES.values()] == sorted(
         architecture.year for architecture in ARCHITECTURES.values()
     )

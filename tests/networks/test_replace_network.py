@@ -11,10 +11,11 @@ from small_networks import NAMES, OPTIONS
 from tiny_training import build_tiny_plan
 
 from medunet.errors import InputError
-from medunet.networks import ARCHITECTURES, build_network, describe_architecture, replace_network
+from medunet.networks import ARCHITECTURES, build_network, replace_network
 from medunet.networks.choose import count_plan_gflop, fit_width
 from medunet.networks.cost import count_gflop, count_parameters
 from medunet.planning import NetworkPlan, Plan
+from medunet.planning.architectures import describe_architecture
 
 
 def flatten(plan: Plan, axis: int) -> Plan:
@@ -121,8 +122,8 @@ def test_plans_without_options_are_written_as_before() -> None:
 
 def test_people_read_titles() -> None:
     plan = build_tiny_plan()
-    assert describe_architecture(plan.network) == "U-Net"
-    assert describe_architecture(replace_network(plan, "vnet").network) == "V-Net"
+    assert describe_architecture(plan.network.architecture) == "U-Net"
+    assert describe_architecture(replace_network(plan, "vnet").network.architecture) == "V-Net"
 
 
 def test_arithmetic_is_counted_by_hand() -> None:
