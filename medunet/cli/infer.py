@@ -55,6 +55,9 @@ def infer(
     step: Annotated[
         float | None, typer.Option("--step", help="Step between tiles as a share of the tile, above 0, at most 1.")
     ] = None,
+    locate: Annotated[
+        str, typer.Option("--locate", help="Look first for the box of the structures: never, auto or always.")
+    ] = "auto",
     no_skip: Annotated[bool, typer.Option("--no-skip", help="Compute the air around the patient, too.")] = False,
     backend: Annotated[
         str, typer.Option("--backend", help="auto, torch, openvino or onnxruntime: what computes the networks.")
@@ -131,6 +134,7 @@ def infer(
         speed=speed,  # type: ignore[arg-type]  # refused there
         flips=flips,  # type: ignore[arg-type]
         step_fraction=step,
+        locate=locate,  # type: ignore[arg-type]
         skip_air=not no_skip,
         batch_size=batch_size,
         backend=backend,  # type: ignore[arg-type]

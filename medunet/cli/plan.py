@@ -89,11 +89,11 @@ def plan(
 
 
 def _fit_plans(fingerprint: Fingerprint, task: Task, settings: TrainingSettings) -> list[Plan]:
-    """One plan; two for a cascade, which is two networks. A budget in time is timed here, for some seconds."""
+    """One plan; two where a cascade or a small network that locates comes first. A time is measured here, for some seconds."""
     from medunet.device import choose_device, choose_precision
     from medunet.training.fit_plan import fit_plans
 
     budget, device = settings.resolve_budget(task), choose_device(settings.device)
     precision = choose_precision(device, settings.precision)
-    plan, low_plan = fit_plans(fingerprint, task, budget, device, settings, precision)
-    return [plan] if low_plan is None else [low_plan, plan]
+    plans = fit_plans(fingerprint, task, budget, device, settings, precision)
+    return [plan for plan in (plans.low, plans.locator, plans.main) if plan is not None]

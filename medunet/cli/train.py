@@ -49,6 +49,9 @@ def train(
     memory_gb: MemoryOption = None,
     network: NetworkOption = "auto",
     network_options: NetworkSettingOption = None,
+    locate: Annotated[
+        str, typer.Option("--locate", help="A small network that finds the structures first: auto or never.")
+    ] = "auto",
     loss: Annotated[
         str,
         typer.Option(
@@ -113,6 +116,7 @@ def train(
                 memory_gb=memory_gb,
                 network=network,
                 network_options=network_options or (),
+                locate=locate,
                 loss=loss,
                 augmentation=augmentation,
                 from_model=source_model,

@@ -7,6 +7,7 @@ label map is painted while the tiles advance, and only the logits of one row of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +18,7 @@ from medunet.device import Precision
 from medunet.errors import InputError
 from medunet.inference.backends import FOLDER, Backend, build_backend
 from medunet.inference.cascade import append_previous_labels
+from medunet.inference.locating import Locator, Region, reaches_sides
 from medunet.inference.logits import collect_logits, count_tiles_at_once, stream_logits
 from medunet.inference.members import MembersWatch
 from medunet.inference.prediction import Prediction, build_patch_key, build_voxel_key, merge_predictions
@@ -41,6 +43,9 @@ OnSlab = Callable[[Slab, Volume, int], None]
 
 def _ignore(stage: str) -> None:
     pass
+
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -70,6 +75,8 @@ class Predictor:
             groups.setdefault((build_patch_key(member.plan), _identify(member.low)), []).append(member)
         self._speed = model.speed
         self._groups = [self._build_group(group) for group in groups.values()]
+        locator = members[0].locator if self._settings.resolve_locate(self._speed) else None
+        self._locator = None if locator is None else Locator(locator, device, precision, self._settings)
 
     @property
     def description(self) -> str:
@@ -125,7 +132,30 @@ class Predictor:
             on_stage("restore")
             return labels, None
         (group,) = self._groups
-        prepared = preprocess_image(image, group.plan)
+        region = None
+        if self._locator is not None and on_slab is None:  # maps are made of the whole scan
+            region = self._locator.find_region(image, group.plan)
+            on_stage("locate")
+            if region is None:
+                logger.warning("The small network found no structure; the whole scan is segmented.")
+        found = self._segment_group(group, image, region, on_tiles, on_stage, on_slab)
+        if region is not None and reaches_sides(found[0], region):
+            logger.warning(
+                "Structures reach the side of the box in which they were found; the whole scan is segmented."
+            )
+            found = self._segment_group(group, image, None, on_tiles, on_stage, on_slab)
+        return found
+
+    def _segment_group(
+        self,
+        group: _Group,
+        image: Volume,
+        region: Region | None,
+        on_tiles: OnTiles | None,
+        on_stage: OnStage,
+        on_slab: OnSlab | None,
+    ) -> tuple[Volume, AgreementCounts | None]:
+        prepared = preprocess_image(image, group.plan, region=region)
         on_stage("prepare")
         watch = MembersWatch(self._task, len(group.networks), self._count_flips(group), self._device)
         labels = paint_labels(

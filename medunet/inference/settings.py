@@ -13,6 +13,7 @@ from medunet.models.speed import SpeedRecord
 
 Speed = Literal["fast", "balanced", "best"]
 Flips = Literal["none", "auto", "all"]
+Locate = Literal["never", "auto", "always"]
 
 FAST_STEP = 0.75
 """With windows of an eighth of a tile, what lies between two tiles is still seen with a tenth of the weight of a centre."""
@@ -29,6 +30,8 @@ class InferenceSettings:
         flips: Mirrored passes, whatever the speed says: ``"none"``, ``"auto"`` as measured in training, ``"all"``; None
             leaves it to the speed.
         step_fraction: Largest step between tiles as a share of the tile, in ``(0, 1]``; None leaves it to the speed.
+        locate: Whether a small network finds the box in which the others look, where the model has one: ``"never"``,
+            ``"auto"`` as measured in training, ``"always"``.
         skip_air: Whether tiles that hold nothing but air are left out.
         batch_size: Tiles at once; None takes what training's batch promises to fit.
         backend: What computes the networks, see `medunet.inference.backends`.
@@ -41,6 +44,7 @@ class InferenceSettings:
     speed: Speed = "balanced"
     flips: Flips | None = None
     step_fraction: float | None = None
+    locate: Locate = "auto"
     skip_air: bool = True
     batch_size: int | None = None
     backend: BackendName = "auto"
@@ -50,6 +54,7 @@ class InferenceSettings:
         _check("speed", self.speed, get_args(Speed))
         if self.flips is not None:
             _check("flips", self.flips, get_args(Flips))
+        _check("locate", self.locate, get_args(Locate))
         _check("backend", self.backend, BACKEND_NAMES)
         _check("precision", self.precision, get_args(PrecisionName))
         if self.step_fraction is not None and not 0 < self.step_fraction <= 1:
@@ -76,6 +81,14 @@ class InferenceSettings:
             return measured is not None and measured.uses_flips
         return flips == "all"
 
+    def resolve_locate(self, measured: SpeedRecord | None) -> bool:
+        """Whether the box of the structures is looked for first.
+
+        Args:
+            measured: Of the model; without it, ``"auto"`` looks at the whole scan.
+        """
+        return self.locate == "always" or (self.locate == "auto" and measured is not None and measured.uses_locator)
+
     def keep_only_computing(self) -> InferenceSettings:
         """The usual amount of work, computed in the same way."""
         return InferenceSettings(
@@ -92,3 +105,7 @@ def _check(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         msg = f"The {name} is '{value}'; expected {', '.join(known)}."
         raise InputError(msg)
+
+
+REPRODUCIBLE = InferenceSettings(backend="torch")
+"""For training: PyTorch gives the same labels whichever other backends are installed."""

@@ -15,6 +15,7 @@ from medunet.models.members import EnsembleRecord, is_ensemble, list_members
 from medunet.models.names import (
     CARD,
     ENSEMBLE,
+    LOCATE,
     LOG,
     LOW,
     METRICS,
@@ -100,8 +101,9 @@ def copy_model(source: Path, target: Path) -> None:
     """
     for member in list_members(source) if is_ensemble(source) else ():
         copy_model(member, target / member.name)
-    if (source / LOW).is_dir():
-        copy_model(source / LOW, target / LOW)
+    for part in (LOW, LOCATE):
+        if (source / part).is_dir():
+            copy_model(source / part, target / part)
     for path in (source / name for name in _COPIED if (source / name).is_file()):
         try:
             content = path.read_bytes()

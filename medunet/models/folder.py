@@ -4,6 +4,7 @@
 weights.safetensors   the network's weights, float32, with their SHA-256 in the file's metadata
 ensemble.json         instead of weights: the model folders below that answer together (medunet.models.members)
 low/                  of a cascade: the model whose labels its network sees beside the image
+locate/               the model that finds the box in which the network has to look, where that saves much
 plan.json             how a scan becomes patches (medunet.planning.Plan)
 task.json             what is segmented (medunet.tasks.Task)
 training.json         how it was trained: settings, versions, seed, cases, checksum
@@ -31,13 +32,25 @@ from medunet.errors import ModelError
 from medunet.io import write_bytes_atomic, write_json_atomic, write_text_atomic
 from medunet.models.card import build_card
 from medunet.models.members import check_lies_within, is_ensemble, list_members
-from medunet.models.names import CARD, LOW, METRICS, PLAN, POSTPROCESSING, QUALITY, SPEED, TASK, TRAINING, WEIGHTS
+from medunet.models.names import (
+    CARD,
+    LOCATE,
+    LOW,
+    METRICS,
+    PLAN,
+    POSTPROCESSING,
+    QUALITY,
+    SPEED,
+    TASK,
+    TRAINING,
+    WEIGHTS,
+)
 from medunet.models.postprocessing import Postprocessing
 from medunet.models.quality import QualityRanges
 from medunet.models.records import ModelRecords, TrainingRecord, check_is_model, check_same_task, read_records
 from medunet.models.speed import SpeedRecord
 from medunet.networks import PatchNetwork, build_network
-from medunet.planning import Plan
+from medunet.planning import LOCATOR_LABEL, Plan
 from medunet.tasks import Task
 
 __all__ = [
@@ -66,10 +79,12 @@ class Model(ModelRecords):
     Attributes:
         network: With its weights, on the CPU, in evaluation mode.
         low: Of a cascade, the model whose labels the network sees beside the image; None otherwise.
+        locator: What finds the box in which the network has to look; None where there is none.
     """
 
     network: PatchNetwork
     low: AnyModel | None = None
+    locator: Model | None = None
 
     @property
     def members(self) -> tuple[Model, ...]:
@@ -212,7 +227,20 @@ def _load(records: ModelRecords) -> Model:
     """The network of a folder that is no ensemble, and what a cascade needs before it."""
     network = _load_network(records.folder / WEIGHTS, records.plan)
     low = _read_low(records) if records.plan.configuration == "cascade" else None
-    return Model(**_list_fields(records), network=network, low=low)
+    return Model(**_list_fields(records), network=network, low=low, locator=_read_locator(records))
+
+
+def _read_locator(records: ModelRecords) -> Model | None:
+    folder = records.folder / LOCATE
+    if not (folder / METRICS).is_file():  # a training that was stopped leaves half of one
+        return None
+    check_lies_within(folder, records.folder)
+    found = read_records(folder)
+    wanted = (records.task.modality, records.task.channels, (LOCATOR_LABEL,))
+    if (found.task.modality, found.task.channels, tuple(found.task.labels)) != wanted:
+        msg = f"{folder} does not locate what {records.folder} segments: other modality, channels or labels. Copy the model folder again."
+        raise ModelError(msg)
+    return Model(**_list_fields(found), network=_load_network(folder / WEIGHTS, found.plan))
 
 
 def _read_low(records: ModelRecords) -> AnyModel:

@@ -10,6 +10,8 @@ SPEED_VERSION = 1
 
 MIN_FLIP_GAIN = 0.0005
 """Mean Dice that mirrored passes must gain to be worth their time."""
+MAX_LOCATE_LOSS = 0.002
+"""Mean Dice that looking only where a small network points may cost."""
 
 
 class MeasuredSpeed(BaseModel):
@@ -40,6 +42,8 @@ class SpeedRecord(BaseModel):
         fast: Larger steps, no mirrored passes.
         balanced: Usual steps, no mirrored passes.
         best: Usual steps, all mirrored passes; None where the network knows no mirrored tiles.
+        located: As ``balanced``, but only in the box that the small network found; None where there is none.
+        uses_locator: Whether that was faster, and lost no more than `MAX_LOCATE_LOSS`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,19 +54,36 @@ class SpeedRecord(BaseModel):
     fast: MeasuredSpeed
     balanced: MeasuredSpeed
     best: MeasuredSpeed | None
+    located: MeasuredSpeed | None = None
+    uses_locator: bool = False
 
     @classmethod
     def of(
-        cls, num_cases: int, fast: MeasuredSpeed, balanced: MeasuredSpeed, best: MeasuredSpeed | None
+        cls,
+        num_cases: int,
+        fast: MeasuredSpeed,
+        balanced: MeasuredSpeed,
+        best: MeasuredSpeed | None,
+        located: MeasuredSpeed | None = None,
     ) -> SpeedRecord:
         """The record of what was measured on some cases."""
-        uses_flips = best is not None and best.dice - balanced.dice >= MIN_FLIP_GAIN
-        return cls(num_cases=num_cases, uses_flips=uses_flips, fast=fast, balanced=balanced, best=best)
+        return cls(
+            num_cases=num_cases,
+            uses_flips=best is not None and best.dice - balanced.dice >= MIN_FLIP_GAIN,
+            fast=fast,
+            balanced=balanced,
+            best=best,
+            located=located,
+            uses_locator=located is not None
+            and located.dice >= balanced.dice - MAX_LOCATE_LOSS
+            and located.seconds < balanced.seconds,
+        )
 
     def describe(self) -> str:
         """What each speed costs and scores, in one line for people."""
         ways = [("fast", self.fast), ("balanced", self.best if self.uses_flips and self.best else self.balanced)]
         ways += [("best", self.best)] if self.best is not None else []
+        ways += [("located", self.located)] if self.located is not None else []
         scores = ", ".join(f"{name} Dice {way.dice:.4f} in {way.seconds:.1f} s" for name, way in ways)
         flips = "used" if self.uses_flips else "not used"
         note = f"; mirrored passes are {flips} unless asked for otherwise" if self.best is not None else ""
@@ -78,12 +99,12 @@ def combine_speed_records(records: Sequence[SpeedRecord | None]) -> SpeedRecord 
     known = [record for record in records if record is not None]
     if not known or len(known) < len(records):
         return None
-    ways = [(record.fast, record.balanced, record.best) for record in known]
+    ways = [(record.fast, record.balanced, record.best, record.located) for record in known]
     weights = [record.num_cases for record in known]
-    fast, balanced, best = (_average([way[number] for way in ways], weights) for number in range(3))
+    fast, balanced, best, located = (_average([way[number] for way in ways], weights) for number in range(4))
     if fast is None or balanced is None:
         return None
-    return SpeedRecord.of(sum(weights), fast, balanced, best)
+    return SpeedRecord.of(sum(weights), fast, balanced, best, located)
 
 
 def _average(measured: Sequence[MeasuredSpeed | None], weights: Sequence[int]) -> MeasuredSpeed | None:

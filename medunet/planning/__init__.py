@@ -5,6 +5,7 @@ from medunet.planning.configuration import choose_configuration
 from medunet.planning.effort import FittedEffort, fit_effort
 from medunet.planning.fingerprint import Fingerprint, compute_fingerprint
 from medunet.planning.intensity import ChannelStatistics
+from medunet.planning.locator import LOCATOR_LABEL, build_locator_task, plan_locator
 from medunet.planning.plan import Configuration, NetworkPlan, Normalization, OptimizerPlan, Plan
 from medunet.planning.planner import build_plan
 from medunet.planning.targets import CPU_EFFORT, GPU_EFFORT, Effort, MemoryTarget, Preset, choose_memory_target
@@ -14,6 +15,7 @@ __all__ = [
     "BODY_MARGIN_MM",
     "CPU_EFFORT",
     "GPU_EFFORT",
+    "LOCATOR_LABEL",
     "ChannelStatistics",
     "Configuration",
     "Effort",
@@ -26,6 +28,7 @@ __all__ = [
     "Plan",
     "Preset",
     "Topology",
+    "build_locator_task",
     "build_plan",
     "choose_configuration",
     "choose_memory_target",
@@ -35,4 +38,5 @@ __all__ = [
     "compute_fingerprint",
     "compute_topology",
     "fit_effort",
+    "plan_locator",
 ]

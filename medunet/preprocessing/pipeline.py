@@ -17,23 +17,33 @@ from medunet.preprocessing.cubic import resample_cubic
 from medunet.preprocessing.resample import compute_axis_mapping, find_coarse_axis, resample_label_map
 from medunet.volume import Affine, Array, Shape3, Spacing, Volume, to_orientation
 
+Box = tuple[slice, slice, slice]
+Moments = tuple[Tensor, Tensor]
+"""Deviation and mean."""
+
 _SAME_SPACING = 1e-4
 """Voxel sizes closer than this share are the same: 0.05 voxels over a line of 512."""
 
 
-def preprocess_image(image: Volume, plan: Plan) -> Volume:
+def preprocess_image(image: Volume, plan: Plan, *, region: Box | None = None) -> Volume:
     """Orient, crop to the body, normalise and resample a scan.
 
     Args:
         image: ``(C, I, J, K)`` with the plan's channels.
         plan: Spacing and intensity rules.
+        region: Voxels of ``image`` that are kept, in place of the body; intensities are brought to the network's range as
+            if all were kept. None keeps the body.
 
     Returns:
         float32 Volume on the network's grid, usually smaller than the scan: what is left out is background. Its voxels
         are the plan's, but for axes on which the scan's differ by less than a ten-thousandth, which stay as they are.
     """
-    cropped = _crop_to_body(to_orientation(image, plan.orientation), plan)
-    normalized = _normalize(cropped.array, plan)
+    if region is None:
+        cropped = _crop_to_body(to_orientation(image, plan.orientation), plan)
+        normalized = _normalize(cropped.array, plan)
+    else:
+        cropped = to_orientation(_crop(image, region), plan.orientation)
+        normalized = _normalize(cropped.array, plan, whole=image)
     shape, affine = compute_target_grid(cropped, plan.spacing)
     nearest_axis = find_coarse_axis(cropped.spacing, plan.spacing)
     resampled = resample_cubic(normalized, cropped.affine, affine, shape, nearest_axis=nearest_axis)
@@ -89,27 +99,56 @@ def compute_target_grid(image: Volume, spacing: Spacing) -> tuple[Shape3, Affine
 
 def _crop_to_body(image: Volume, plan: Plan) -> Volume:
     """The body and a margin around it."""
-    box = compute_crop_box(image.array, plan.modality, image.spacing)
+    return _crop(image, compute_crop_box(image.array, plan.modality, image.spacing))
+
+
+def _crop(image: Volume, box: Box) -> Volume:
     start = np.eye(4)
     start[:3, 3] = [edge.start for edge in box]
     return Volume(image.array[(slice(None), *box)], image.affine @ start)
 
 
-def _normalize(image: Array, plan: Plan) -> Tensor:
-    """Float32 in new memory, ``(C, I, J, K)``: the voxels that come in are the caller's."""
+def _normalize(image: Array, plan: Plan, *, whole: Volume | None = None) -> Tensor:
+    """Float32 in new memory, ``(C, I, J, K)``: the voxels that come in are the caller's.
+
+    Args:
+        image: To normalise.
+        plan: Intensity rules.
+        whole: The scan of which ``image`` is a part; mean and deviation are those of its body. None: of ``image``.
+    """
     channels = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))
     inside = torch.from_numpy(_find_nonzero(image)) if any(rule.nonzero_only for rule in plan.normalization) else None
-    for channel, rule in zip(channels, plan.normalization, strict=True):
-        _normalize_channel(channel, rule, inside if rule.nonzero_only else None)
+    moments = None if whole is None else _measure_moments(_crop_to_body(whole, plan).array, plan)
+    for number, (channel, rule) in enumerate(zip(channels, plan.normalization, strict=True)):
+        mask = inside if rule.nonzero_only else None
+        _normalize_channel(channel, rule, mask, None if moments is None else moments[number])
     return channels
 
 
-def _normalize_channel(values: Tensor, rule: Normalization, inside: Tensor | None) -> None:
+def _measure_moments(body: Array, plan: Plan) -> list[Moments | None]:
+    """Mean and deviation of the channels that are normalised by their own."""
+    inside = torch.from_numpy(_find_nonzero(body)) if any(rule.nonzero_only for rule in plan.normalization) else None
+    return [
+        _compute_moments(torch.from_numpy(np.asarray(channel, np.float32)), inside if rule.nonzero_only else None)
+        if rule.rule == "zscore"
+        else None
+        for channel, rule in zip(body, plan.normalization, strict=True)
+    ]
+
+
+def _compute_moments(values: Tensor, inside: Tensor | None) -> Moments:
+    measured = values if inside is None else values[inside]
+    if measured.numel() < 2:
+        return values.new_ones(()), values.new_zeros(())
+    std, mean = torch.std_mean(measured)
+    return std, mean
+
+
+def _normalize_channel(values: Tensor, rule: Normalization, inside: Tensor | None, moments: Moments | None) -> None:
     if rule.rule == "none":
         return
     if rule.rule == "zscore":
-        measured = values if inside is None else values[inside]
-        std, mean = torch.std_mean(measured) if measured.numel() > 1 else (values.new_ones(()), values.new_zeros(()))
+        std, mean = moments or _compute_moments(values, inside)
         values.sub_(mean).div_(std.clamp(min=1e-6))
         if inside is not None:
             values.masked_fill_(~inside, 0.0)

@@ -11,6 +11,7 @@ from medunet.device import count_workers
 from medunet.errors import ModelError
 from medunet.evaluation import CaseFailure
 from medunet.inference import Predictor
+from medunet.inference.settings import REPRODUCIBLE
 from medunet.models import (
     ModelRecords,
     combine_records,
@@ -173,7 +174,7 @@ def _complete_masks(
 
 
 def _predict_again(experiment: Experiment, folder: Path, cases: Sequence[Case], masks: Path) -> list[CaseFailure]:
-    predictor = Predictor(read_model(folder), experiment.device, experiment.precision)
+    predictor = Predictor(read_model(folder), experiment.device, experiment.precision, REPRODUCIBLE)
     return predict_masks(predictor.segment_with_agreement, cases, experiment.task, masks, experiment.observer)
 
 

@@ -14,9 +14,9 @@ from medunet.device import Precision, choose_device, choose_precision, count_wor
 from medunet.errors import InputError
 from medunet.models import get_runs_folder
 from medunet.models.folder import Model, read_single_model, write_description
-from medunet.models.names import LOW
+from medunet.models.names import LOCATE, LOW
 from medunet.phantoms import write_phantom_dataset
-from medunet.planning import Fingerprint, Plan, compute_fingerprint
+from medunet.planning import Fingerprint, Plan, build_locator_task, compute_fingerprint
 from medunet.preprocessing import StoredCase, prepare_cases
 from medunet.tasks import (
     Case,
@@ -34,7 +34,7 @@ from medunet.tasks import (
 from medunet.training.budget import Budget
 from medunet.training.distributed import World
 from medunet.training.fine_tune import adapt_plan
-from medunet.training.fit_plan import describe_plan, fit_plans
+from medunet.training.fit_plan import Plans, describe_plan, fit_plans
 from medunet.training.folders import read_plan
 from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings, write_settings
@@ -44,7 +44,7 @@ from medunet.training.state import STATE_FOLDER, has_state
 logger = logging.getLogger(__name__)
 
 NUM_PHANTOMS = 24
-_PLANS: TypeAdapter[tuple[Plan, Plan | None]] = TypeAdapter(tuple[Plan, Plan | None])
+_PLANS: TypeAdapter[Plans] = TypeAdapter(Plans)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,7 @@ class Experiment:
         splits: Own folds; None for nnU-Net's.
         plan: How.
         low_plan: Of a cascade's first stage; None without a cascade.
+        locator_plan: Of the small network that finds where the structures are; None where none is trained.
         source: Model to begin with; None begins anew.
         budget: Of each training.
         device: Of this process.
@@ -73,6 +74,7 @@ class Experiment:
     splits: Splits | None
     plan: Plan
     low_plan: Plan | None
+    locator_plan: Plan | None
     source: Model | None
     budget: Budget
     device: torch.device
@@ -136,10 +138,11 @@ def prepare_experiment(
         split_fold(dataset, settings.fold, splits)  # a fold that does not exist shall not leave a plan behind
     budget = whole_budget.take_share(1 / num_trainings)
 
-    def settle_plans() -> tuple[Plan, Plan | None]:
+    def settle_plans() -> Plans:
         if resumes:
-            plan = read_plan(folder)
-            return plan, read_plan(folder / STATE_FOLDER / LOW) if plan.configuration == "cascade" else None
+            parts = [folder / STATE_FOLDER / name for name in (LOW, LOCATE)]
+            low, locator = (read_plan(part) if part.is_dir() else None for part in parts)
+            return Plans(read_plan(folder), low=low, locator=locator)
         fingerprint = compute_fingerprint(
             dataset.cases,
             task,
@@ -147,18 +150,21 @@ def prepare_experiment(
             on_case=count_cases("reading", len(dataset.cases), observer),
         )
         _warn_about_absent_labels(fingerprint, dataset)
-        plan, low_plan = fit_plans(fingerprint, task, budget, device, settings, precision)
+        has_partial_labels = any(case.annotated is not None for case in dataset.cases)
+        plans = fit_plans(fingerprint, task, budget, device, settings, precision, has_partial_labels=has_partial_labels)
         if source is not None:
-            plan = adapt_plan(plan, task, source)
-        write_description(folder, task, plan)
-        if low_plan is not None:
-            write_description(folder / STATE_FOLDER / LOW, task, low_plan)
+            plans = plans._replace(main=adapt_plan(plans.main, task, source))
+        write_description(folder, task, plans.main)
+        if plans.low is not None:
+            write_description(folder / STATE_FOLDER / LOW, task, plans.low)
+        if plans.locator is not None:
+            write_description(folder / STATE_FOLDER / LOCATE, build_locator_task(task), plans.locator)
         write_settings(folder, settings)  # last: they say that there is something to go on with
-        return plan, low_plan
+        return plans
 
     settled = world.share(_PLANS.dump_json(settle_plans()).decode() if world.is_first else None)
-    plan, low_plan = _PLANS.validate_json(settled)
-    for stage in (plan,) if low_plan is None else (low_plan, plan):
+    plan, low_plan, locator_plan = _PLANS.validate_json(settled)
+    for stage in (one for one in (low_plan, locator_plan, plan) if one is not None):
         for topic, reason in stage.reasons.items():
             logger.info("plan: %s: %s", topic, reason)
         observer.on_message(describe_plan(stage))
@@ -171,6 +177,7 @@ def prepare_experiment(
         splits=splits,
         plan=plan,
         low_plan=low_plan,
+        locator_plan=locator_plan,
         source=source,
         budget=budget,
         device=device,

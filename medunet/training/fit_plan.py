@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -18,6 +19,7 @@ from medunet.planning import (
     build_plan,
     choose_configuration,
     fit_effort,
+    plan_locator,
 )
 from medunet.planning.architectures import describe_architecture
 from medunet.planning.effort import BATCH_SIZE
@@ -32,6 +34,22 @@ _MEMORY_GB = 8.0
 LOW_SHARE = 1 / 6
 """Of a cascade's time, for each of the two networks at low resolution; the full resolution gets the rest."""
 FULL_SHARE = 1 - 2 * LOW_SHARE
+LOCATOR_SHARE = 0.1
+"""Of a time, for the small network that finds where the structures are."""
+
+
+class Plans(NamedTuple):
+    """The plans of a training, each fitted to its share of the budget.
+
+    Attributes:
+        main: Of the network that segments.
+        low: Of a cascade, of its first stage.
+        locator: Of the small network that finds where the structures are.
+    """
+
+    main: Plan
+    low: Plan | None = None
+    locator: Plan | None = None
 
 
 def fit_plans(
@@ -41,16 +59,30 @@ def fit_plans(
     device: torch.device,
     settings: TrainingSettings,
     precision: Precision,
-) -> tuple[Plan, Plan | None]:
-    """The plan of a training, and of a cascade the plan of its first stage, each fitted to its share of the budget.
+    *,
+    has_partial_labels: bool = False,
+) -> Plans:
+    """All plans of a training.
 
-    The arguments are those of `fit_plan`, with the budget of the whole training.
+    Args:
+        fingerprint: As for `fit_plan`.
+        task: As for `fit_plan`.
+        budget: Of the whole training.
+        device: As for `fit_plan`.
+        settings: As for `fit_plan`.
+        precision: As for `fit_plan`.
+        has_partial_labels: Whether some cases were not searched for all labels; then nobody knows where the others are.
     """
     plan = fit_plan(fingerprint, task, budget, device, settings, precision)
-    if plan.configuration != "cascade":
-        return plan, None
-    low = replace(settings, configuration="3d-low")
-    return plan, fit_plan(fingerprint, task, budget.take_share(LOW_SHARE), device, low, precision)
+    if plan.configuration == "cascade":
+        low = replace(settings, configuration="3d-low")
+        return Plans(plan, low=fit_plan(fingerprint, task, budget.take_share(LOW_SHARE), device, low, precision))
+    if plan.configuration != "3d" or settings.locate == "never" or budget.is_full or has_partial_labels:
+        return Plans(plan)
+    locator, reason = plan_locator(fingerprint, task, plan)
+    if locator is not None:
+        plan = fit_plan(fingerprint, task, budget.take_share(1 - LOCATOR_SHARE), device, settings, precision)
+    return Plans(plan.model_copy(update={"reasons": plan.reasons | {"locator": reason}}), locator=locator)
 
 
 def fit_plan(

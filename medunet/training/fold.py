@@ -18,6 +18,7 @@ import torch
 import medunet
 from medunet.device import count_workers
 from medunet.evaluation import Evaluation
+from medunet.inference.locating import Locator
 from medunet.models import SpeedRecord
 from medunet.models.folder import TrainingRecord, write_results, write_weights
 from medunet.postprocessing import compute_quality_ranges
@@ -74,6 +75,7 @@ def train_fold(
     resumes: bool,
     masks: Path | None = None,
     previous: PreviousStage | None = None,
+    locator: Locator | None = None,
 ) -> TrainingResult:
     """Train one network and validate it.
 
@@ -84,6 +86,7 @@ def train_fold(
         resumes: Whether to go on from the state in the folder.
         masks: Where masks of the validation cases stay; None keeps none.
         previous: Of a cascade, the stage whose labels the network sees beside the image.
+        locator: What finds the structures before the network looks at them, once it is trained.
     """
     training_cases, validation_cases = split_fold(experiment.dataset, fold, experiment.splits)
     experiment.observer.on_message(
@@ -105,6 +108,7 @@ def train_fold(
         validation_cases=validation_cases,
         trainer=trainer,
         previous=previous,
+        locator=locator,
     )
     with experiment.signals:  # before and after it there is nothing to save, and Ctrl-C ends at once
         result = trainer.fit(resumes=resumes, on_save=run.save)
@@ -173,6 +177,7 @@ class _Fold:
     validation_cases: tuple[Case, ...]
     trainer: Trainer
     previous: PreviousStage | None
+    locator: Locator | None
 
     def save(self, result: LoopResult) -> None:
         """Write the weights so far, so that an interrupted run is a model too."""
@@ -207,6 +212,7 @@ class _Fold:
             device=self.experiment.device,
             precision=self.experiment.precision,
             add_channels=None if self.previous is None else self.previous.add_channels,
+            locator=self.locator,
         )
 
     def _measure_speeds(self, segmenter: NetworkSegmenter, training_seconds: float) -> SpeedRecord | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from medunet.inference import Predictor, append_previous_labels
+from medunet.inference.settings import REPRODUCIBLE
 from medunet.io import write_bytes_atomic
 from medunet.models import read_model, read_records
 from medunet.preprocessing import StoredCase, preprocess_labels
@@ -113,6 +114,6 @@ class PreviousStage:
     def _load(self, folder: Path) -> Predictor:
         if folder not in self._predictors:
             self._predictors[folder] = Predictor(
-                read_model(folder), self._experiment.device, self._experiment.precision
+                read_model(folder), self._experiment.device, self._experiment.precision, REPRODUCIBLE
             )
         return self._predictors[folder]

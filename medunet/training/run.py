@@ -19,6 +19,7 @@ from medunet.training.experiment import prepare_experiment
 from medunet.training.fold import TrainingResult, train_fold
 from medunet.training.folders import find_unfinished_run, list_network_folders, name_run_folder
 from medunet.training.launch import open_world
+from medunet.training.locating import train_located
 from medunet.training.lock import RunLock
 from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings, build_settings, has_settings, read_settings, take_over_settings
@@ -96,6 +97,8 @@ def _train_in(
         resumes=is_begun,
     )
     train_one = train_fold if experiment.low_plan is None else train_cascade
+    if experiment.locator_plan is not None:
+        train_one = train_located
     if settings.fold == "cv":
         result = train_every_fold(experiment, folder, train_one=train_one)
     else:

@@ -20,6 +20,7 @@ from medunet.device import Precision, choose_device, choose_precision, is_out_of
 from medunet.errors import InputError, OutputError
 from medunet.evaluation import CaseFailure
 from medunet.inference import Prediction, Predictor, merge_predictions, restore_predictions
+from medunet.inference.settings import REPRODUCIBLE
 from medunet.io import check_output
 from medunet.models import read_model
 from medunet.models.names import TASK
@@ -155,7 +156,8 @@ class _Segmenting:
     def _segment_fold(self, fold: int, cases: Sequence[Case], count: Callable[[str], None]) -> list[CaseFailure]:
         failures: list[CaseFailure] = []
         predictors = {
-            run.name: Predictor(read_model(run.folds[fold].folder), self.device, self.precision) for run in self.runs
+            run.name: Predictor(read_model(run.folds[fold].folder), self.device, self.precision, REPRODUCIBLE)
+            for run in self.runs
         }
         for case in cases:
             try:

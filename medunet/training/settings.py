@@ -31,6 +31,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "configuration": (*get_args(Configuration), "auto"),
     "preset": get_args(Preset),
     "augmentation": get_args(AugmentationMode),
+    "locate": ("auto", "never"),
     "loss": ("auto", *get_args(LossName)),
     "precision": get_args(PrecisionName),
     "compile": get_args(Compilation),
@@ -57,6 +58,7 @@ class TrainingSettings:
         network: ``"auto"`` for the planner's U-Net, or a name of `medunet.networks.catalogue`.
         network_options: Of that network's config, each as ``"width=32"``.
         augmentation: ``"fast"`` (plain torch), ``"torchio"`` (MONAI and TorchIO) or ``"none"``.
+        locate: Whether a small network is trained that finds the structures, where that saves much: ``"auto"`` or ``"never"``.
         loss: Name in `medunet.training.losses`, or ``"auto"`` for the plan's.
         from_model: Model folder whose weights are the start; None starts anew.
         seed: Of weights, patches and augmentation.
@@ -85,6 +87,7 @@ class TrainingSettings:
     network: str = "auto"
     network_options: tuple[str, ...] = ()
     augmentation: AugmentationMode = "fast"
+    locate: Literal["auto", "never"] = "auto"
     loss: LossName | Literal["auto"] = "auto"
     from_model: str | None = None
     seed: int = 0

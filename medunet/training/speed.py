@@ -28,6 +28,7 @@ _SHARE = 0.05
 _FAST = InferenceSettings(speed="fast")
 _BALANCED = InferenceSettings(flips="none")
 _BEST = InferenceSettings(speed="best")
+_LOCATED = InferenceSettings(flips="none", locate="always")
 
 
 def measure_speeds(
@@ -45,8 +46,10 @@ def measure_speeds(
         None where no case holds a label that can be scored.
     """
     num_flips = len(list_flips(segmenter.plan))
-    ways = [_FAST, _BALANCED, *([_BEST] if num_flips > 1 else [])]
-    measured: list[list[tuple[float, float]]] = [[] for _ in ways]
+    ways = [_FAST, _BALANCED]
+    ways += [_BEST] if num_flips > 1 else []
+    ways += [_LOCATED] if segmenter.locator is not None else []
+    measured: dict[InferenceSettings, list[tuple[float, float]]] = {way: [] for way in ways}
     chosen = [
         cases[number] for number in np.linspace(0, len(cases) - 1, min(_MAX_CASES, len(cases))).round().astype(int)
     ]
@@ -58,20 +61,21 @@ def measure_speeds(
             if not (isinstance(error, InputError) or is_out_of_memory(error)):
                 raise
             continue  # validation will say what is wrong with it
-        for row, found in zip(measured, rows, strict=True):
+        for row, found in zip(measured.values(), rows, strict=True):
             if found is not None:
                 row.append(found)
         observer.on_case("measuring speeds", case.case_id, number, len(chosen))
         if time.monotonic() - began > limit:
             break
-    if not measured[0]:
+    if not measured[_FAST]:
         return None
-    steps = (FAST_STEP, STEP_FRACTION, STEP_FRACTION)
-    fast, balanced, *best = (
-        _summarize(row, step, num_flips if way is _BEST else 1)
-        for row, step, way in zip(measured, steps, ways, strict=False)
+    record = SpeedRecord.of(
+        len(measured[_FAST]),
+        _summarize(measured[_FAST], FAST_STEP, 1),
+        _summarize(measured[_BALANCED], STEP_FRACTION, 1),
+        _summarize(measured[_BEST], STEP_FRACTION, num_flips) if _BEST in measured else None,
+        _summarize(measured[_LOCATED], STEP_FRACTION, 1) if _LOCATED in measured else None,
     )
-    record = SpeedRecord.of(len(measured[0]), fast, balanced, best[0] if best else None)
     observer.on_message(f"Speeds: {record.describe()}")
     return record
 

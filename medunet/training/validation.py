@@ -22,6 +22,7 @@ from medunet.errors import InputError
 from medunet.evaluation import CaseFailure, Evaluation, LabelScore, build_evaluation, score_case
 from medunet.inference import InferenceSettings, build_tile_networks, compute_logits, paint_labels
 from medunet.inference.backends import TorchBackend
+from medunet.inference.locating import Locator, Region, reaches_sides
 from medunet.inference.members import MembersWatch
 from medunet.inference.predictor import choose_flips
 from medunet.models import SpeedRecord
@@ -111,6 +112,7 @@ class NetworkSegmenter:
         device: That computes.
         precision: Of the network's arithmetic.
         add_channels: What the network sees beside the image; None adds nothing.
+        locator: What finds the box in which the network has to look; None looks everywhere.
     """
 
     network: torch.nn.Module
@@ -119,6 +121,7 @@ class NetworkSegmenter:
     device: torch.device
     precision: Precision
     add_channels: AddChannels | None = None
+    locator: Locator | None = None
 
     def segment(
         self, image: Volume, settings: InferenceSettings | None = None, speed: SpeedRecord | None = None
@@ -137,7 +140,18 @@ class NetworkSegmenter:
     ) -> tuple[Volume, AgreementCounts | None]:
         """`segment`, and how far the mirrored passes agree; None where there are none."""
         settings = settings or InferenceSettings()
-        prepared = preprocess_image(image, self.plan)
+        region = None
+        if self.locator is not None and settings.resolve_locate(speed):
+            region = self.locator.find_region(image, self.plan)
+        found = self._segment_region(image, region, settings, speed)
+        if region is not None and reaches_sides(found[0], region):
+            found = self._segment_region(image, None, settings, speed)
+        return found
+
+    def _segment_region(
+        self, image: Volume, region: Region | None, settings: InferenceSettings, speed: SpeedRecord | None
+    ) -> tuple[Volume, AgreementCounts | None]:
+        prepared = preprocess_image(image, self.plan, region=region)
         if self.add_channels is not None:
             prepared = self.add_channels(prepared, image)
         networks = [TorchBackend(self.network, self.device, self.precision)]

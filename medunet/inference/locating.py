@@ -1,0 +1,116 @@
+"""Where in a scan the structures are: a small network looks at the whole, and gives the box that the main one has to see.
+
+The box is used only where nothing speaks against it: something was found, and what the main network finds within does not reach its
+sides. Otherwise the whole scan is segmented, and that is said.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from medunet.device import Precision
+from medunet.inference.backends import FOLDER, build_backend
+from medunet.inference.logits import collect_logits
+from medunet.inference.settings import InferenceSettings
+from medunet.inference.skipping import find_needed_tiles
+from medunet.models import Model
+from medunet.planning import Plan
+from medunet.preprocessing import compute_axis_mapping, preprocess_image
+from medunet.volume import Array, Volume
+
+Region = tuple[slice, slice, slice]
+
+MARGIN_MM = 20.0
+"""Around what was found: several voxels of the coarse grid."""
+
+
+class Locator:
+    """The small network, ready on a device.
+
+    Args:
+        model: That `medunet train` put beside the main network.
+        device: That computes.
+        precision: Of the network's arithmetic.
+        settings: Backend and air.
+    """
+
+    def __init__(self, model: Model, device: torch.device, precision: Precision, settings: InferenceSettings) -> None:
+        self._plan = model.plan
+        self._device = device
+        self._settings = settings
+        self._network = build_backend(
+            [model.network],
+            model.plan,
+            device,
+            precision,
+            name=settings.backend,
+            cache=model.folder / FOLDER if model.folder.is_dir() else None,
+        )
+
+    def find_region(self, image: Volume, plan: Plan) -> Region | None:
+        """The part of a scan that the main network has to see.
+
+        Args:
+            image: The whole scan, ``(C, I, J, K)``.
+            plan: Of the main network; the region holds at least one of its patches, where the scan does.
+
+        Returns:
+            Voxels of the scan; None where nothing was found.
+        """
+        prepared = preprocess_image(image, self._plan)
+        logits = collect_logits(
+            self._network,
+            prepared,
+            self._plan,
+            self._device,
+            needed=find_needed_tiles(image, prepared, plan.modality) if self._settings.skip_air else None,
+        )
+        found = (logits[1] > logits[0]).cpu().numpy()
+        if not found.any():
+            return None
+        return _to_region(found, prepared, image, plan)
+
+
+def reaches_sides(labels: Volume, region: Region) -> bool:
+    """Whether labels touch a side of a region that is no side of the scan: then more of them may lie beyond.
+
+    Args:
+        labels: ``(1, I, J, K)`` of the whole scan.
+        region: Voxels that were segmented.
+    """
+    inside = labels.array[0][region]
+    for axis, edge in enumerate(region):
+        if edge.start > 0 and np.take(inside, 0, axis).any():
+            return True
+        if edge.stop < labels.spatial_shape[axis] and np.take(inside, -1, axis).any():
+            return True
+    return False
+
+
+def _to_region(found: Array, grid: Volume, scan: Volume, plan: Plan) -> Region:
+    """The box around what was found, with a margin, as voxels of the scan."""
+    axes, scales, shifts = compute_axis_mapping(grid.affine, scan.affine)
+    plan_axes = _find_plan_axes(scan)
+    edges = []
+    for scan_axis in range(3):
+        axis = axes[scan_axis]
+        inside = np.flatnonzero(found.any(axis=tuple(other for other in range(3) if other != axis)))
+        ends = [(place - shifts[scan_axis]) / scales[scan_axis] for place in (inside[0] - 0.5, inside[-1] + 0.5)]
+        mm, length = scan.spacing[scan_axis], scan.spatial_shape[scan_axis]
+        patch_mm = plan.patch_size[plan_axes[scan_axis]] * plan.spacing[plan_axes[scan_axis]]
+        first, last = min(ends) - MARGIN_MM / mm, max(ends) + MARGIN_MM / mm
+        missing = max(0.0, patch_mm / mm + 1 - (last - first)) / 2
+        edges.append(slice(max(0, math.floor(first - missing)), min(length, math.ceil(last + missing) + 1)))
+    i, j, k = edges
+    return i, j, k
+
+
+def _find_plan_axes(scan: Volume) -> tuple[int, int, int]:
+    """The axis of a plan (R, A, S) along which each axis of a scan runs."""
+    from nibabel.orientations import io_orientation
+
+    i, j, k = io_orientation(scan.affine)[:, 0].astype(int).tolist()
+    return i, j, k
