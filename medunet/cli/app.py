@@ -21,6 +21,7 @@ from medunet.cli.doctor import doctor
 from medunet.cli.evaluate import evaluate
 from medunet.cli.export import export
 from medunet.cli.infer import infer
+from medunet.cli.networks import networks
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
 from medunet.cli.select import select
@@ -50,6 +51,7 @@ app.command()(series)
 app.command()(convert)
 app.command()(export)
 app.command()(phantom)
+app.command()(networks)
 app.command()(doctor)
 app.add_typer(tasks_app, name="tasks")
 

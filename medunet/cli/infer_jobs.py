@@ -94,6 +94,10 @@ def list_jobs(scans: list[Path], output: Path, wishes: Wishes, *, num_channels: 
 def _list_folder_jobs(paths: list[Path], output: Path, wishes: Wishes, num_channels: int) -> list[Job]:
     from medunet.io import get_mask_suffix, parse_mask_format, strip_suffix
 
+    for option, path, example in (("--mesh", wishes.mesh, "meshes/"), ("--preview", wishes.preview, "pictures/")):
+        if path is not None and path.suffix.lower() in (".stl", ".vtp", ".png"):
+            msg = f"{option} {path} names a file, and there are several scans; name a folder, such as {example}."
+            raise InputError(msg)
     suffix = get_mask_suffix(parse_mask_format(wishes.mask_format or "nifti"))
     groups: dict[str, list[Path]] = {}
     for path in paths:

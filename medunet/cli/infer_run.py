@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -38,26 +40,37 @@ class InferOutcome:
     """What became of the scans.
 
     Attributes:
-        manifests: Of the scans that have a mask, in order; those of an earlier run among them.
+        manifests: Of the scans that have a mask, those of an earlier run among them.
         num_failed: Scans that have none.
-        num_flagged: Scans with a flag.
     """
 
-    manifests: list[Manifest] = field(default_factory=list)
+    manifests: dict[Job, Manifest] = field(default_factory=dict)
     num_failed: int = 0
-    num_flagged: int = 0
+
+    @property
+    def num_flagged(self) -> int:
+        """Scans with a flag."""
+        return sum(bool(manifest.flags) for manifest in self.manifests.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A scan that was read, and the seconds that it took."""
+
+    scan: Scan
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Made:
     """A scan with its mask, not written yet."""
 
-    scan: Scan
+    found: _Found
     segmentation: Segmentation
     begun: Manifest
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class InferRun:
     """One call of the command.
 
@@ -91,46 +104,49 @@ class InferRun:
         """
         outcome = InferOutcome()
         earlier = {job: read_manifest(job.manifest) if continues else None for job in self.jobs}
-        remaining = [job for job in self.jobs if not self._is_finished(job, earlier[job])]
-        for job in remaining:
-            begun = earlier[job]
-            is_own = begun is not None and begun.status == "running"
-            own = (
-                [job.manifest.absolute(), *list_own_outputs(begun, job.manifest)]
-                if begun is not None and is_own
-                else []
-            )
-            check_outputs(job, self.jobs, names, self.wishes, own)
+        remaining = []
         for job in self.jobs:
-            if job not in remaining and (done := earlier[job]) is not None:
-                self._note(done, outcome)
-        if len(remaining) < len(self.jobs):
-            self._print(f"{len(self.jobs) - len(remaining)} of {len(self.jobs)} scans are finished already.")
+            begun = earlier[job]
+            if begun is None:
+                own = []
+            elif self._is_finished(job, begun, names):
+                outcome.manifests[job] = begun
+                continue
+            else:
+                own = [job.manifest.absolute(), *list_own_outputs(begun, job.manifest)]
+            remaining.append(job)
+            check_outputs(job, self.jobs, names, self.wishes, own)
+        if outcome.manifests:
+            self._print(f"{len(outcome.manifests)} of {len(self.jobs)} scans are finished already.")
         if remaining:
             self._segment(remaining, outcome)
         return outcome
 
     def print_json(self, outcome: InferOutcome) -> None:
-        """Everything as one JSON document."""
-        print(json.dumps([manifest.model_dump(mode="json") for manifest in outcome.manifests], indent=2))
+        """Everything as one JSON document, in the order of the scans."""
+        manifests = [outcome.manifests[job] for job in self.jobs if job in outcome.manifests]
+        print(json.dumps([manifest.model_dump(mode="json") for manifest in manifests], indent=2))
 
-    def _is_finished(self, job: Job, manifest: Manifest | None) -> bool:
-        if manifest is None or manifest.status != "done":
+    def _is_finished(self, job: Job, manifest: Manifest, names: Sequence[str]) -> bool:
+        """Whether nothing is left to do; a finished run of another kind is refused, unless it may be replaced."""
+        if manifest.status != "done":
             return False
-        if not all(path.exists() for path in list_own_outputs(manifest, job.manifest)):
-            return False
+        settings = describe_settings(self.settings, self._describe_reading())
+        difference = find_difference(manifest, job.images, self._weights_sha256, settings)
+        if difference is not None:
+            if self.wishes.overwrite:
+                return False
+            msg = f"{job.mask} is finished, but {difference}. Choose another output, or make it anew with --overwrite."
+            raise OutputError(msg)
+        own = list_own_outputs(manifest, job.manifest)
+        wanted = {Path(os.path.normpath(path.absolute())) for path in list_job_outputs(job, names, self.wishes)}
+        return wanted <= set(own) and all(path.exists() for path in own)
+
+    @functools.cached_property
+    def _weights_sha256(self) -> str:
         from medunet.models import read_records
 
-        weights = read_records(self.folder).training.weights_sha256
-        difference = find_difference(
-            manifest, job.images, weights, describe_settings(self.settings, self._describe_reading())
-        )
-        if difference is None:
-            return True
-        if self.wishes.overwrite:
-            return False
-        msg = f"{job.mask} is finished, but {difference}. Choose another output, or make it anew with --overwrite."
-        raise OutputError(msg)
+        return read_records(self.folder).training.weights_sha256
 
     def _segment(self, jobs: Sequence[Job], outcome: InferOutcome) -> None:
         from medunet.inference import load
@@ -138,10 +154,11 @@ class InferRun:
         segmenter = load(self.folder, device=self.device, settings=self.settings)
         self._print(f"Model: {self.folder} ({segmenter.task.name}) on {segmenter.device}: {segmenter.description}")
         if segmenter.model.speed is not None:
-            self._print(f"In validation: {segmenter.model.speed.describe()}")
+            whose = "" if len(segmenter.model.members) == 1 else ", one network alone"
+            self._print(f"In validation{whose}: {segmenter.model.speed.describe()}")
 
-        def make(job: Job, scan: Scan) -> _Made:
-            return self._make(segmenter, job, scan)
+        def make(job: Job, found: _Found) -> _Made:
+            return self._make(segmenter, job, found)
 
         def write(job: Job, made: _Made) -> Manifest:
             return self._write(segmenter, job, made)
@@ -149,17 +166,20 @@ class InferRun:
         for done in write_behind(read_ahead(jobs, self._read, make), write):
             self._report(done, outcome)
 
-    def _read(self, job: Job) -> Scan:
+    def _read(self, job: Job) -> _Found:
         from medunet.io import read_scan, read_scan_apart
 
-        return (read_scan_apart if self.wishes.untrusted else read_scan)(list(job.images), self.options)
+        began = time.perf_counter()
+        scan = (read_scan_apart if self.wishes.untrusted else read_scan)(list(job.images), self.options)
+        return _Found(scan=scan, seconds=time.perf_counter() - began)
 
-    def _make(self, segmenter: Segmenter, job: Job, scan: Scan) -> _Made:
+    def _make(self, segmenter: Segmenter, job: Job, found: _Found) -> _Made:
+        scan = found.scan
         if not self.is_quiet:
             print_remarks(scan)
         check_channels(scan.volume, segmenter.task, str(scan.path))
         outputs = list_job_outputs(job, list(segmenter.task.labels), self.wishes)
-        with _undo_on_failure(job.manifest):
+        with _undo_on_failure(job.manifest, outputs):
             begun = begin_manifest(job.manifest, job.images, outputs, segmenter, self._describe_reading())
             segmentation = segmenter.segment(
                 scan,
@@ -167,11 +187,14 @@ class InferRun:
                 probabilities=job.probabilities or False,
                 uncertainty=job.uncertainty or False,
             )
-        return _Made(scan=scan, segmentation=segmentation, begun=begun)
+        return _Made(found=found, segmentation=segmentation, begun=begun)
 
     def _write(self, segmenter: Segmenter, job: Job, made: _Made) -> Manifest:
         began = time.perf_counter()
-        with _undo_on_failure(job.manifest):
+        outputs = list_job_outputs(job, list(segmenter.task.labels), self.wishes)
+        with _undo_on_failure(
+            job.manifest, [path for path in outputs if path not in (job.probabilities, job.uncertainty)]
+        ):
             made.segmentation.save(
                 job.mask,
                 mask_format=self.wishes.mask_format,
@@ -184,7 +207,7 @@ class InferRun:
                 write_mesh(made.segmentation.structures, job.mesh)
             if job.preview is not None:
                 _draw(made, segmenter, job, job.preview)
-            seconds = {"write": round(time.perf_counter() - began, 4)}
+            seconds = {"read": round(made.found.seconds, 4), "write": round(time.perf_counter() - began, 4)}
             return finish_manifest(job.manifest, made.begun, made.segmentation, seconds)
 
     def _report(self, done: Done[Job, Manifest], outcome: InferOutcome) -> None:
@@ -195,17 +218,13 @@ class InferRun:
             print(f"error: {_describe_failure(done.error, done.job)}", file=sys.stderr)
             return
         assert done.result is not None
-        self._note(done.result, outcome)
+        outcome.manifests[done.job] = done.result
         self._print(_describe_result(done.job, done.result, self.wishes))
         for flag in done.result.flags:
             self._print(f"  look at it: {flag['message']}")
         for path in (done.job.preview, done.job.mesh, done.job.probabilities, done.job.uncertainty):
             if path is not None:
                 self._print(f"  also: {path}")
-
-    def _note(self, manifest: Manifest, outcome: InferOutcome) -> None:
-        outcome.manifests.append(manifest)
-        outcome.num_flagged += bool(manifest.flags)
 
     def _describe_reading(self) -> dict[str, object]:
         return {"reading": asdict(self.options), "mask_format": self.wishes.mask_format, "split": self.wishes.split}
@@ -216,16 +235,23 @@ class InferRun:
 
 
 @contextlib.contextmanager
-def _undo_on_failure(manifest: Path) -> Iterator[None]:
-    """Where something fails, no manifest speaks of it, and folders that were made for it are gone."""
-    missing = [folder for folder in manifest.parents if not folder.exists()]
+def _undo_on_failure(manifest: Path, outputs: Sequence[Path]) -> Iterator[None]:
+    """Where something fails, files and folders that were not there before are gone, and the manifest is what it was."""
+    missing_folders = [folder for path in (manifest, *outputs) for folder in path.parents if not folder.exists()]
+    missing_files = [path for path in outputs if not path.exists()]
+    before = manifest.read_bytes() if manifest.is_file() else None
     try:
         yield
     except BaseException:
-        manifest.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # something else lies there by now
-            for folder in missing:
-                folder.rmdir()
+        with contextlib.suppress(OSError):  # what went wrong is more important
+            for path in missing_files:
+                path.unlink(missing_ok=True)
+            manifest.unlink(missing_ok=True)
+            if before is not None:
+                manifest.write_bytes(before)
+            for folder in sorted(set(missing_folders), key=lambda folder: -len(folder.parts)):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
         raise
 
 
@@ -255,7 +281,7 @@ def _draw(made: _Made, segmenter: Segmenter, job: Job, path: Path) -> None:
     from medunet.reporting import draw_overlay
 
     draw_overlay(
-        made.scan.volume,
+        made.found.scan.volume,
         made.segmentation.labels,
         None,
         made.segmentation.label_values,

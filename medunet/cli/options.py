@@ -25,6 +25,16 @@ ConfigurationOption = Annotated[str, typer.Option("--configuration", "-c", help=
 PresetOption = Annotated[
     str, typer.Option("--preset", help="default, M, L or XL: nnU-Net's networks; needs --budget full.")
 ]
+NetworkOption = Annotated[
+    str,
+    typer.Option(
+        "--network", help="auto, or a network of `medunet networks`, as wide as the planned U-Net's cost allows."
+    ),
+]
+NetworkSettingOption = Annotated[
+    list[str] | None,
+    typer.Option("--network-option", help="Setting of that network: width=32, norm=instance. May be repeated."),
+]
 MemoryOption = Annotated[
     float | None,
     typer.Option("--memory-gb", help="Device memory that the plan may use; default: 8, or the preset's."),

@@ -15,6 +15,8 @@ from medunet.cli.options import (
     DeviceOption,
     MapOption,
     MemoryOption,
+    NetworkOption,
+    NetworkSettingOption,
     PresetOption,
     TaskOption,
 )
@@ -33,6 +35,8 @@ def plan(
     configuration: ConfigurationOption = "auto",
     preset: PresetOption = "default",
     memory_gb: MemoryOption = None,
+    network: NetworkOption = "auto",
+    network_options: NetworkSettingOption = None,
     device: DeviceOption = "auto",
     json_file: Annotated[
         str | None, typer.Option("--json", help="File for fingerprint and plan; - prints them instead of the page.")
@@ -55,6 +59,8 @@ def plan(
         configuration=configuration,  # type: ignore[arg-type]  # the settings check it
         preset=preset,  # type: ignore[arg-type]
         memory_gb=memory_gb,
+        network=network,
+        network_options=tuple(network_options or ()),
         device=device,
     )
     settings.resolve_budget(recipe)  # what contradicts it is said before the dataset is read

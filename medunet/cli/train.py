@@ -14,6 +14,8 @@ from medunet.cli.options import (
     DeviceOption,
     MapOption,
     MemoryOption,
+    NetworkOption,
+    NetworkSettingOption,
     PresetOption,
     SplitsOption,
     TaskOption,
@@ -45,6 +47,8 @@ def train(
     configuration: ConfigurationOption = "auto",
     preset: PresetOption = "default",
     memory_gb: MemoryOption = None,
+    network: NetworkOption = "auto",
+    network_options: NetworkSettingOption = None,
     loss: Annotated[
         str,
         typer.Option(
@@ -107,6 +111,8 @@ def train(
                 configuration=configuration,
                 preset=preset,
                 memory_gb=memory_gb,
+                network=network,
+                network_options=network_options or (),
                 loss=loss,
                 augmentation=augmentation,
                 from_model=source_model,

@@ -34,7 +34,7 @@ from medunet.tasks import Task, compute_mirrored_outputs
 from medunet.volume import Volume, build_grid
 
 OnStage = Callable[[str], None]
-"""Called with ``"prepare"``, ``"low"``, ``"network"`` or ``"restore"`` when a part of that stage has been done."""
+"""Called with ``"prepare"``, ``"low"``, ``"network"``, ``"restore"`` or ``"maps"`` when a part of that stage has been done."""
 OnSlab = Callable[[Slab, Volume, int], None]
 """Called with finished logits, the network's grid and the axis along which they come."""
 
@@ -74,11 +74,14 @@ class Predictor:
     @property
     def description(self) -> str:
         """One line for people: what computes, and how often."""
-        first = self._groups[0].networks[0].description
-        num_networks = sum(len(group.networks) for group in self._groups)
-        num_flips = self._count_flips(self._groups[0])
-        networks = f"; {num_networks} networks" if num_networks > 1 else ""
-        return first + networks + (f"; {num_flips} mirrored passes" if num_flips > 1 else "")
+        parts = [self._groups[0].networks[0].description]
+        for group in self._groups:
+            patch = "x".join(map(str, group.plan.patch_size))
+            num_networks, num_flips = len(group.networks), self._count_flips(group)
+            counts = [f"{num_networks} networks"] if num_networks > 1 or len(self._groups) > 1 else []
+            counts += [f"{num_flips} mirrored passes"] if num_flips > 1 else []
+            parts += [", ".join(counts) + (f" of {patch}" if len(self._groups) > 1 else "")] if counts else []
+        return "; ".join(parts)
 
     def segment(self, image: Volume) -> Volume:
         """The label map of a scan on its own grid, without post-processing.
@@ -189,7 +192,10 @@ class Predictor:
                 )
                 for member in members
             ],
-            low=None if first.low is None else Predictor(first.low, self._device, self._precision, self._settings),
+            # Its labels are made as in training, whatever is asked for: the second stage knows no others.
+            low=None
+            if first.low is None
+            else Predictor(first.low, self._device, self._precision, self._settings.keep_only_computing()),
         )
 
     def _build_tiles(self, group: _Group, on_members: OnMembers | None = None) -> TileNetworks:
@@ -277,7 +283,7 @@ def paint_labels(
         device: That computes.
         settings: Steps, batches, air.
         on_tiles: Called with the number of finished tiles and of all.
-        on_stage: Called with ``"network"`` and ``"restore"`` in turns.
+        on_stage: Called with ``"network"``, ``"restore"`` and, where somebody listens to the slabs, ``"maps"`` in turns.
         on_slab: Called with the mean logits, slab by slab.
     """
     tiling = plan_tiles(seen.spatial_shape, plan.patch_size, step_fraction=settings.resolve_step())
@@ -296,9 +302,10 @@ def paint_labels(
     ):
         on_stage("network")
         painter.add(slab)
+        on_stage("restore")
         if on_slab is not None:
             on_slab(slab, seen, tiling.streaming_axis)
-        on_stage("restore")
+            on_stage("maps")
     return painter.finish()
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from medunet.device import choose_device, choose_precision
-from medunet.errors import ModelError
+from medunet.errors import InputError, ModelError
 from medunet.inference.many import read_ahead
 from medunet.inference.maps import ArraySink, Box, MapPainter, MapSink, OpenSink, list_outside
 from medunet.inference.predictor import Predictor
@@ -31,7 +31,7 @@ from medunet.models import SYNTHETIC_WARNING, AnyModel, find_newest_model, read_
 from medunet.networks import PatchNetwork
 from medunet.planning import Plan
 from medunet.postprocessing import apply_postprocessing, find_flags
-from medunet.tasks import Task, check_channels
+from medunet.tasks import Task, check_channels, suggest
 from medunet.volume import build_grid
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,8 @@ class Segmenter:
         self,
         scan: Any,
         *,
-        probabilities: bool | Path = False,
-        uncertainty: bool | Path = False,
+        probabilities: bool | str | Path = False,
+        uncertainty: bool | str | Path = False,
         on_tiles: OnTiles | None = None,
         options: ReadOptions | None = None,
         **choices: Any,
@@ -168,7 +168,7 @@ class Segmenter:
         return "medunet", f"{self.model.training.medunet_version} {self.task.name}"
 
     def _choose_sink(
-        self, name: str, wanted: bool | Path, origin: Scan, options: ReadOptions, in_memory: dict[str, ArraySink]
+        self, name: str, wanted: bool | str | Path, origin: Scan, options: ReadOptions, in_memory: dict[str, ArraySink]
     ) -> OpenSink | None:
         if wanted is False:
             return None
@@ -260,6 +260,10 @@ def load(
         ModelError: If there is no such model, or it is damaged.
         InputError: If the device is absent, or a choice is none.
     """
+    known = {field.name for field in fields(InferenceSettings)}
+    if unknown := sorted(set(choices) - known):
+        msg = f"There is no setting '{unknown[0]}'; {suggest(unknown[0], known)}."
+        raise InputError(msg)
     settings = replace(settings or InferenceSettings(), **choices)
     return Segmenter(read_model(model if model is not None else find_newest_model()), device, settings)
 

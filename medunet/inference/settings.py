@@ -76,6 +76,12 @@ class InferenceSettings:
             return measured is not None and measured.uses_flips
         return flips == "all"
 
+    def keep_only_computing(self) -> InferenceSettings:
+        """The usual amount of work, computed in the same way."""
+        return InferenceSettings(
+            batch_size=self.batch_size, backend=self.backend, precision=self.precision, skip_air=self.skip_air
+        )
+
     @property
     def takes_one_network(self) -> bool:
         """Whether only the first network of an ensemble is asked."""

@@ -1,8 +1,8 @@
 """Tiles in which nothing can be: air around the patient.
 
 The rule is made to keep a tile when in doubt. A tile is left out only if it and a margin around it hold nothing but air, so every
-voxel of the body is seen by all the tiles that would have seen it, and gets the same label. What lies in the air becomes
-background where no tile is left.
+voxel of the body is seen by all the tiles that would have seen it, and gets the same label. Air that the body encloses within
+a plane, as in the lungs and the bowel, counts as body. What lies in the air around it becomes background where no tile is left.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def find_needed_tiles(
     mask = _find_matter(scan.array, modality)
     if mask is None or not mask.any():
         return None
-    blocks = _summarize(mask)
+    blocks = _fill_holes(_summarize(mask))
     axes, scales, shifts = compute_axis_mapping(grid.affine, scan.affine)
     margins = [math.ceil(margin_mm / mm) for mm in scan.spacing]
 
@@ -69,6 +69,18 @@ def _find_matter(image: Array, modality: str) -> Array | None:
         sample = channel.reshape(-1)[:: max(1, channel.size // _SAMPLES)]
         mask |= channel > AIR_SHARE_MR * float(np.percentile(sample, 99))
     return mask
+
+
+def _fill_holes(blocks: Array) -> Array:
+    """With what is enclosed within a plane, whichever way it is cut: scans end in the middle of the lungs."""
+    from scipy.ndimage import binary_fill_holes
+
+    filled = blocks.copy()
+    for axis in range(3):
+        for number in range(blocks.shape[axis]):
+            plane = tuple(number if other == axis else slice(None) for other in range(3))
+            filled[plane] |= binary_fill_holes(blocks[plane])
+    return filled
 
 
 def _summarize(mask: Array) -> Array:

@@ -7,14 +7,18 @@ keeps one volume of sums in memory, whatever their number.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from medunet.augmentation import choose_policy
+from medunet.device import is_out_of_memory
 from medunet.planning import Plan
 from medunet.tasks import Task, compute_mirrored_outputs
+
+logger = logging.getLogger(__name__)
 
 LEFT_RIGHT = 0
 """The axis of a plan's grid along which a patient's sides lie."""
@@ -33,7 +37,7 @@ class TileNetworks:
         flips: Axes that are mirrored in each pass; ``()`` is the tile as it is.
         mirrored_channels: Input channel -> the one that stands for it with left and right swapped.
         mirrored_outputs: The same for the outputs.
-        batch_size: Tiles that go through a network at once, mirrored ones among them.
+        batch_size: Tiles that go through a network at once, mirrored ones among them; halved when memory does not suffice.
         on_members: Told what every member says; None when nobody wants to know.
     """
 
@@ -75,12 +79,23 @@ class TileNetworks:
     def _pass(self, network: Callable[[Tensor], Tensor], tiles: Tensor) -> list[Tensor]:
         """The logits of every mirrored pass, as they lie in the tile."""
         passes = torch.cat([self._mirror(tiles, axes, self._mirrored_channels) for axes in self._flips])
-        parts = [network(part) for part in passes.split(max(self._batch_size, len(tiles)))]
-        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        logits = self._compute(network, passes, self._batch_size)
         return [
             self._mirror(mirrored, axes, self._mirrored_outputs).float()
             for axes, mirrored in zip(self._flips, logits.split(len(tiles)), strict=True)
         ]
+
+    def _compute(self, network: Callable[[Tensor], Tensor], passes: Tensor, at_once: int) -> Tensor:
+        """All passes, as many at once as memory allows."""
+        try:
+            parts = [network(part) for part in passes.split(at_once)]
+        except (RuntimeError, MemoryError) as error:
+            if at_once == 1 or not is_out_of_memory(error):
+                raise
+            self._batch_size = at_once // 2  # from here on
+            logger.warning("Memory does not suffice for %d passes; %d at a time.", at_once, self._batch_size)
+            return self._compute(network, passes, self._batch_size)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @staticmethod
     def _mirror(maps: Tensor, axes: Axes, partners: Sequence[int]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from medunet.models.postprocessing import Postprocessing
 from medunet.planning import Plan
+from medunet.planning.architectures import describe_architecture
 from medunet.tasks import Task
 
 SYNTHETIC_WARNING = "This model was trained on synthetic phantoms; it is not for clinical use."
@@ -66,8 +67,9 @@ not a medical device; a person must check every mask that matters.
 def _describe_network(plan: Plan) -> str:
     network = plan.network
     first_stage = ", after a 3d-low network" if plan.configuration == "cascade" else ""
+    kind = f"{network.spatial_dims}D {describe_architecture(network.architecture)}"
     return (
-        f"{network.spatial_dims}D U-Net, {len(network.features)} stages of {network.features[0]} to "
+        f"{kind}, {len(network.features)} stages of {network.features[0]} to "
         f"{max(network.features)} channels{first_stage}"
     )
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
+from medunet.networks.catalogue import ARCHITECTURES
 from medunet.networks.encoder_decoder import EncoderDecoder
+from medunet.networks.network import SegmentationNetwork
 from medunet.networks.residual_unet import ResidualUNet
+from medunet.networks.small_grids import protect_small_grids
 from medunet.networks.unet import UNet
 from medunet.planning import NetworkPlan
 
-_ARCHITECTURES: dict[str, type[EncoderDecoder]] = {"unet": UNet, "residual-unet": ResidualUNet}
+_PLANNED: dict[str, type[EncoderDecoder]] = {"unet": UNet, "residual-unet": ResidualUNet}
 
 
 class PatchNetwork(nn.Module):
@@ -23,10 +28,21 @@ class PatchNetwork(nn.Module):
         slice_axis: 0, 1 or 2 for a 2D network, None for a 3D one.
     """
 
-    def __init__(self, network: EncoderDecoder, slice_axis: int | None) -> None:
+    def __init__(self, network: EncoderDecoder | SegmentationNetwork, slice_axis: int | None) -> None:
         super().__init__()
+        protect_small_grids(network)
         self.network = network
         self.slice_axis = slice_axis
+
+    @property
+    def num_auxiliary(self) -> int:
+        """Answers of `forward_scales` after the logits, while it trains; see `SegmentationNetwork.num_auxiliary`."""
+        return self.network.num_auxiliary if isinstance(self.network, SegmentationNetwork) else 0
+
+    def compute_auxiliary_loss(self, answers: Sequence[Tensor], codes: Tensor) -> Tensor:
+        """What the network learns from its auxiliary answers; codes ``(B, I, J, K)``."""
+        assert isinstance(self.network, SegmentationNetwork)
+        return self.network.compute_auxiliary_loss(answers, codes)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Logits ``(B, out_channels, I, J, K)``."""
@@ -47,9 +63,19 @@ class PatchNetwork(nn.Module):
 
 def build_network(plan: NetworkPlan) -> PatchNetwork:
     """The network of a plan, with fresh weights from torch's global generator."""
-    slice_axis = _find_slice_axis(plan)
+    slice_axis = find_slice_axis(plan)
+    if plan.architecture not in _PLANNED:
+        architecture = ARCHITECTURES[plan.architecture]
+        assert architecture.config is not None
+        config = architecture.config(
+            spatial_dims=plan.spatial_dims,
+            in_channels=plan.in_channels,
+            out_channels=plan.out_channels,
+            **plan.options,
+        )
+        return PatchNetwork(architecture.build_network(config), slice_axis)
     axes = [axis for axis in range(3) if axis != slice_axis]
-    network = _ARCHITECTURES[plan.architecture](
+    network = _PLANNED[plan.architecture](
         spatial_dims=plan.spatial_dims,
         in_channels=plan.in_channels,
         out_channels=plan.out_channels,
@@ -63,8 +89,8 @@ def build_network(plan: NetworkPlan) -> PatchNetwork:
     return PatchNetwork(network, slice_axis)
 
 
-def _find_slice_axis(plan: NetworkPlan) -> int | None:
-    """The axis that a 2D network never convolves."""
+def find_slice_axis(plan: NetworkPlan) -> int | None:
+    """The axis that a 2D network never convolves; None for a 3D network."""
     if plan.spatial_dims == 3:
         return None
     return next(axis for axis in range(3) if all(kernel[axis] == 1 for kernel in plan.kernels))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from medunet.planning.architectures import ArchitectureName
 from medunet.tasks import IntensityRule
 from medunet.volume import Shape3, Spacing
 
@@ -18,9 +19,11 @@ class NetworkPlan(BaseModel):
     """Shape of the network.
 
     Attributes:
-        architecture: Name in `medunet.networks`.
+        architecture: Name in `medunet.networks.catalogue`.
+        options: What a network of the catalogue is told besides channels and dimensions (fields of its config); the fields
+            below then only say what its stages look like. Empty, and not written, for the U-Nets that the planner shapes.
         encoder_blocks: Per stage, finest first: convolutions of a ``unet``, residual blocks of a ``residual-unet``.
-        decoder_convolutions: Per decoder stage, finest first; one fewer than stages.
+        decoder_convolutions: Per decoder stage, finest first; one fewer than stages. Empty for a network with options.
         spatial_dims: 2 or 3; a 2D network sees patches whose size along one axis is 1.
         in_channels: Input channels.
         out_channels: Output channels (`Task.num_outputs`).
@@ -32,7 +35,7 @@ class NetworkPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Literal["unet", "residual-unet"] = "unet"
+    architecture: ArchitectureName = "unet"
     spatial_dims: Literal[2, 3]
     in_channels: int
     out_channels: int
@@ -42,6 +45,18 @@ class NetworkPlan(BaseModel):
     encoder_blocks: tuple[int, ...]
     decoder_convolutions: tuple[int, ...]
     num_scales: int
+    options: dict[str, Any] = {}
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_options(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plans without options stay what they were before there were any, so that their trainings can be resumed."""
+        content: dict[str, Any] = write(self)
+        if not self.options:
+            content.pop("options", None)
+        return content
 
 
 class OptimizerPlan(BaseModel):

@@ -49,7 +49,7 @@ def format_plan(plan: Plan) -> str:
         (
             "network",
             f"{network.architecture}, {network.spatial_dims}D, {network.in_channels} channel(s) in, "
-            f"{network.out_channels} out",
+            f"{network.out_channels} out" + "".join(f", {name} {value}" for name, value in network.options.items()),
         ),
         ("optimizer", _describe_optimizer(plan)),
     ]

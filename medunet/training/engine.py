@@ -139,7 +139,12 @@ class Engine:
         if batch.previous is not None:
             image = torch.cat([image, to_channels(_move(batch.previous, self.device), self._channel_table)], dim=1)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(self._learner(image), codes, annotated)
+        answers = self._learner(image)
+        num_scales = len(answers) - self.network.num_auxiliary
+        loss = self._loss(answers[:num_scales], codes, annotated)
+        if self.network.num_auxiliary:
+            more = self.network.compute_auxiliary_loss(answers[num_scales:], codes)
+            loss = replace(loss, total=loss.total + more)
         self._fabric.backward(_spread_fault(loss.total))
         self._update(loss, batch.iteration)
         if self.average is not None:

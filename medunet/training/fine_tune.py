@@ -280,6 +280,8 @@ def _fit_patch(plan: Plan, theirs: Plan, median_shape: Shape3) -> tuple[Shape3, 
     voxels = math.prod(plan.patch_size) * plan.batch_size / widening
     divisors = [math.prod(stride[axis] for stride in theirs.network.strides) for axis in range(3)]
     patch = list(theirs.patch_size)
+    if "image_size" in theirs.network.options:  # a network that knows one size of patch only
+        return theirs.patch_size, max(2, int(voxels // math.prod(patch)))
     smallest = [min(n, max(2 * divisor, _MIN_PATCH_EDGE)) for n, divisor in zip(patch, divisors, strict=True)]
     while 2 * math.prod(patch) > voxels:
         shrinkable = [axis for axis in range(3) if patch[axis] - divisors[axis] >= smallest[axis]]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from medunet.device import Precision
+from medunet.networks import replace_network
 from medunet.planning import (
     CPU_EFFORT,
     GPU_EFFORT,
@@ -18,6 +19,7 @@ from medunet.planning import (
     choose_configuration,
     fit_effort,
 )
+from medunet.planning.architectures import describe_architecture
 from medunet.planning.effort import BATCH_SIZE
 from medunet.tasks import Task
 from medunet.training.budget import Budget
@@ -86,7 +88,7 @@ def fit_plan(
             fingerprint,
             task,
             budget.seconds,
-            lambda plan: measure_step_seconds(plan, task, device, precision),
+            lambda plan: measure_step_seconds(_put_network(plan, settings), task, device, precision),
             largest=_find_largest(device, settings.memory_gb),
             configuration=configuration,
         )
@@ -99,8 +101,15 @@ def fit_plan(
     if configuration in ("3d-low", "cascade") and isinstance(target, Effort):
         # Where there is a low resolution, the full one is not made coarser for the budget: nothing would be between them.
         target = replace(target, total_voxels=None)
-    plan = build_plan(fingerprint, task, target, configuration)
+    plan = _put_network(build_plan(fingerprint, task, target, configuration), settings)
     return plan.model_copy(update={"reasons": reasons | plan.reasons})
+
+
+def _put_network(plan: Plan, settings: TrainingSettings) -> Plan:
+    """The plan with the network that was asked for."""
+    if settings.network == "auto":
+        return plan
+    return replace_network(plan, settings.network, settings.parse_network_options())
 
 
 def _find_largest(device: torch.device, memory_gb: float | None) -> Effort:
@@ -114,7 +123,8 @@ def describe_plan(plan: Plan) -> str:
     spacing = " x ".join(f"{mm:.2f}" for mm in plan.spacing)
     patch = " x ".join(str(size) for size in plan.patch_size)
     features = f"{plan.network.features[0]} to {max(plan.network.features)}"
+    kind = f"{plan.configuration} {describe_architecture(plan.network.architecture)}"
     return (
-        f"{plan.configuration} U-Net, {len(plan.network.features)} stages of {features} channels; "
+        f"{kind}, {len(plan.network.features)} stages of {features} channels; "
         f"patches of {patch} voxels at {spacing} mm, {plan.batch_size} per batch"
     )

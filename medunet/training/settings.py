@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from medunet.device import PrecisionName
 from medunet.errors import InputError, ModelError
 from medunet.io import write_json_atomic
+from medunet.networks import find_architecture
 from medunet.planning import Configuration, Preset
 from medunet.tasks import Task, load_task, suggest
 from medunet.training.budget import Budget, parse_budget
@@ -34,6 +35,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(PrecisionName),
     "compile": get_args(Compilation),
 }
+_LISTS = ("mapping", "network_options")
 _SMALLEST = {"seed": 0, "devices": 1, "nodes": 1, "workers": 0, "save_seconds": 0}
 
 
@@ -52,6 +54,8 @@ class TrainingSettings:
         configuration: ``"3d"``, ``"2d"``, ``"3d-low"``, ``"cascade"``, or ``"auto"`` by rule.
         preset: nnU-Net's plain U-Net (``"default"``) or its residual encoders, where the budget is ``full``.
         memory_gb: Device memory that a plan may use; None takes the preset's.
+        network: ``"auto"`` for the planner's U-Net, or a name of `medunet.networks.catalogue`.
+        network_options: Of that network's config, each as ``"width=32"``.
         augmentation: ``"fast"`` (plain torch), ``"torchio"`` (MONAI and TorchIO) or ``"none"``.
         loss: Name in `medunet.training.losses`, or ``"auto"`` for the plan's.
         from_model: Model folder whose weights are the start; None starts anew.
@@ -78,6 +82,8 @@ class TrainingSettings:
     configuration: Configuration | Literal["auto"] = "auto"
     preset: Preset = "default"
     memory_gb: float | None = None
+    network: str = "auto"
+    network_options: tuple[str, ...] = ()
     augmentation: AugmentationMode = "fast"
     loss: LossName | Literal["auto"] = "auto"
     from_model: str | None = None
@@ -112,9 +118,39 @@ class TrainingSettings:
         if self.mapping and self.data is None:
             msg = "--map names structures of a dataset, and there is none; add --data, or leave --map out."
             raise InputError(msg)
+        if self.network != "auto":
+            find_architecture(self.network)
+            if self.preset != "default":
+                msg = f"--preset {self.preset} and --network {self.network} both choose the network; leave one of them out."
+                raise InputError(msg)
+            if self.from_model is not None:
+                msg = f"--from takes over the network of that model, whatever --network {self.network} says; leave one of them out."
+                raise InputError(msg)
+        self.parse_network_options()
         if self.memory_gb is not None and self.memory_gb <= 0:
             msg = f"--memory-gb is {self.memory_gb}; expected the device's memory in GB, above 0."
             raise InputError(msg)
+
+    def parse_network_options(self) -> dict[str, Any]:
+        """Name -> value, as JSON where it is JSON and as text otherwise.
+
+        Raises:
+            InputError: If one has no equals sign, or there is no network that it could belong to.
+        """
+        if self.network_options and self.network == "auto":
+            msg = "--network-option belongs to a network; name it with --network."
+            raise InputError(msg)
+        options: dict[str, Any] = {}
+        for text in self.network_options:
+            name, sign, value = text.partition("=")
+            if not sign or not name or not value:
+                msg = f"--network-option is '{text}'; expected a name and a value, such as width=32."
+                raise InputError(msg)
+            try:
+                options[name] = json.loads(value)
+            except ValueError:
+                options[name] = value
+        return options
 
     def resolve_budget(self, task: Task) -> Budget:
         """The budget that was asked for, else the task's.
@@ -151,7 +187,7 @@ def build_settings(task: str | Path, data: str | Path | None, options: dict[str,
     return TrainingSettings(
         task=str(Path(task).resolve() if Path(task).is_file() else task),
         data=None if data is None else str(Path(data).resolve()),
-        **options | paths | {"mapping": tuple(options.get("mapping", ()))},
+        **options | paths | {name: tuple(options.get(name, ())) for name in _LISTS},
     )
 
 
@@ -190,7 +226,7 @@ def read_settings(folder: Path) -> TrainingSettings:
     path = folder / STATE_FOLDER / SETTINGS
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return TrainingSettings(**content | {"mapping": tuple(content.get("mapping", ()))})
+        return TrainingSettings(**content | {name: tuple(content.get(name, ())) for name in _LISTS})
     except InputError:
         raise
     except (OSError, ValueError, TypeError) as error:

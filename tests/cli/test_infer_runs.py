@@ -167,9 +167,43 @@ def test_a_missing_output_is_made_again(infer: Command, scans: Path, tmp_path: P
     assert infer(scans, "-o", tmp_path / "masks").exit_code == 0
     (tmp_path / "masks" / "b.nii.gz").unlink()
     (tmp_path / "masks" / "b.json").unlink()
-    again = infer(scans, "-o", tmp_path / "masks", "--continue", "--overwrite")
+    again = infer(scans, "-o", tmp_path / "masks", "--continue")
     assert again.exit_code == 0, again.err
     assert again.out.count(" -> ") == 1
+
+
+def test_what_was_not_asked_for_before_is_made(infer: Command, scans: Path, tmp_path: Path) -> None:
+    assert infer(scans, "-o", tmp_path / "masks").exit_code == 0
+    again = infer(scans, "-o", tmp_path / "masks", "--continue", "--uncertainty")
+    assert again.exit_code == 0, again.err
+    assert len(list((tmp_path / "masks" / "uncertainty").iterdir())) == 10
+
+
+def test_a_failure_leaves_an_earlier_run_as_it_was(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert infer(scans / "a.nii.gz", "-o", tmp_path / "out" / "mask.nii.gz").exit_code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("medunet.inference.segmenter.apply_postprocessing", fail)
+    outcome = infer(scans / "a.nii.gz", "-o", tmp_path / "out" / "mask.nii.gz", "--overwrite", "--probabilities")
+    outcome.check_refused("a.nii.gz", "MemoryError")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_results_come_in_the_order_of_the_scans(infer: Command, scans: Path, tmp_path: Path) -> None:
+    assert infer(scans / "c.nii.gz", scans / "f.nii.gz", "-o", tmp_path / "masks").exit_code == 0
+    manifests = json.loads(infer(scans, "-o", tmp_path / "masks", "--continue", "--json").out)
+    assert [manifest["scan"] for manifest in manifests] == [[f"{name}.nii.gz"] for name in "abcdefghij"]
+
+
+@pytest.mark.parametrize("option", ["--mesh", "--preview"])
+def test_several_scans_need_folders(infer: Command, scans: Path, tmp_path: Path, option: str) -> None:
+    name = "x.stl" if option == "--mesh" else "x.png"
+    infer(scans, "-o", tmp_path / "masks", option, tmp_path / name).check_refused(name, "names a file", "folder")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
@@ -203,25 +237,19 @@ def test_a_killed_process_leaves_no_half_mask(tmp_path: Path, write_densities: A
 # ---- beside the mask -------------------------------------------------------------------------------------------------
 
 
-def test_maps_and_meshes_lie_beside_the_mask(infer: Command, scans: Path, tmp_path: Path) -> None:
+def test_maps_and_meshes_lie_beside_the_mask(infer: Command, scans: Path, tmp_path: Path, oracle_folder: Path) -> None:
     outcome = infer(
         scans / "a.nii.gz", "-o", tmp_path / "out" / "mask.nii.gz",
         "--probabilities", "--uncertainty", "--mesh", tmp_path / "out" / "mesh.vtp",
     )  # fmt: skip
     assert outcome.exit_code == 0, outcome.err
-    expected = load(read_folder(infer), device="cpu").segment(scans / "a.nii.gz", probabilities=True, uncertainty=True)
+    expected = load(oracle_folder, device="cpu").segment(scans / "a.nii.gz", probabilities=True, uncertainty=True)
     for name, map_ in (("probabilities", expected.probabilities), ("uncertainty", expected.uncertainty)):
         assert map_ is not None
         found = read_volume(tmp_path / "out" / f"mask_{name}.nii.gz")
         assert np.abs(found.array - map_.array).max() < 0.005
         assert str(tmp_path / "out" / f"mask_{name}.nii.gz") in outcome.out
     assert b"VTKFile" in (tmp_path / "out" / "mesh.vtp").read_bytes()
-
-
-def read_folder(infer: Command) -> Path:
-    """The model that the fixture names."""
-    (cell,) = [cell.cell_contents for cell in infer.__closure__ or () if isinstance(cell.cell_contents, Path)]  # type: ignore[attr-defined]
-    return cell
 
 
 def test_a_folder_of_masks_holds_nothing_but_masks(infer: Command, scans: Path, tmp_path: Path) -> None:

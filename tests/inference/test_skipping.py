@@ -88,3 +88,14 @@ def test_a_scan_of_air_alone_is_looked_at_as_a_whole(build_oracle: Callable[...,
     assert not found.labels.array.any()
     num_tiles = len(plan_tiles((20, 22, 18), (12, 16, 8)))
     assert calls[-1] == (num_tiles, num_tiles)
+
+
+def test_air_within_the_body_is_body(make_volume: Any) -> None:
+    grid = make_volume(shape=(96, 96, 60), spacing=(1.0, 1.0, 1.0), orientation="RAS")
+    array = np.full((1, 96, 96, 60), -1000.0, np.float32)
+    array[0, 10:86, 10:86] = 30.0
+    array[0, 20:76, 20:76] = -1000.0  # lungs that the scan cuts at both ends
+    is_needed = find_needed_tiles(grid.with_array(array), grid, "CT", margin_mm=0)
+    assert is_needed is not None
+    assert is_needed((slice(40, 56), slice(40, 56), slice(20, 36)))
+    assert not is_needed((slice(0, 7), slice(0, 7), slice(20, 36)))

@@ -59,7 +59,7 @@ def test_a_batch_of_flips_is_the_flips_one_by_one(batch_size: int) -> None:
     found = TileNetworks([watch], flips, mirrored_outputs=(0, 1, 2), batch_size=batch_size)(tiles)
     expected = sum(TileNetworks([shift], [axes], mirrored_outputs=(0, 1, 2))(tiles) for axes in flips) / len(flips)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    assert max(sizes) == max(3, min(batch_size, 12))
+    assert max(sizes) == min(batch_size, 12)
 
 
 def test_left_and_right_swap_with_the_sides_of_the_patient() -> None:
@@ -149,3 +149,22 @@ def test_members_are_told_as_they_lie_in_the_tile() -> None:
 def test_tiles_are_mirrored_as_in_training(changes: dict[str, Any], expected: list[tuple[int, ...]]) -> None:
     plan = build_plan_for(TASK, (1.0, 1.0, 1.0), (4, 5, 6)).model_copy(update=changes)
     assert list_flips(plan) == expected
+
+
+def test_mirrored_passes_step_down_when_memory_does_not_suffice() -> None:
+    sizes: list[int] = []
+
+    def predict(tiles: Tensor) -> Tensor:
+        sizes.append(len(tiles))
+        if len(tiles) > 2:
+            msg = "CUDA out of memory"
+            raise torch.OutOfMemoryError(msg)
+        return shift(tiles)
+
+    tiles, flips = make_tiles(), [(), (0,)]
+    networks = TileNetworks([predict], flips, mirrored_outputs=(0, 1, 2), batch_size=6)
+    expected = TileNetworks([shift], flips, mirrored_outputs=(0, 1, 2))(tiles)
+    torch.testing.assert_close(networks(tiles), expected)
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+    networks(tiles)
+    assert sizes[8:] == [1] * 6

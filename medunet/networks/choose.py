@@ -1,0 +1,176 @@
+"""Another network in a plan, at the price of the planned U-Net, so that what is compared is the network.
+
+The planner shapes patch, spacing and a U-Net after dataset and budget. Another network takes the U-Net's place: its width is
+the largest with which a patch costs no more arithmetic than it would have, unless a width is asked for; the patch grows to
+the next size that it takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from medunet.errors import InputError
+from medunet.networks.build import build_network, find_slice_axis
+from medunet.networks.catalogue import Architecture, find_architecture
+from medunet.networks.config import NetworkConfig, list_options
+from medunet.networks.cost import count_gflop
+from medunet.planning import NetworkPlan, Plan
+from medunet.planning.stages import choose_blocks
+from medunet.volume import Shape3
+
+_MAX_WIDENING = 16
+"""Times the paper's width that a network may get."""
+
+
+def replace_network(plan: Plan, name: str, options: Mapping[str, Any] | None = None) -> Plan:
+    """The plan with another network.
+
+    Args:
+        plan: Of the planner.
+        name: Of `medunet.networks.catalogue`.
+        options: Fields of the network's config; with ``width`` it costs what it costs.
+
+    Raises:
+        InputError: If there is no such network or option.
+    """
+    architecture = find_architecture(name)
+    if architecture.is_planned:
+        return _replace_blocks(plan, architecture, options)
+    slice_axis = find_slice_axis(plan.network)
+    axes = [axis for axis in range(3) if axis != slice_axis]
+    flat = tuple(plan.patch_size[axis] for axis in axes)
+
+    def build_config(more: Mapping[str, Any]) -> NetworkConfig:
+        network = plan.network
+        fields = dict(options or {}) | dict(more)
+        return architecture.build_config(flat, network.in_channels, network.out_channels, fields)
+
+    budget = count_plan_gflop(plan)
+    if "width" in (options or {}):
+        config, why = build_config({}), "the width that was asked for"
+    else:
+        config = fit_width(
+            lambda width: build_config({"width": width}), build_config({}).width, architecture, flat, budget
+        )
+        why = f"the widest that costs no more than the planned U-Net ({budget:.3g} GFLOP)"
+        if config.width == config.width_step and _count_config_gflop(architecture, config, flat) > budget:
+            why = f"the narrowest there is, though the planned U-Net would cost less ({budget:.3g} GFLOP)"
+    size = config.find_next_size(flat)
+    gflop = _count_config_gflop(architecture, config, size)
+    patch_size = _spread(size, axes)
+    network = _describe_network(plan.network, architecture, config, slice_axis)
+    reasons = plan.reasons | {
+        "network": f"{architecture.title} as asked for; {config.width} channels in the first stage, {why}; a patch costs {gflop:.3g} GFLOP"
+    }
+    if patch_size != plan.patch_size:
+        reasons["patch_size"] = (
+            f"{plan.reasons.get('patch_size', '')}; grown from {'x'.join(map(str, plan.patch_size))} to what {architecture.title} takes"
+        )
+    return plan.model_copy(update={"network": network, "patch_size": patch_size, "reasons": reasons})
+
+
+def count_plan_gflop(plan: Plan) -> float:
+    """Arithmetic of one pass of a plan's network over one patch, 10^9 multiplications and additions."""
+    with torch.device("meta"):
+        network = build_network(plan.network)
+    return count_gflop(network, plan.network.in_channels, plan.patch_size)
+
+
+def fit_width(
+    build_config: Callable[[int], NetworkConfig],
+    paper_width: int,
+    architecture: Architecture,
+    patch_size: tuple[int, ...],
+    gflop: float,
+) -> NetworkConfig:
+    """The widest network that costs no more, between the narrowest there is and 16 times the paper's.
+
+    Args:
+        build_config: From a width.
+        paper_width: Where the search begins.
+        architecture: That is built.
+        patch_size: Of one patch, before it grows to what the network takes.
+        gflop: What it may cost.
+    """
+    step = build_config(paper_width).width_step
+    known: dict[int, float] = {}
+
+    def cost(steps: int) -> float:
+        if steps not in known:
+            known[steps] = _count_config_gflop(architecture, build_config(steps * step), patch_size)
+        return known[steps]
+
+    # Arithmetic grows nearly with the square of the width: guess by that, then halve what is left.
+    last = max(1, _MAX_WIDENING * paper_width // step)
+    guess = max(1, paper_width // step)
+    guess = min(last, max(1, round(guess * math.sqrt(gflop / cost(guess)))))
+    low, high = (guess, min(last, guess + 1)) if cost(guess) <= gflop else (1, guess)
+    while low == guess and high < last and cost(high) <= gflop:
+        low, high, guess = high, min(last, 2 * high), high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(middle) <= gflop else (low, middle)
+    best = high if cost(high) <= gflop else low
+    return build_config(best * step)
+
+
+def _count_config_gflop(architecture: Architecture, config: NetworkConfig, patch_size: tuple[int, ...]) -> float:
+    with torch.device("meta"):
+        network = architecture.build_network(config)
+    return count_gflop(network, config.in_channels, config.find_next_size(patch_size))
+
+
+def _replace_blocks(plan: Plan, architecture: Architecture, options: Mapping[str, Any] | None) -> Plan:
+    """The planner's own U-Nets differ in their blocks only."""
+    if options:
+        msg = f"The network '{architecture.name}' takes no options: the planner shapes it after the patch."
+        raise InputError(msg)
+    if architecture.name == plan.network.architecture:
+        return plan
+    blocks = choose_blocks(
+        "residual-unet" if architecture.name == "residual-unet" else "unet", len(plan.network.features)
+    )
+    network = plan.network.model_copy(
+        update={
+            "architecture": architecture.name,
+            "encoder_blocks": blocks.encoder,
+            "decoder_convolutions": blocks.decoder,
+        }
+    )
+    reason = f"{plan.reasons.get('network', '')}; {architecture.title} as asked for"
+    return plan.model_copy(update={"network": network, "reasons": plan.reasons | {"network": reason}})
+
+
+def _describe_network(
+    planned: NetworkPlan, architecture: Architecture, config: NetworkConfig, slice_axis: int | None
+) -> NetworkPlan:
+    def spread(number: int) -> Shape3:
+        return _spread((number,) * config.spatial_dims, [axis for axis in range(3) if axis != slice_axis])
+
+    stages = config.stages
+    return NetworkPlan(
+        architecture=architecture.name,
+        spatial_dims=config.spatial_dims,
+        in_channels=planned.in_channels,
+        out_channels=planned.out_channels,
+        features=tuple(stage.features for stage in stages),
+        strides=tuple(spread(stage.stride) for stage in stages),
+        kernels=(spread(3),) * len(stages),
+        encoder_blocks=tuple(stage.convolutions for stage in stages),
+        decoder_convolutions=(),
+        num_scales=config.num_scales,
+        options=list_options(config),
+    )
+
+
+def _spread(numbers: tuple[int, ...], axes: list[int]) -> Shape3:
+    """Numbers of the network's axes as numbers of R, A and S; 1 along the slice axis."""
+    spread = [1, 1, 1]
+    for axis, number in zip(axes, numbers, strict=True):
+        spread[axis] = number
+    i, j, k = spread
+    return i, j, k

@@ -1,0 +1,134 @@
+"""Another network in a plan: at the price of the planned U-Net, on a patch that it takes, in JSON and back."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from small_networks import NAMES, OPTIONS
+from tiny_training import build_tiny_plan
+
+from medunet.errors import InputError
+from medunet.networks import ARCHITECTURES, build_network, replace_network
+from medunet.networks.choose import count_plan_gflop, fit_width
+from medunet.networks.cost import count_gflop, count_parameters
+from medunet.planning import NetworkPlan, Plan
+from medunet.planning.architectures import describe_architecture
+
+
+def flatten(plan: Plan, axis: int) -> Plan:
+    """The plan for slices across an axis."""
+
+    def cut(numbers: tuple[int, int, int]) -> tuple[int, int, int]:
+        i, j, k = (1 if other == axis else n for other, n in enumerate(numbers))
+        return i, j, k
+
+    network = plan.network.model_copy(
+        update={
+            "spatial_dims": 2,
+            "strides": tuple(map(cut, plan.network.strides)),
+            "kernels": tuple(map(cut, plan.network.kernels)),
+        }
+    )
+    return plan.model_copy(update={"network": network, "patch_size": cut(plan.patch_size), "configuration": "2d"})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("swin-unetr", "unetr", "gated-scnn")])
+def test_the_network_of_a_plan_takes_the_patch_of_the_plan(name: str) -> None:
+    for axis in (0, 2):
+        plan = replace_network(flatten(build_tiny_plan(), axis), name, OPTIONS[name])
+        assert plan.network.architecture == name
+        assert plan.patch_size[axis] == 1
+        assert len(plan.network.features) == len(plan.network.strides) == len(plan.network.encoder_blocks)
+        again = Plan.model_validate_json(json.dumps(plan.model_dump(mode="json")))
+        assert again == plan
+        network = build_network(again.network).eval()
+        assert network.slice_axis == axis
+        with torch.no_grad():
+            scales = network.forward_scales(torch.zeros((1, plan.network.in_channels, *plan.patch_size)))
+        assert scales[0].shape == (1, plan.network.out_channels, *plan.patch_size)
+
+
+def test_it_costs_as_much_as_the_unet_would() -> None:
+    plan = build_tiny_plan()
+    plan = plan.model_copy(update={"network": plan.network.model_copy(update={"features": (32, 64, 64)})})
+    budget = count_plan_gflop(plan)
+    for name in ("vnet", "unet3d-2016", "segnet"):
+        other = replace_network(plan, name)
+        assert count_plan_gflop(other) <= budget
+        wider = other.network.options["width"] + ARCHITECTURES[name].config.width_step  # type: ignore[union-attr]
+        dearer = replace_network(plan, name, {"width": wider})
+        assert dearer.network.options["width"] == wider
+        assert count_plan_gflop(dearer) > budget
+        assert f"{count_plan_gflop(other):.3g} GFLOP" in other.reasons["network"]
+
+
+def test_what_cannot_be_so_cheap_says_so() -> None:
+    plan = replace_network(build_tiny_plan(), "deconvnet")
+    assert plan.network.options["width"] == 1
+    assert "the narrowest there is" in plan.reasons["network"]
+
+
+@pytest.mark.parametrize("gflop", [0.002, 0.02, 0.5, 8.0])
+def test_the_widest_within_a_cost_is_found(gflop: float) -> None:
+    """Against trying every width."""
+    architecture = ARCHITECTURES["unet-2015"]
+
+    def build(width: int) -> object:
+        return architecture.build_config((32, 32, 16), 1, 2, {"width": width})
+
+    def cost(width: int) -> float:
+        with torch.device("meta"):
+            return count_gflop(architecture.build_network(build(width)), 1, (32, 32, 16))  # type: ignore[arg-type]
+
+    found = fit_width(build, 64, architecture, (32, 32, 16), gflop)  # type: ignore[arg-type]
+    assert cost(found.width) <= gflop or found.width == 1
+    assert cost(found.width + 1) > gflop
+
+
+def test_the_patch_grows_to_what_the_network_takes() -> None:
+    plan = build_tiny_plan()
+    other = replace_network(plan, "unetr", {"width": 1})
+    assert all(n % 16 == 0 and n >= m for n, m in zip(other.patch_size, plan.patch_size, strict=True))
+    assert other.network.options["image_size"] == list(other.patch_size)
+    divisor = math.prod(stride[0] for stride in other.network.strides)
+    assert divisor == 16
+    if other.patch_size != plan.patch_size:
+        assert "grown from" in other.reasons["patch_size"]
+
+
+def test_the_planners_own_networks_differ_in_their_blocks() -> None:
+    plan = build_tiny_plan()
+    other = replace_network(plan, "residual-unet")
+    assert other.patch_size == plan.patch_size
+    assert other.network.features == plan.network.features
+    assert other.network.encoder_blocks[0] == 1
+    assert set(other.network.decoder_convolutions) == {1}
+    build_network(other.network)
+    assert replace_network(plan, "unet") is plan
+    with pytest.raises(InputError, match="takes no options"):
+        replace_network(plan, "residual-unet", {"width": 3})
+
+
+def test_plans_without_options_are_written_as_before() -> None:
+    """So that plan.json, and the identity of a training that was interrupted before, stay the same."""
+    network = build_tiny_plan().network
+    assert "options" not in network.model_dump(mode="json")
+    assert NetworkPlan.model_validate(network.model_dump(mode="json")) == network
+    assert "options" in replace_network(build_tiny_plan(), "vnet").network.model_dump(mode="json")
+
+
+def test_people_read_titles() -> None:
+    plan = build_tiny_plan()
+    assert describe_architecture(plan.network.architecture) == "U-Net"
+    assert describe_architecture(replace_network(plan, "vnet").network.architecture) == "V-Net"
+
+
+def test_arithmetic_is_counted_by_hand() -> None:
+    """A 3x3 convolution from 2 to 5 channels on 6 x 7 voxels: 9 multiplications and additions per pair and voxel."""
+    with torch.device("meta"):
+        network = torch.nn.Conv2d(2, 5, 3, padding=1)
+    assert count_gflop(network, 2, (6, 7)) == pytest.approx(2 * 9 * 2 * 5 * 42 / 1e9)
+    assert count_parameters(network) == 95
