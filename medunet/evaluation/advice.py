@@ -6,7 +6,7 @@ Reinke et al. 2024, https://doi.org/10.1038/s41592-023-02150-0).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from medunet.evaluation.case import LabelScore
@@ -15,10 +15,11 @@ from medunet.evaluation.cohort import Evaluation
 
 _TINY_VOXELS = 100
 _FEW_CASES = 10
+_MOST_LABELS = 6
 
 
 def give_advice(evaluation: Evaluation) -> list[str]:
-    """One sentence or two per label and pitfall; empty where the numbers can be read as they are."""
+    """One line per pitfall with the labels that it concerns; empty where the numbers can be read as they are."""
     scores_per_label: dict[str, list[LabelScore]] = {}
     for score in evaluation.scores:
         scores_per_label.setdefault(score.label, []).append(score)
@@ -28,39 +29,63 @@ def give_advice(evaluation: Evaluation) -> list[str]:
         advice.append(
             f"{num_cases} case(s): bootstrap intervals from fewer than {_FEW_CASES} cases are too narrow; show every case."
         )
-    for label, scores in scores_per_label.items():
-        advice += [f"{label}: {text}" for text in _judge_label(scores)]
+    for judge, text in _PITFALLS:
+        concerned = [f"{label} ({found})" for label, scores in scores_per_label.items() if (found := judge(scores))]
+        if concerned:
+            advice.append(f"{_list(concerned)}: {text}")
     return advice
 
 
-def _judge_label(scores: Sequence[LabelScore]) -> list[str]:
-    advice = []
-    present = [score for score in scores if score.tp + score.fn]
-    sizes = [score.tp + score.fn for score in present]
-    if sizes and median(sizes) < _TINY_VOXELS:
-        advice.append(
-            f"half of the references have fewer than {_TINY_VOXELS} voxels (median {median(sizes):.0f}). One voxel changes "
-            "the Dice much; read NSD, centre distance and the number of missed structures first."
-        )
+def _judge_size(scores: Sequence[LabelScore]) -> str:
+    sizes = [score.tp + score.fn for score in scores if score.tp + score.fn]
+    return f"median {median(sizes):.0f} voxels" if sizes and median(sizes) < _TINY_VOXELS else ""
+
+
+def _judge_missed(scores: Sequence[LabelScore]) -> str:
+    num_present = sum(score.tp + score.fn > 0 for score in scores)
     num_missed = sum(score.status == "missed" for score in scores)
-    if num_missed:
-        advice.append(
-            f"missed in {num_missed} of {len(present)} cases. These count as Dice 0 and as the diagonal of the image in "
-            "distances, which then say little about the others: read their median, and the number missed."
-        )
-    num_empty = len(scores) - len(present)
-    if num_empty:
-        num_invented = sum(score.status == "invented" for score in scores)
-        advice.append(
-            f"{num_empty} reference(s) are empty, and {num_invented} of their masks are not. Dice and distances cannot grade "
-            "a false alarm by its size: read prediction_ml of these cases."
-        )
-    measured = [score for score in present if isinstance(score, LabelMetrics)]
-    if any(score.tolerance_mm < score.spacing_mm / 2 for score in measured):
-        coarsest = max(score.spacing_mm for score in measured)
-        advice.append(
-            f"the tolerance of the NSD ({measured[0].tolerance_mm:g} mm) is below half a voxel ({coarsest:g} mm) in some "
-            "case: a surface that is one voxel off is then wholly wrong. Choose a larger tolerance, or compare cases of one "
-            "spacing."
-        )
-    return advice
+    return f"missed in {num_missed} of {num_present}" if num_missed else ""
+
+
+def _judge_empty(scores: Sequence[LabelScore]) -> str:
+    num_empty = sum(score.tp + score.fn == 0 for score in scores)
+    num_invented = sum(score.status == "invented" for score in scores)
+    return f"{num_empty} empty, {num_invented} of them invented" if num_empty else ""
+
+
+def _judge_tolerance(scores: Sequence[LabelScore]) -> str:
+    coarse = [
+        score for score in scores if isinstance(score, LabelMetrics) and score.tolerance_mm < score.spacing_mm / 2
+    ]
+    if not coarse:
+        return ""
+    return f"{coarse[0].tolerance_mm:g} mm, voxels of up to {max(score.spacing_mm for score in coarse):g} mm"
+
+
+_PITFALLS: tuple[tuple[Callable[[Sequence[LabelScore]], str], str], ...] = (
+    (
+        _judge_size,
+        "references are tiny, so that one voxel changes the Dice much; read NSD, centre distance and the number of missed "
+        "structures first.",
+    ),
+    (
+        _judge_missed,
+        "missed structures count as Dice 0 and as the diagonal of the image in distances, whose mean then says little about "
+        "the others; read the median, and the number missed.",
+    ),
+    (
+        _judge_empty,
+        "where the reference is empty, Dice and distances cannot grade a false alarm by its size; read prediction_ml of "
+        "these cases.",
+    ),
+    (
+        _judge_tolerance,
+        "the tolerance of the NSD is below half a voxel, so that a surface that is one voxel off is wholly wrong; choose a "
+        "larger one, or compare cases of one spacing.",
+    ),
+)
+
+
+def _list(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _MOST_LABELS} more" if len(items) > _MOST_LABELS else ""
+    return ", ".join(items[:_MOST_LABELS]) + more

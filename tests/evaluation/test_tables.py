@@ -165,10 +165,17 @@ def test_real_labels_beside_nnunet(real_data, tmp_path):
 def test_words_where_numbers_mislead(folders):
     text = " ".join(give_advice(evaluate(*folders, task=REGIONS, settings=MetricSettings(tolerance_mm=1))))
     assert "3 case(s): bootstrap intervals" in text
-    assert "whole: half of the references have fewer than 100 voxels (median 2)" in text
-    assert "core: missed in 1 of 2 cases" in text
-    assert "1 reference(s) are empty, and 0 of their masks are not" in text
-    assert "tolerance of the NSD (1 mm) is below half a voxel (3 mm)" in text
+    assert "whole (median 2 voxels), core (median 2 voxels): references are tiny" in text
+    assert "whole (missed in 1 of 2), core (missed in 1 of 2): missed structures count" in text
+    assert "whole (1 empty, 0 of them invented), core (1 empty" in text
+    assert "whole (1 mm, voxels of up to 3 mm)" in text
+
+
+def test_many_labels_make_one_line(tmp_path):
+    for folder in ("masks", "labels"):
+        write_case(tmp_path / folder, "p1", range(1, 41))
+    _, tiny = give_advice(evaluate(tmp_path / "masks", tmp_path / "labels"))
+    assert "label 6 (median 1 voxels) and 34 more: references are tiny" in tiny
 
 
 def test_no_words_where_nothing_misleads(tmp_path):
