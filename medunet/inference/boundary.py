@@ -149,7 +149,7 @@ def _split_planes(
 def _list_mixed(winners: Tensor) -> Sequence[Tensor]:
     """Indices ``(N, 3)`` of the points whose neighbours do not agree, in chunks."""
     points = torch.nonzero(winners == _MIXED)
-    return points.split(_CHUNK) if len(points) else ()
+    return torch.split(points, _CHUNK) if len(points) else ()
 
 
 def _interpolate_points(rows: Tensor, points: Tensor, positions: Sequence[Positions]) -> Tensor:

@@ -183,7 +183,7 @@ def measure_peak_memory() -> dict[str, float]:
 
         unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
         peak["host"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.memory_reserved() > 0:
         peak["device"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return peak
 

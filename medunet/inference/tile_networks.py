@@ -82,13 +82,13 @@ class TileNetworks:
         logits = self._compute(network, passes, self._batch_size)
         return [
             self._mirror(mirrored, axes, self._mirrored_outputs).float()
-            for axes, mirrored in zip(self._flips, logits.split(len(tiles)), strict=True)
+            for axes, mirrored in zip(self._flips, torch.split(logits, len(tiles)), strict=True)
         ]
 
     def _compute(self, network: Callable[[Tensor], Tensor], passes: Tensor, at_once: int) -> Tensor:
         """All passes, as many at once as memory allows."""
         try:
-            parts = [network(part) for part in passes.split(at_once)]
+            parts = [network(part) for part in torch.split(passes, at_once)]
         except (RuntimeError, MemoryError) as error:
             if at_once == 1 or not is_out_of_memory(error):
                 raise

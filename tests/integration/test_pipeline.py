@@ -19,7 +19,7 @@ from medunet.planning import Effort
 
 MODEL_FILES = {"card.md", "metrics.json", "plan.json", "task.json", "training.json", "weights.safetensors"}
 RUN_FILES = MODEL_FILES | {
-    *("postprocessing.json", "quality.json", "log.csv", "report.html", "validation.png"),
+    *("postprocessing.json", "quality.json", "speed.json", "log.csv", "report.html", "validation.png"),
     *("state/settings.json", "state/state.safetensors"),
 }
 
