@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from medunet.tasks import Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,8 @@ class AgreementCounter:
     """
 
     def __init__(self, task: Task, members: str, num_members: int, device: torch.device | str = "cpu") -> None:
+        import torch  # reading a model's ranges and flags needs none
+
         self._labels = list(task.labels)
         self._has_regions = task.has_regions
         self._num_outputs = task.num_outputs
@@ -120,6 +124,8 @@ class AgreementCounter:
 
     def _count_classes(self, decisions: Tensor) -> Tensor:
         """Voxels per class, ``(len(decisions), num_outputs)``; scattered, because torch.bincount waits for the device."""
+        import torch
+
         classes = decisions.reshape(len(decisions), -1).long()
         counts = torch.zeros((len(decisions), self._num_outputs), dtype=torch.int64, device=classes.device)
         return counts.scatter_add_(1, classes, torch.ones_like(classes))
@@ -135,4 +141,6 @@ def decide(logits: Tensor, *, has_regions: bool) -> Tensor:
     Returns:
         The class, ``(B, ...)`` uint8; for regions whether the voxel is inside, ``(B, num_outputs, ...)`` bool.
     """
+    import torch
+
     return logits > 0 if has_regions else logits.argmax(dim=1).to(torch.uint8)

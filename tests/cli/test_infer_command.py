@@ -260,12 +260,12 @@ def test_a_mask_that_cannot_be_made_does_not_stop_the_others(
     preprocess = predictor.preprocess_image
     calls = 0
 
-    def fail(*arguments: Any) -> Any:
+    def fail(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise MemoryError
-        return preprocess(*arguments)
+        return preprocess(*arguments, **options)
 
     monkeypatch.setattr(predictor, "preprocess_image", fail)
     outcome = infer(tmp_path / "scans", "-o", tmp_path / "masks")

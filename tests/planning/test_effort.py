@@ -103,9 +103,9 @@ def test_a_budget_too_small_takes_the_smallest_effort() -> None:
 
 
 def test_the_reason_says_what_was_bought_and_what_more_would_buy() -> None:
-    fitted = fit_effort(make_fingerprint(), make_task(), 600.0, lambda plan: 0.2, largest=CPU)
-    assert "a step takes 0.2 s here, so 10 min buy 3,000 steps with 2 patches of 40x56x40 voxels" in fitted.reason
-    assert "from 12 min on, 2 patches of 40x56x40 voxels and 32 channels would be taken" in fitted.reason
+    fitted = fit_effort(make_fingerprint(), make_task(), 600.0, lambda plan: 0.4, largest=CPU)
+    assert "a step takes 0.4 s here, so 10 min buy 1,500 steps with 2 patches of 40x56x40 voxels" in fitted.reason
+    assert "from 13 min on, 2 patches of 40x56x40 voxels and 32 channels would be taken" in fitted.reason
 
 
 def test_at_the_end_of_the_ladder_more_time_is_more_steps() -> None:
