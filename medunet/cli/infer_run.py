@@ -227,7 +227,14 @@ class InferRun:
                 self._print(f"  also: {path}")
 
     def _describe_reading(self) -> dict[str, object]:
-        return {"reading": asdict(self.options), "mask_format": self.wishes.mask_format, "split": self.wishes.split}
+        return {
+            "reading": asdict(self.options),
+            "mask_format": self.wishes.mask_format,
+            "split": self.wishes.split,
+            "seg_type": self.wishes.seg_kind,
+            # By its name, like the scan: the folder may be another one tomorrow.
+            "reference": self.wishes.reference and Path(self.wishes.reference).name,
+        }
 
     def _print(self, text: str) -> None:
         if not self.is_quiet:
