@@ -151,14 +151,13 @@ def check_is_finite(logits: Tensor) -> None:
     """Refuse logits among which there is no largest: of several NaN the first would win, the background.
 
     Args:
-        logits: ``(outputs, ...)``.
+        logits: ``(outputs, I, J, K)``.
 
     Raises:
         ModelError: If one of them is NaN or infinite.
     """
-    # Class by class, so that no copy of all is made; both ends of a class are NaN where one of its logits is.
-    ends = torch.stack([end for part in logits for end in torch.aminmax(part)])
-    if not bool(torch.isfinite(ends).all()):
+    # A sum is NaN or infinite where one of its terms is, and is there in a fraction of the time of looking at each.
+    if not bool(torch.isfinite(logits.sum(dim=(-2, -1))).all()):
         msg = (
             "The network answers with numbers that are not finite, so its mask would mean nothing. In float16 and bfloat16 "
             "numbers may grow too large: try --precision fp32. If that does not help, the weights are damaged; train the model anew."
