@@ -25,7 +25,7 @@ from medunet.errors import ModelError, OutputError
 from medunet.inference.segmentation import Segmentation
 from medunet.inference.segmenter import Segmenter
 from medunet.inference.settings import InferenceSettings
-from medunet.io import write_json_atomic
+from medunet.io import list_parts, write_json_atomic
 from medunet.models.documents import read_document
 
 MANIFEST_VERSION: Final = 1
@@ -228,9 +228,9 @@ def _hash_samples(image: Path, written: Sequence[Path]) -> str:
 
 
 def _list_files(image: Path, written: Sequence[Path]) -> list[Path]:
-    """The files of a scan; a mask that was written into its folder is none."""
+    """The files of a scan, the voxels beside a header too; a mask that was written into its folder is none."""
     if not image.is_dir():
-        return [image]
+        return list_parts(image)
     own = {path.resolve() for path in written}
     return sorted(path for path in image.rglob("*") if path.is_file() and path.resolve() not in own)
 

@@ -302,6 +302,18 @@ def test_what_is_unlike_training_is_said_and_strict_makes_it_an_exit_code(
 # ---- whose mask, and whose work ------------------------------------------------------------------------------------------
 
 
+def test_voxels_beside_a_header_belong_to_the_scan(infer: Command, tmp_path: Path, make_densities: Any) -> None:
+    import SimpleITK
+
+    for seed in range(2):  # the header stays as it is
+        scan, _ = make_densities(spacing=(1.0, 1.0, 1.0), shape=(9, 10, 8), seed=seed)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(scan.array[0]), str(tmp_path / "scan.mhd"))
+        if seed == 0:
+            assert infer(tmp_path / "scan.mhd", "-o", tmp_path / "mask.nii.gz").exit_code == 0
+    again = infer(tmp_path / "scan.mhd", "-o", tmp_path / "mask.nii.gz", "--continue")
+    again.check_refused("the scan has changed since")
+
+
 def test_another_patient_of_the_same_size_is_noticed(infer: Command, tmp_path: Path, write_densities: Any) -> None:
     for seed, site in enumerate(("first", "second")):  # not compressed: both files have as many bytes
         (tmp_path / site).mkdir()
