@@ -181,8 +181,9 @@ def list_job_outputs(job: Job, names: Sequence[str], wishes: Wishes) -> list[Pat
     outputs += [path for path in (job.preview, job.probabilities, job.uncertainty) if path is not None]
     if job.mesh is not None:
         outputs += list_mesh_outputs(job.mesh, list(names))
-    if twice := [path for path in outputs if outputs.count(path) > 1]:
-        what = "its preview" if twice[0] == job.preview else "something else"
+    places = [path.resolve() for path in outputs]
+    if twice := [path for path, place in zip(outputs, places, strict=True) if places.count(place) > 1]:
+        what = "its preview" if job.preview in twice else "something else"
         msg = f"The mask and {what} would both be written to {twice[0]}; give them different names."
         raise InputError(msg)
     return outputs

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +23,13 @@ from medunet.inference.manifest import (
     find_difference,
     finish_manifest,
     list_own_outputs,
+    list_untouched_outputs,
     read_manifest,
 )
 from medunet.inference.many import Done, read_ahead, write_behind
 from medunet.inference.settings import InferenceSettings
 from medunet.io import write_mesh
+from medunet.io.atomic import remove_partial_files
 from medunet.tasks import check_channels
 
 if TYPE_CHECKING:
@@ -62,12 +64,75 @@ class _Found:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Before:
+    """What was there before a scan's first output.
+
+    Attributes:
+        manifest: Where it lies.
+        content: Of the manifest; None where there was none.
+        files: Outputs that were there, and which they were; None for those that were not.
+        missing_folders: That were not there.
+    """
+
+    manifest: Path
+    content: bytes | None
+    files: Mapping[Path, tuple[int, int] | None]
+    missing_folders: frozenset[Path]
+
+    @classmethod
+    def of(cls, manifest: Path, outputs: Sequence[Path]) -> _Before:
+        return cls(
+            manifest=manifest,
+            content=manifest.read_bytes() if manifest.is_file() else None,
+            files={path: _identify(path) for path in outputs},
+            missing_folders=frozenset(
+                folder for path in (manifest, *outputs) for folder in path.parents if not folder.exists()
+            ),
+        )
+
+    @contextlib.contextmanager
+    def restored_on_failure(self) -> Iterator[None]:
+        """Where something fails, files and folders that were not there before are gone, and the manifest is what it was.
+
+        Where an older output has been replaced, the manifest goes on to say ``"running"``: the old one would take outputs of
+        two runs for those of one.
+        """
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # what went wrong is more important
+                self._restore()
+            raise
+
+    def _restore(self) -> None:
+        for path, identity in self.files.items():
+            if identity is None:
+                path.unlink(missing_ok=True)
+        if all(identity in (None, _identify(path)) for path, identity in self.files.items()):
+            self.manifest.unlink(missing_ok=True)
+            if self.content is not None:
+                self.manifest.write_bytes(self.content)
+        for folder in sorted(self.missing_folders, key=lambda folder: -len(folder.parts)):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    """Another number after the file has been replaced; None where there is none."""
+    if not path.exists():
+        return None
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Made:
     """A scan with its mask, not written yet."""
 
     found: _Found
     segmentation: Segmentation
     begun: Manifest
+    before: _Before
 
 
 @dataclass(kw_only=True)
@@ -113,9 +178,12 @@ class InferRun:
                 outcome.manifests[job] = begun
                 continue
             else:
-                own = [job.manifest.absolute(), *list_own_outputs(begun, job.manifest)]
+                own = [job.manifest.absolute(), *list_untouched_outputs(begun, job.manifest)]
             remaining.append(job)
             check_outputs(job, self.jobs, names, self.wishes, own)
+            if begun is not None and begun.status == "running":
+                for path in own:  # a process that is killed leaves the file that it was writing
+                    remove_partial_files(path)
         if outcome.manifests:
             self._print(f"{len(outcome.manifests)} of {len(self.jobs)} scans are finished already.")
         if remaining:
@@ -132,7 +200,7 @@ class InferRun:
         if manifest.status != "done":
             return False
         settings = describe_settings(self.settings, self._describe_reading())
-        difference = find_difference(manifest, job.images, self._weights_sha256, settings)
+        difference = find_difference(manifest, job.manifest, job.images, self._weights_sha256, settings)
         if difference is not None:
             if self.wishes.overwrite:
                 return False
@@ -179,7 +247,8 @@ class InferRun:
             print_remarks(scan)
         check_channels(scan.volume, segmenter.task, str(scan.path))
         outputs = list_job_outputs(job, list(segmenter.task.labels), self.wishes)
-        with _undo_on_failure(job.manifest, outputs):
+        before = _Before.of(job.manifest, outputs)
+        with before.restored_on_failure():
             begun = begin_manifest(job.manifest, job.images, outputs, segmenter, self._describe_reading())
             segmentation = segmenter.segment(
                 scan,
@@ -187,14 +256,11 @@ class InferRun:
                 probabilities=job.probabilities or False,
                 uncertainty=job.uncertainty or False,
             )
-        return _Made(found=found, segmentation=segmentation, begun=begun)
+        return _Made(found=found, segmentation=segmentation, begun=begun, before=before)
 
     def _write(self, segmenter: Segmenter, job: Job, made: _Made) -> Manifest:
         began = time.perf_counter()
-        outputs = list_job_outputs(job, list(segmenter.task.labels), self.wishes)
-        with _undo_on_failure(
-            job.manifest, [path for path in outputs if path not in (job.probabilities, job.uncertainty)]
-        ):
+        with made.before.restored_on_failure():
             made.segmentation.save(
                 job.mask,
                 mask_format=self.wishes.mask_format,
@@ -227,32 +293,18 @@ class InferRun:
                 self._print(f"  also: {path}")
 
     def _describe_reading(self) -> dict[str, object]:
-        return {"reading": asdict(self.options), "mask_format": self.wishes.mask_format, "split": self.wishes.split}
+        return {
+            "reading": asdict(self.options),
+            "mask_format": self.wishes.mask_format,
+            "split": self.wishes.split,
+            "seg_type": self.wishes.seg_kind,
+            # By its name, like the scan: the folder may be another one tomorrow.
+            "reference": self.wishes.reference and Path(self.wishes.reference).name,
+        }
 
     def _print(self, text: str) -> None:
         if not self.is_quiet:
             print(text)
-
-
-@contextlib.contextmanager
-def _undo_on_failure(manifest: Path, outputs: Sequence[Path]) -> Iterator[None]:
-    """Where something fails, files and folders that were not there before are gone, and the manifest is what it was."""
-    missing_folders = [folder for path in (manifest, *outputs) for folder in path.parents if not folder.exists()]
-    missing_files = [path for path in outputs if not path.exists()]
-    before = manifest.read_bytes() if manifest.is_file() else None
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # what went wrong is more important
-            for path in missing_files:
-                path.unlink(missing_ok=True)
-            manifest.unlink(missing_ok=True)
-            if before is not None:
-                manifest.write_bytes(before)
-            for folder in sorted(set(missing_folders), key=lambda folder: -len(folder.parts)):
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
-        raise
 
 
 def _describe_result(job: Job, manifest: Manifest, wishes: Wishes) -> str:

@@ -64,7 +64,7 @@ def _build_inference(model: AnyModel) -> dict[str, Any]:
     plan, task = model.plan, model.task
     predict = "{**item, 'pred': @inferer(item['image'].unsqueeze(0).to(@device), @network)[0]}"
     return {
-        "imports": ["$import math"],
+        "imports": ["$import math", "$from scipy.ndimage import binary_fill_holes"],
         "bundle_root": ".",
         "scan": "scan.nii.gz" if len(task.channels) == 1 else [f"{name}.nii.gz" for name in task.channels],
         "output_dir": "$@bundle_root + '/eval'",
@@ -75,6 +75,7 @@ def _build_inference(model: AnyModel) -> dict[str, Any]:
             "map_location": "@device",
         },
         "spacing": list(plan.spacing),
+        **_build_nonzero_normalization(plan.normalization),
         **_build_resampling(),
         "preprocessing": {"_target_": "Compose", "transforms": _build_preprocessing(plan)},
         "inferer": {
@@ -95,7 +96,7 @@ def _build_preprocessing(plan: Plan) -> list[Any]:
     is_body = f"x > {BODY_THRESHOLD_HU}" if plan.modality == "CT" else "x != 0"
     margin = f"[math.ceil({BODY_MARGIN_MM} / mm) for mm in item['image'].pixdim.tolist()]"
     crop = f"monai.transforms.CropForeground(select_fn=lambda x: {is_body}, margin={margin}, allow_smaller=True)"
-    pad = f"monai.transforms.SpatialPad({list(plan.patch_size)}, method='end', value={_say_fill(plan)})"
+    pad = f"monai.transforms.SpatialPad({list(plan.patch_size)}, method='end', value=0.0)"
     return [
         {
             "_target_": "LoadImaged",
@@ -111,7 +112,7 @@ def _build_preprocessing(plan: Plan) -> list[Any]:
         f"$lambda item: {{**item, 'image': {crop}(item['image'])}}",
         *_build_normalization(plan.normalization),
         "$lambda item: {**item, 'image': @resample(item['image'])}",
-        f"$lambda item: {{**item, 'image': {pad}(item['image'])}}",
+        f"$lambda item: {{**item, 'image': {_say_padded(plan, pad)}}}",
     ]
 
 
@@ -133,20 +134,39 @@ def _build_resampling() -> dict[str, Any]:
     }
 
 
-def _say_fill(plan: Plan) -> str:
-    """What surrounds a scan that is smaller than a patch, as `compute_fill` has it."""
-    return "0.0" if plan.normalization[0].nonzero_only else "float(item['image'].min())"
+def _say_padded(plan: Plan, pad: str) -> str:
+    """A scan that is smaller than a patch gets what `compute_fill` says around it: 0, or the lowest of each channel."""
+    if plan.normalization[0].nonzero_only:
+        return f"{pad}(item['image'])"
+    lowest = "item['image'].as_tensor().amin((1, 2, 3), keepdim=True)"
+    return f"{pad}(item['image'] - {lowest}) + {lowest}"
+
+
+def _build_nonzero_normalization(rules: tuple[Normalization, ...]) -> dict[str, str]:
+    """As `medunet.preprocessing` has it: what is nonzero in any channel, holes filled; MONAI would take each channel's own."""
+    if not rules[0].nonzero_only:
+        return {}
+    values = "image.as_tensor()[:, inside]"
+    mean = f"{values}.mean(1)[:, None, None, None]"
+    std = f"{values}.std(1).clamp(min=1e-6)[:, None, None, None]"
+    return {
+        "find_inside": "$lambda image: torch.as_tensor(binary_fill_holes((image.as_tensor() != 0).any(0).numpy()))",
+        "normalize": f"$lambda image, inside: (image - {mean}) / {std} * inside if inside.sum() > 1 else image * 0",
+    }
 
 
 def _build_normalization(rules: tuple[Normalization, ...]) -> list[Any]:
     if rules[0].rule == "none":
         return []
+    if rules[0].nonzero_only:
+        return [
+            {"_target_": "Lambdad", "keys": "image", "func": "$lambda x: @normalize(x, @find_inside(x))"},
+        ]
     if rules[0].rule == "zscore":
         return [
             {
                 "_target_": "NormalizeIntensityd",
                 "keys": "image",
-                "nonzero": rules[0].nonzero_only,
                 "channel_wise": True,
             }
         ]

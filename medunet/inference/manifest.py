@@ -7,6 +7,7 @@ interrupted run is never taken for a finished one, and what it left behind is kn
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import platform
 import sys
@@ -24,10 +25,11 @@ from medunet.errors import ModelError, OutputError
 from medunet.inference.segmentation import Segmentation
 from medunet.inference.segmenter import Segmenter
 from medunet.inference.settings import InferenceSettings
-from medunet.io import write_json_atomic
+from medunet.io import list_parts, write_json_atomic
 from medunet.models.documents import read_document
 
 MANIFEST_VERSION: Final = 1
+_NUM_SAMPLES, _SAMPLE_BYTES = 16, 2**12
 
 
 class Manifest(BaseModel):
@@ -41,6 +43,7 @@ class Manifest(BaseModel):
         versions: Of the packages beneath.
         scan: Names of the files or the folder, without the path.
         scan_bytes: Their sizes; of a folder, that of its files together.
+        scan_samples: SHA-256 of blocks spread over their bytes: uncompressed scans of two patients are of the same size.
         task: Name of the task.
         weights_sha256: Of the model.
         settings: How much was computed (`InferenceSettings`), and how the scan was read.
@@ -62,6 +65,7 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     scan: list[str]
     scan_bytes: list[int]
+    scan_samples: list[str] = []
     task: str
     weights_sha256: str
     settings: dict[str, Any]
@@ -99,7 +103,8 @@ def begin_manifest(
         medunet_version=medunet.__version__,
         versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": get_version("numpy")},
         scan=[image.name for image in images],
-        scan_bytes=[_count_bytes(image) for image in images],
+        scan_bytes=[_count_bytes(image, [path, *outputs]) for image in images],
+        scan_samples=[_hash_samples(image, [path, *outputs]) for image in images],
         task=segmenter.task.name,
         weights_sha256=segmenter.model.training.weights_sha256,
         settings=describe_settings(segmenter.settings, reading),
@@ -156,16 +161,33 @@ def list_own_outputs(manifest: Manifest, path: Path) -> list[Path]:
     return [Path(os.path.normpath(path.parent.absolute() / name)) for name in manifest.outputs]
 
 
+def list_untouched_outputs(manifest: Manifest, path: Path) -> list[Path]:
+    """The files that may be replaced: those of an interrupted run, and of a finished one those that nobody has changed since.
+
+    A mask that somebody has corrected is newer than the manifest, which is written last.
+    """
+    outputs = list_own_outputs(manifest, path)
+    if manifest.status == "running":
+        return outputs
+    finished = path.stat().st_mtime_ns
+    return [output for output in outputs if not output.exists() or output.stat().st_mtime_ns <= finished]
+
+
 def find_difference(
-    manifest: Manifest, images: Sequence[Path], weights_sha256: str, settings: dict[str, Any]
+    manifest: Manifest, path: Path, images: Sequence[Path], weights_sha256: str, settings: dict[str, Any]
 ) -> str | None:
-    """Why what a manifest speaks of is not what would be made now; None where it is."""
+    """Why what a manifest at a path speaks of is not what would be made now; None where it is."""
     if manifest.weights_sha256 != weights_sha256:
         return "it was made with another model"
     if manifest.settings != settings:
         changed = [name for name in settings if manifest.settings.get(name) != settings[name]]
         return f"it was made with other settings ({', '.join(changed) or 'fewer are known now'})"
-    if manifest.scan != [image.name for image in images] or manifest.scan_bytes != list(map(_count_bytes, images)):
+    written = [path, *list_own_outputs(manifest, path)]
+    if (
+        manifest.scan != [image.name for image in images]
+        or manifest.scan_bytes != [_count_bytes(image, written) for image in images]
+        or manifest.scan_samples != [_hash_samples(image, written) for image in images]
+    ):
         return "the scan has changed since"
     return None
 
@@ -188,10 +210,29 @@ def measure_peak_memory() -> dict[str, float]:
     return peak
 
 
-def _count_bytes(image: Path) -> int:
-    if image.is_dir():
-        return sum(path.stat().st_size for path in image.rglob("*") if path.is_file())
-    return image.stat().st_size
+def _count_bytes(image: Path, written: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in _list_files(image, written))
+
+
+def _hash_samples(image: Path, written: Sequence[Path]) -> str:
+    """SHA-256 of names, sizes and blocks of all files of a scan: a hash of all bytes would read every scan once more."""
+    digest = hashlib.sha256()
+    for path in _list_files(image, written):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode("utf-8", "surrogateescape"))
+        with path.open("rb") as file:
+            for number in range(_NUM_SAMPLES):
+                file.seek(max(0, size - _SAMPLE_BYTES) * number // (_NUM_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _list_files(image: Path, written: Sequence[Path]) -> list[Path]:
+    """The files of a scan, the voxels beside a header too; a mask that was written into its folder is none."""
+    if not image.is_dir():
+        return list_parts(image)
+    own = {path.resolve() for path in written}
+    return sorted(path for path in image.rglob("*") if path.is_file() and path.resolve() not in own)
 
 
 def _name_output(output: Path, manifest: Path) -> str:

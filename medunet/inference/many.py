@@ -56,14 +56,20 @@ def read_ahead(
             while ahead is not None:
                 job, future = ahead
                 found, error = _try(future.result)
-                ahead = _submit_next(remaining, pool, read)
+                broken: Exception | None = None
+                try:
+                    ahead = _submit_next(remaining, pool, read)
+                except Exception as fault:  # whoever names the jobs; this one was named before
+                    broken = fault
                 if error is not None:
                     yield Done(job=job, error=error)
-                    continue
-                made, error = _try(partial(make, job, found))  # type: ignore[arg-type]
-                del found  # or it would stay in memory while the next one is made
-                yield Done(job=job, result=made, error=error)
-                del made
+                else:
+                    made, error = _try(partial(make, job, found))  # type: ignore[arg-type]
+                    del found  # or it would stay in memory while the next one is made
+                    yield Done(job=job, result=made, error=error)
+                    del made
+                if broken is not None:
+                    raise broken
         finally:  # whoever stops asking waits for what is being read, and for no more
             pool.shutdown(cancel_futures=True)
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medunet.errors import ModelError
 from medunet.inference.boundary import (
     Positions,
     build_positions,
@@ -29,6 +30,9 @@ from medunet.tasks import Task, list_class_values
 from medunet.volume import Affine, Array, Shape3, Volume
 
 _T = TypeVar("_T")
+
+_ROUNDED = 0.25
+"""Of the network's voxels: what rounding their number may leave uncovered at each end of a box."""
 
 
 class LabelPainter:
@@ -50,7 +54,12 @@ class LabelPainter:
         self._are_numbers = self._values.tolist() == list(range(len(self._values)))
 
     def add(self, slab: Slab) -> None:
-        """Paint what lies within a slab."""
+        """Paint what lies within a slab.
+
+        Raises:
+            ModelError: If a logit is NaN or infinite.
+        """
+        check_is_finite(slab.logits)
         passage = self._way.find_passage(slab)
         if passage is None:
             return
@@ -138,6 +147,24 @@ class SlabWay:
         return Passage(positions=_triple(positions), axes=self._axes, box=_triple(box))
 
 
+def check_is_finite(logits: Tensor) -> None:
+    """Refuse logits among which there is no largest: of several NaN the first would win, the background.
+
+    Args:
+        logits: ``(outputs, I, J, K)``.
+
+    Raises:
+        ModelError: If one of them is NaN or infinite.
+    """
+    # A sum is NaN or infinite where one of its terms is, and is there in a fraction of the time of looking at each.
+    if not bool(torch.isfinite(logits.sum(dim=(-2, -1))).all()):
+        msg = (
+            "The network answers with numbers that are not finite, so its mask would mean nothing. In float16 and bfloat16 "
+            "numbers may grow too large: try --precision fp32. If that does not help, the weights are damaged; train the model anew."
+        )
+        raise ModelError(msg)
+
+
 def restore_label_map(logits: Tensor, prepared: Volume, scan: Volume, task: Task) -> Volume:
     """Logits on the network's grid to a label map on the scan's.
 
@@ -160,7 +187,12 @@ def restore_predictions(predictions: Sequence[Prediction], scan: Volume, task: T
             regions) on the scan's grid, every network counting once.
         scan: Gives the grid of the result.
         task: Gives the values.
+
+    Raises:
+        ModelError: If a logit is NaN or infinite.
     """
+    for prediction in predictions:
+        check_is_finite(prediction.logits)
     if len(predictions) == 1:
         return restore_label_map(predictions[0].logits, predictions[0].grid, scan, task)
     place = _find_place([prediction.grid for prediction in predictions], scan)
@@ -251,8 +283,13 @@ def _find_place(grids: Sequence[Volume], scan: Volume) -> _Place:
 
 
 def _find_covered_box(prepared: Volume, scan: Volume) -> tuple[slice, slice, slice]:
-    """The scan's voxels whose centres lie within the network's grid, borders of half a voxel included."""
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in prepared.spatial_shape], indexing="ij")).reshape(3, -1)
+    """The scan's voxels whose centres lie within the network's grid, borders included.
+
+    Half a voxel of the network belongs to its outermost plane, and a quarter more: whole voxels cover a box up to so much at
+    each end (`compute_target_grid`), and the first and last slices of a scan must not be lost to that.
+    """
+    ends = [(-0.5 - _ROUNDED, n - 0.5 + _ROUNDED) for n in prepared.spatial_shape]
+    corners = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1)
     to_scan = np.linalg.inv(scan.affine) @ prepared.affine
     positions = to_scan[:3, :3] @ corners + to_scan[:3, 3:]
     edges = []

@@ -115,7 +115,7 @@ class Segmentation:
         """
         path = Path(path)
         chosen = choose_mask_format(path, mask_format)
-        inputs = _list_inputs(self.scan)
+        inputs = list_scan_files(self.scan)
         for output in list_outputs(path, chosen, list(self.label_values), split=split):
             check_output(output, inputs, overwrite=overwrite)
         scan = self.scan if reference is None else read_reference(reference, self.options)
@@ -158,7 +158,7 @@ class Segmentation:
         return self.labels
 
 
-def _list_inputs(scan: Scan | None) -> list[Path]:
+def list_scan_files(scan: Scan | None) -> list[Path]:
     """Every file that the scan was read from, the slices of a DICOM folder included: none may be replaced."""
     if scan is None or scan.path is None:
         return []

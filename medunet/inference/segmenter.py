@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from medunet.device import choose_device, choose_precision
-from medunet.errors import InputError, ModelError
+from medunet.errors import InputError, ModelError, OutputError
 from medunet.inference.many import read_ahead
 from medunet.inference.maps import ArraySink, Box, MapPainter, MapSink, OpenSink, list_outside
 from medunet.inference.predictor import Predictor
-from medunet.inference.segmentation import Segmentation
+from medunet.inference.segmentation import Segmentation, list_scan_files
 from medunet.inference.settings import InferenceSettings
 from medunet.inference.sliding_window import OnTiles
 from medunet.io import (
     MapWriter,
     ReadOptions,
     Scan,
+    check_nifti_name,
+    check_output,
     describe_source,
     is_nifti,
     merge_options,
@@ -117,7 +119,7 @@ class Segmenter:
         Raises:
             VolumeError: If the scan cannot be read or is no volume.
             DatasetError: If it has other channels than the task.
-            OutputError: If a map cannot be written.
+            OutputError: If a map cannot be written, or would replace the scan or the other map.
             InputError: If maps are asked for, and the networks of the ensemble do not share a plan.
         """
         clock = _Clock()
@@ -125,6 +127,7 @@ class Segmenter:
         origin = _read_scan(scan, options)
         image = origin.volume
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
+        _check_maps({"probabilities": probabilities, "uncertainty": uncertainty}, origin, scan)
         clock.stop("read")
         in_memory: dict[str, ArraySink] = {}
         painter = MapPainter(
@@ -273,10 +276,25 @@ def _name_outputs(task: Task) -> list[str]:
 
 
 def _read_scan(scan: Any, options: ReadOptions) -> Scan:
-    is_paths = isinstance(scan, list) and all(isinstance(path, (str, Path)) for path in scan)
-    if isinstance(scan, (str, Path)) or is_paths:
+    if isinstance(scan, (str, Path)) or (isinstance(scan, list) and _are_paths(scan)):
         return read_scan(scan, options)
     return scan if isinstance(scan, Scan) else scan_from_memory(scan, options)
+
+
+def _check_maps(maps: Mapping[str, bool | str | Path], origin: Scan, scan: Any) -> None:
+    """Refuse maps that would be lost, or the scan with them, before anything is computed."""
+    paths = [Path(path) for path in maps.values() if not isinstance(path, bool)]
+    files = [Path(path) for path in scan] if isinstance(scan, list) and _are_paths(scan) else []
+    for path in paths:
+        check_nifti_name(path)
+        check_output(path, [*files, *list_scan_files(origin)], overwrite=True)
+    if len(paths) > len({path.resolve() for path in paths}):
+        msg = f"Probabilities and uncertainty would both be written to {paths[0]}; give them different names."
+        raise OutputError(msg)
+
+
+def _are_paths(scan: list[Any]) -> bool:
+    return all(isinstance(path, (str, Path)) for path in scan)
 
 
 def _drop_voxels(scan: Scan) -> Scan:

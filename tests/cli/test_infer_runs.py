@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -149,11 +150,13 @@ def test_what_an_interrupted_run_left_is_made_again(infer: Command, scans: Path,
     path = tmp_path / "masks" / "manifests" / "b.nii.gz.json"
     path.write_text(json.dumps(read(path) | {"status": "running"}))  # killed after its mask, before the end
     (tmp_path / "masks" / "b.nii.gz").write_bytes(b"whatever was there")
+    (tmp_path / "masks" / ".b.nii.gz.0a1b2c3d.partial").write_bytes(b"half of it")
     again = infer(scans, "-o", tmp_path / "masks", "--continue")
     assert again.exit_code == 0, again.err
     assert again.out.count(" -> ") == 1
     assert read_label_map(tmp_path / "masks" / "b.nii.gz").array.any()
     assert read(path)["status"] == "done"
+    assert not list((tmp_path / "masks").glob(".*"))
 
 
 def test_a_mask_that_no_manifest_speaks_of_is_somebody_elses(infer: Command, scans: Path, tmp_path: Path) -> None:
@@ -294,3 +297,83 @@ def test_what_is_unlike_training_is_said_and_strict_makes_it_an_exit_code(
         assert "look at it: The spacing" in odd.out or "look at it: the spacing" in odd.out.lower()
     manifest = read(tmp_path / "c.nii.gz.manifest.json")
     assert "spacing" in {flag["code"] for flag in manifest["flags"]}
+
+
+# ---- whose mask, and whose work ------------------------------------------------------------------------------------------
+
+
+def test_voxels_beside_a_header_belong_to_the_scan(infer: Command, tmp_path: Path, make_densities: Any) -> None:
+    import SimpleITK
+
+    for seed in range(2):  # the header stays as it is
+        scan, _ = make_densities(spacing=(1.0, 1.0, 1.0), shape=(9, 10, 8), seed=seed)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(scan.array[0]), str(tmp_path / "scan.mhd"))
+        if seed == 0:
+            assert infer(tmp_path / "scan.mhd", "-o", tmp_path / "mask.nii.gz").exit_code == 0
+    again = infer(tmp_path / "scan.mhd", "-o", tmp_path / "mask.nii.gz", "--continue")
+    again.check_refused("the scan has changed since")
+
+
+def test_another_patient_of_the_same_size_is_noticed(infer: Command, tmp_path: Path, write_densities: Any) -> None:
+    for seed, site in enumerate(("first", "second")):  # not compressed: both files have as many bytes
+        (tmp_path / site).mkdir()
+        write_densities(tmp_path / site / "scan.nii", spacing=(1.0, 1.0, 1.0), shape=(9, 10, 8), seed=seed)
+    assert infer(tmp_path / "first", "-o", tmp_path / "masks").exit_code == 0
+    refused = infer(tmp_path / "second", "-o", tmp_path / "masks", "--continue")
+    refused.check_refused("scan.nii.gz", "the scan has changed since")
+
+
+def test_a_mask_that_somebody_corrected_is_not_replaced(infer: Command, scans: Path, tmp_path: Path) -> None:
+    mask = tmp_path / "mask.nii.gz"
+    assert infer(scans / "a.nii.gz", "-o", mask).exit_code == 0
+    mask.write_bytes(b"corrected by hand")
+    finished = (tmp_path / "mask.nii.gz.manifest.json").stat().st_mtime_ns
+    os.utime(mask, ns=(finished + 10**9, finished + 10**9))
+    infer(scans / "a.nii.gz", "-o", mask, "--continue", "--uncertainty").check_refused("exists already", "--overwrite")
+    assert mask.read_bytes() == b"corrected by hand"
+    assert infer(scans / "a.nii.gz", "-o", mask, "--continue", "--uncertainty", "--overwrite").exit_code == 0
+
+
+def test_a_picture_never_replaces_the_mask(
+    infer: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scans: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for preview in ("mask.png", "link/mask.png"):
+        refused = infer(scans / "a.nii.gz", "-o", tmp_path / "mask.png", "--preview", preview)
+        refused.check_refused("its preview", "mask.png")
+
+
+def test_another_kind_of_dicom_is_not_taken_for_finished(infer: Command, scans: Path, tmp_path: Path) -> None:
+    assert infer(scans, "-o", tmp_path / "masks").exit_code == 0
+    again = infer(scans, "-o", tmp_path / "masks", "--continue", "--seg-type", "labelmap")
+    again.check_refused("other settings (seg_type)")
+
+
+def fail_to_write(*arguments: Any, **options: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_mask_that_cannot_be_written_leaves_no_maps(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medunet.inference.segmentation.write_structures", fail_to_write)
+    outcome = infer(scans, "-o", tmp_path / "masks", "--probabilities", "--uncertainty")
+    assert outcome.exit_code == 2
+    assert [path for path in (tmp_path / "masks").rglob("*") if path.is_file()] == []
+
+
+def test_outputs_of_two_runs_are_not_taken_for_those_of_one(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = (scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", "--probabilities")
+    assert infer(*call).exit_code == 0
+    before = (tmp_path / "mask.nii.gz").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("medunet.inference.segmentation.write_structures", fail_to_write)
+        infer(*call, "--overwrite").check_refused("a.nii.gz")
+    assert (tmp_path / "mask.nii.gz").read_bytes() == before
+    # Its probabilities are already those of the second run.
+    assert read(tmp_path / "mask.nii.gz.manifest.json")["status"] == "running"
+    assert infer(*call, "--continue").exit_code == 0
+    assert read(tmp_path / "mask.nii.gz.manifest.json")["status"] == "done"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from oracles import ORACLE_HU, ORACLE_TASK, AboveThresholds, NearestIntensity
 from scipy.ndimage import gaussian_filter
 
@@ -51,17 +52,17 @@ def scan(make_volume: Any) -> Volume:
     return volume.with_array(field[None])
 
 
-def run_bundle(bundle: Path, scan: Path, output: Path) -> Volume:
+def run_bundle(bundle: Path, scan: Path | list[Path], output: Path, *, name: str = "scan") -> Volume:
     """In this process: `python -m monai.bundle run` does no more with these arguments."""
     from monai.bundle import run
 
     run(
         config_file=str(bundle / "configs/inference.json"),
         bundle_root=str(bundle),
-        scan=str(scan),
+        scan=[str(path) for path in scan] if isinstance(scan, list) else str(scan),
         output_dir=str(output),
     )
-    return read_label_map(output / "scan_seg.nii.gz")
+    return read_label_map(output / f"{name}_seg.nii.gz")
 
 
 def normalize_centres(rule: Normalization) -> list[float]:
@@ -99,6 +100,42 @@ def test_the_mask_is_that_of_medunet(
     np.testing.assert_allclose(found.affine, expected.affine, atol=1e-4)
     assert len(np.unique(expected.array)) >= 3
     assert np.array_equal(np.unique(found.array), np.unique(expected.array))
+    assert (found.array == expected.array).mean() >= MIN_EQUAL
+
+
+class SeesAround(torch.nn.Module):
+    """The second channel at a voxel, beside its mean over the patch: what surrounds a small scan counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = torch.nn.Parameter(torch.tensor([-2.5, 0.0, 1.0]))
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        seen = patches[:, 1:2] + 0.5 * patches[:, 1:2].mean((2, 3, 4), keepdim=True)
+        return -((seen - self.centres.reshape(1, -1, 1, 1, 1)) ** 2)
+
+
+@pytest.mark.parametrize("nonzero_only", [True, False])
+def test_channels_of_mr_are_seen_as_medunet_sees_them(
+    build_oracle: Callable[..., Model], tmp_path: Path, scan: Volume, nonzero_only: bool
+) -> None:
+    # In the second channel a part of the body is black, and all of it is darker than the first.
+    task = ORACLE_TASK.model_copy(update={"modality": "MR", "channels": ("t1", "t2"), "labels": {"a": (1,), "b": (2,)}})
+    image = np.where(scan.array > -1000, scan.array + 500, 0)[0]
+    other = 0.1 * image[::-1, ::-1].copy()
+    other[image == 0] = 0
+    other[10:22, 8:18, :9] = 0
+    for name, channel in (("t1", image), ("t2", other if nonzero_only else other - 500)):
+        write_nifti_image(scan.with_array(channel[None].astype(np.float32)), tmp_path / f"{name}.nii.gz")
+    scans = [tmp_path / "t1.nii.gz", tmp_path / "t2.nii.gz"]
+    # The scan's own voxel size, which leaves nothing to interpolate; a patch that is larger than the scan.
+    model = build_oracle(task, spacing=(0.9, 1.2, 2.3), patch_size=(40, 32, 24), network=SeesAround())
+    rules = (Normalization(rule="zscore", nonzero_only=nonzero_only),) * 2
+    model = replace(model, plan=model.plan.model_copy(update={"normalization": rules}))
+    expected = Segmenter(model, "cpu").segment(scans).labels
+    export(model, "monai-bundle", tmp_path / "bundle")
+    found = run_bundle(tmp_path / "bundle", scans, tmp_path / "masks", name="t1")
+    assert len(np.unique(expected.array)) >= 2
     assert (found.array == expected.array).mean() >= MIN_EQUAL
 
 

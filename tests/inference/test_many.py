@@ -106,3 +106,14 @@ def test_without_writing_a_result_comes_as_soon_as_it_is_made() -> None:
     results = read_ahead(range(9), read, note)
     assert next(results) == Done(job=0, result=0)
     assert made == [0]
+
+
+def test_what_was_named_before_a_fault_is_still_made() -> None:
+    def name() -> Iterator[str]:
+        yield "first"
+        raise KeyError
+
+    made = read_ahead(name(), str.upper, lambda job, read: read)
+    assert next(made).result == "FIRST"
+    with pytest.raises(KeyError):
+        next(made)

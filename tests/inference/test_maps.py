@@ -12,7 +12,7 @@ import torch
 from made_up_runs import COARSE_PLAN, PLAN, REGIONS, TASK, build_model, join
 from scipy.ndimage import map_coordinates
 
-from medunet.errors import InputError
+from medunet.errors import InputError, OutputError
 from medunet.inference import InferenceSettings, Segmenter, compute_logits
 from medunet.io import read_volume, write_nifti_image
 from medunet.models import Model
@@ -114,3 +114,27 @@ def test_networks_of_different_plans_have_no_common_maps(scan: Volume) -> None:
     ensemble = join(build_model(0, PLAN), build_model(1, COARSE_PLAN))
     with pytest.raises(InputError, match="2 plans"):
         Segmenter(ensemble, "cpu", InferenceSettings()).segment(scan, probabilities=True)
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "link.nii.gz"])
+def test_a_map_never_replaces_the_scan(tmp_path: Path, scan: Volume, name: str) -> None:
+    write_nifti_image(scan, tmp_path / "scan.nii.gz")
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "scan.nii.gz")
+    before = (tmp_path / "scan.nii.gz").read_bytes()
+    segmenter = Segmenter(build_model(1), "cpu")
+    for given in (tmp_path / "scan.nii.gz", [tmp_path / "scan.nii.gz"]):
+        with pytest.raises(OutputError, match="is the input"):
+            segmenter.segment(given, uncertainty=tmp_path / name)
+    assert (tmp_path / "scan.nii.gz").read_bytes() == before
+
+
+def test_names_of_maps_are_judged_before_anything_is_computed(
+    tmp_path: Path, scan: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Segmenter(build_model(1), "cpu")
+    monkeypatch.setattr(segmenter, "_predictor", None)
+    with pytest.raises(OutputError, match="both"):
+        segmenter.segment(scan, probabilities=tmp_path / "map.nii", uncertainty=tmp_path / "x" / ".." / "map.nii")
+    with pytest.raises(OutputError, match="must end in"):
+        segmenter.segment(scan, probabilities=tmp_path / "map.nrrd")
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ import torch
 from oracles import AboveThresholds, build_plan_for
 from torch import Tensor, nn
 
+from medunet.errors import ModelError
 from medunet.inference import Segmenter, restore_label_map
 from medunet.models import Model
 from medunet.preprocessing import preprocess_image
@@ -181,3 +182,45 @@ def test_a_logit_of_exactly_zero_is_no_region(make_volume: Any) -> None:
     assert not restore_label_map(logits, prepared, scan, task).array.any()
     logits[0] = 1e-3
     assert (restore_label_map(logits, prepared, scan, task).array == 1).all()
+
+
+# ---- ends of a scan ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_slices", [103, 104, 105, 106, 107])
+def test_the_last_slices_are_not_lost_where_whole_voxels_of_the_network_cover_less(
+    build_oracle: Callable[..., Model], make_volume: Any, num_slices: int
+) -> None:
+    # 105 slices of 0.5 mm are 10.5 slices of 5 mm, of which 10 cover all but 1.25 mm at each end.
+    scan = make_volume(shape=(6, 5, num_slices), spacing=(1.0, 1.0, 0.5))
+    model = build_oracle(build_task(labels={"a": 5}), spacing=(1.0, 1.0, 5.0), network=OneEverywhere())
+    segmentation = Segmenter(model, "cpu").segment(scan)
+    assert (segmentation.labels.array == 5).all()
+    assert segmentation.volumes_ml == {"a": None}  # the scan cuts it, which blank slices would hide
+
+
+# ---- numbers that are none -------------------------------------------------------------------------------------------------
+
+
+class OnceBroken(nn.Module):
+    """One voxel of one class has no number."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = nn.Parameter(torch.tensor(number))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        logits = patches.new_zeros((len(patches), 2, *patches.shape[2:]))
+        logits[:, 1, 2, 3, 1] = self.number
+        return logits
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("with_maps", [False, True])
+def test_a_network_that_answers_with_no_numbers_makes_no_mask(
+    build_oracle: Callable[..., Model], make_volume: Any, number: float, with_maps: bool
+) -> None:
+    scan = make_volume(shape=(20, 12, 9), spacing=(1.0, 1.0, 1.0))
+    segmenter = Segmenter(build_oracle(build_task(labels={"a": 5}), network=OnceBroken(number)), "cpu")
+    with pytest.raises(ModelError, match="not finite"):
+        segmenter.segment(scan, probabilities=with_maps)
