@@ -35,11 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 900))
     parser.add_argument("--features", type=int, default=8, help="channels of the main network's first stage")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--spacing", type=float, default=1.5, help="mm of the main network's voxels")
+    parser.add_argument("--patch", type=int, nargs=3, default=(96, 96, 96), help="voxels of a tile")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--backend", default="auto")
     arguments = parser.parse_args()
     scan = make_scan(tuple(arguments.shape))
-    model = build_model(scan, arguments.features)
+    model = build_model(scan, arguments.features, arguments.spacing, tuple(arguments.patch))
     seconds: dict[str, list[float]] = {"never": [], "always": []}
     masks: dict[str, np.ndarray] = {}
     segmenters = {
@@ -78,10 +80,10 @@ def make_scan(shape: tuple[int, ...]) -> Volume:
     return Volume(array, np.diag([0.8, 0.8, 2.0, 1.0]))
 
 
-def build_model(scan: Volume, features: int) -> Model:
+def build_model(scan: Volume, features: int, spacing_mm: float, patch_size: tuple[int, ...]) -> Model:
     """Both networks in memory."""
-    i, j, k = (round(n * mm / 3.0) for n, mm in zip(scan.spatial_shape, scan.spacing, strict=True))
-    plan, task = build_shared_plan(2, (i, j, k), 3.0, features=features)
+    i, j, k = (round(n * mm / spacing_mm) for n, mm in zip(scan.spatial_shape, scan.spacing, strict=True))
+    plan, task = build_shared_plan(2, (i, j, k), spacing_mm, features=features, patch_size=patch_size)  # type: ignore[arg-type]
     small_plan = plan.model_copy(
         update={
             "spacing": (9.0, 9.0, 9.0),

@@ -27,7 +27,7 @@ from medunet.tasks import Case, Task, encode_labels, list_case_files, read_case
 
 logger = logging.getLogger(__name__)
 
-STORE_VERSION = 4
+STORE_VERSION = 5
 """Raised whenever the same files and rules give another content."""
 
 _MAX_ID_BYTES = 150

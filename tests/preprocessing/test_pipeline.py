@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import build_plan_for
+from oracles import ORACLE_TASK, build_plan_for
 
 from medunet.planning import Normalization, Plan
 from medunet.preprocessing import compute_fill, from_metatensor, preprocess_image, preprocess_labels, to_metatensor
@@ -301,3 +301,17 @@ def test_to_metatensor_and_back(make_volume: Any) -> None:
     back = from_metatensor(to_metatensor(volume))
     assert np.array_equal(back.array, volume.array)
     assert np.array_equal(back.affine, volume.affine)
+
+
+def test_much_finer_voxels_are_thinned_and_stay_where_they_are(make_volume: Any) -> None:
+    # Smooth in space: what a coarse grid sees does not depend on the voxels in between.
+    grid = make_volume(shape=(120, 90, 70), spacing=(0.5, 0.5, 1.0), orientation="RAS")
+    voxels = np.stack(np.meshgrid(*map(np.arange, grid.spatial_shape), indexing="ij"), -1)
+    world = voxels @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    scan = grid.with_array((world @ [3.0, -2.0, 1.5] + 500).astype(np.float32)[None])
+    plan = build_plan_for(ORACLE_TASK, (6.0, 6.0, 6.0), (8, 8, 8))
+    prepared = preprocess_image(scan, plan)
+    places = np.stack(np.meshgrid(*map(np.arange, prepared.spatial_shape), indexing="ij"), -1)
+    expected = (places @ prepared.affine[:3, :3].T + prepared.affine[:3, 3]) @ [3.0, -2.0, 1.5] + 500
+    inside = (slice(1, -1),) * 3
+    np.testing.assert_allclose(prepared.array[0][inside], expected[inside], atol=0.1)
