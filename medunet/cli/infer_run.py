@@ -255,6 +255,7 @@ class InferRun:
                 options=self.options,
                 probabilities=job.probabilities or False,
                 uncertainty=job.uncertainty or False,
+                overwrite=True,  # as for the mask
             )
         return _Made(found=found, segmentation=segmentation, begun=begun, before=before)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ class Segmenter:
         *,
         probabilities: bool | str | Path = False,
         uncertainty: bool | str | Path = False,
+        overwrite: bool = False,
         on_tiles: OnTiles | None = None,
         options: ReadOptions | None = None,
         **choices: Any,
@@ -108,6 +109,7 @@ class Segmenter:
             probabilities: Whether to keep the probability of every class: in memory, or, with the path of a NIfTI file,
                 on the disk. Air is computed then, too.
             uncertainty: The same for the entropy of the probabilities.
+            overwrite: Whether these files may replace others; never the scan.
             on_tiles: Called with the number of finished tiles and of all; where the plans of an ensemble differ, for one
                 after the other.
             options: What to take where the scan leaves it open.
@@ -127,7 +129,7 @@ class Segmenter:
         origin = _read_scan(scan, options)
         image = origin.volume
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
-        _check_maps({"probabilities": probabilities, "uncertainty": uncertainty}, origin, scan)
+        _check_maps([probabilities, uncertainty], origin, scan, overwrite=overwrite)
         clock.stop("read")
         in_memory: dict[str, ArraySink] = {}
         painter = MapPainter(
@@ -281,13 +283,13 @@ def _read_scan(scan: Any, options: ReadOptions) -> Scan:
     return scan if isinstance(scan, Scan) else scan_from_memory(scan, options)
 
 
-def _check_maps(maps: Mapping[str, bool | str | Path], origin: Scan, scan: Any) -> None:
-    """Refuse maps that would be lost, or the scan with them, before anything is computed."""
-    paths = [Path(path) for path in maps.values() if not isinstance(path, bool)]
+def _check_maps(maps: Sequence[bool | str | Path], origin: Scan, scan: Any, *, overwrite: bool) -> None:
+    """Refuse maps that would be lost, or other files with them, before anything is computed."""
+    paths = [Path(path) for path in maps if not isinstance(path, bool)]
     files = [Path(path) for path in scan] if isinstance(scan, list) and _are_paths(scan) else []
     for path in paths:
         check_nifti_name(path)
-        check_output(path, [*files, *list_scan_files(origin)], overwrite=True)
+        check_output(path, [*files, *list_scan_files(origin)], overwrite=overwrite)
     if len(paths) > len({path.resolve() for path in paths}):
         msg = f"Probabilities and uncertainty would both be written to {paths[0]}; give them different names."
         raise OutputError(msg)

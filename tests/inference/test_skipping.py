@@ -99,3 +99,13 @@ def test_air_within_the_body_is_body(make_volume: Any) -> None:
     assert is_needed is not None
     assert is_needed((slice(40, 56), slice(40, 56), slice(20, 36)))
     assert not is_needed((slice(0, 7), slice(0, 7), slice(20, 36)))
+
+
+def test_a_frame_of_the_largest_value_does_not_turn_tissue_into_air(make_volume: Any) -> None:
+    scan = make_patient(make_volume, "RAS", "MR")
+    scan.array[:, :2] = 32767.0  # more than 1 % of the voxels
+    is_needed = find_needed_tiles(scan, scan, "MR")
+    assert is_needed is not None
+    body = np.argwhere((scan.array[0] > 150) & (scan.array[0] < 1000))
+    for voxel in body[:: len(body) // 50]:
+        assert is_needed(tuple(slice(int(place), int(place) + 1) for place in voxel))  # type: ignore[arg-type]
