@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         find_winner,
         resample_label_map,
         resample_linear,
-        resample_winner,
     )
     from medunet.preprocessing.store import StoredCase
 
@@ -38,7 +37,6 @@ _HOMES = {
     "resample_label_map": "resample",
     "resample_linear": "resample",
     "find_winner": "resample",
-    "resample_winner": "resample",
     "to_metatensor": "monai_bridge",
     "whole_box": "blocks",
 }
@@ -58,7 +56,6 @@ __all__ = [
     "resample_cubic",
     "resample_label_map",
     "resample_linear",
-    "resample_winner",
     "to_metatensor",
     "whole_box",
 ]

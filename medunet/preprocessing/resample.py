@@ -96,24 +96,6 @@ def _find_winners(source: Tensor, num_classes: int, positions: list[Tensor]) -> 
     return winners
 
 
-def resample_winner(
-    classes: Iterable[Tensor], source_affine: Affine, target_affine: Affine, target_shape: Shape3
-) -> Tensor:
-    """Index of the class with the largest interpolated value.
-
-    Args:
-        classes: Score maps ``(I, J, K)`` on the source grid, one after the other.
-        source_affine: Of the score maps.
-        target_affine: Of the result.
-        target_shape: Of the result.
-
-    Returns:
-        ``int16`` tensor ``target_shape`` on the CPU; the first of equals wins.
-    """
-    resampled = (resample_linear(scores, source_affine, target_affine, target_shape) for scores in classes)
-    return find_winner(resampled, target_shape)
-
-
 def find_winner(maps: Iterable[Tensor], shape: Shape3) -> Tensor:
     """Index of the map with the largest value at every voxel; two maps are in memory at a time.
 

@@ -327,6 +327,43 @@ def test_networks_of_other_strides_do_not_share_a_conversion(tmp_path: Path) -> 
     assert backend.description.endswith("(converted now)")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the alternate stack of Linux")
+def test_a_signal_is_handled_after_a_network_was_compiled() -> None:
+    """In a process of its own: where it goes wrong, the process is gone."""
+    skip_without("openvino")
+    script = (
+        "import os, signal, sys\n"
+        "sys.path[:0] = ['tests', '.']\n"
+        "import torch\n"
+        "from medunet.inference.backends import build_backend\n"
+        "from medunet.networks import build_network\n"
+        "from oracles import ORACLE_TASK, build_plan_for\n"
+        "import ctypes\n"
+        "from medunet.inference.backends.signal_stack import _Stack\n"
+        "def look():\n"
+        "    stack = _Stack()\n"
+        "    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))\n"
+        "    return stack.sp, stack.flags, stack.size\n"
+        "before = look()\n"
+        "plan = build_plan_for(ORACLE_TASK, (1.0, 1.0, 1.0), (8, 8, 8))\n"
+        "network = build_network(plan.network).eval()\n"
+        "backends = [build_backend([network], plan, torch.device('cpu'), precision, name='openvino')\n"
+        "            for precision in ('32-true', 'bf16-mixed')]\n"
+        "for backend in backends:\n"
+        "    backend(torch.zeros(1, 1, 8, 8, 8))\n"
+        "print(look() == before)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    root = Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=root)
+    assert (result.returncode, result.stdout.split()) == (0, ["True", "handled", "interrupted"]), result.stderr
+
+
 # ---- what it costs to have them ----------------------------------------------------------------------------------------
 
 

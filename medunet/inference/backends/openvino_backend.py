@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from medunet.device import Precision
 from medunet.inference.backends.backend import describe_cpu
 from medunet.inference.backends.convert import LOGITS, PATCHES, check_packages, trace_network
+from medunet.inference.backends.signal_stack import keep_signal_stack
 from medunet.inference.backends.torch_backend import PRECISION_WORDS
 
 GRAPH, WEIGHTS = "xml", "bin"
@@ -124,7 +125,8 @@ class OpenVinoBackend:
         }
         model = read_openvino(parts)
         model.reshape([1, *list(model.inputs[0].partial_shape)[1:]])
-        self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+        with keep_signal_stack():
+            self._compiled = openvino.Core().compile_model(model, "CPU", settings)
         self._idle: list[Any] = []
         self._lock = threading.Lock()
         words = PRECISION_WORDS[precision] if numbers == "float32" else f"{numbers} and {PRECISION_WORDS[precision]}"
