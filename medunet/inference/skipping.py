@@ -23,8 +23,8 @@ AIR_SHARE_MR = 0.03
 _EDGE = 8
 """Voxels along the edge of the cubes in which air is looked for: a scan becomes 500 times smaller."""
 _SAMPLES = 200_000
-_FRAME_FACTOR = 4
-"""Times three quarters of the voxels that tissue may outshine."""
+_FRAME_SHARE = 0.002
+"""Of all voxels that hold the largest value, from which on it is no tissue but a frame or text."""
 
 
 def find_needed_tiles(
@@ -74,10 +74,11 @@ def _find_matter(image: Array, modality: str) -> Array | None:
 
 
 def _find_bright(sample: Array) -> float:
-    """How bright tissue is: the 99th percentile, unless a frame or text of the largest value makes up more than 1 %."""
-    shown = sample[sample > 0]
-    usual = _FRAME_FACTOR * float(np.percentile(shown, 75)) if shown.size else 0.0
-    return min(float(np.percentile(sample, 99)), usual)
+    """How bright tissue is: the 99th percentile, without a frame or text of the largest value."""
+    largest = sample.max()
+    if np.mean(sample == largest) > _FRAME_SHARE and (rest := sample[sample < largest]).size:
+        sample = rest
+    return float(np.percentile(sample, 99))
 
 
 def _fill_holes(blocks: Array) -> Array:
