@@ -243,7 +243,7 @@ class Predictor:
             group.plan,
             self._device,
             step_fraction=self._settings.resolve_step(),
-            batch_size=self._settings.batch_size or count_tiles_at_once(group.plan),
+            batch_size=_choose_batch_size(group.plan, self._settings),
             needed=_find_needed(image, seen, group.plan, self._settings),
             on_tiles=on_tiles,
         )
@@ -279,7 +279,7 @@ def build_tile_networks(
         choose_flips(plan, settings, speed),
         mirrored_channels=list_mirrored_channels(plan, task),
         mirrored_outputs=compute_mirrored_outputs(task),
-        batch_size=settings.batch_size or count_tiles_at_once(plan),
+        batch_size=_choose_batch_size(plan, settings),
         on_members=on_members,
     )
 
@@ -325,7 +325,7 @@ def paint_labels(
         device,
         axis=tiling.streaming_axis,
         step_fraction=settings.resolve_step(),
-        batch_size=settings.batch_size or count_tiles_at_once(plan),
+        batch_size=_choose_batch_size(plan, settings),
         # What is not computed has no probabilities.
         needed=_find_needed(image, seen, plan, settings) if on_slab is None else None,
         on_tiles=on_tiles,
@@ -337,6 +337,10 @@ def paint_labels(
             on_slab(slab, seen, tiling.streaming_axis)
             on_stage("maps")
     return painter.finish()
+
+
+def _choose_batch_size(plan: Plan, settings: InferenceSettings) -> int:
+    return settings.batch_size or count_tiles_at_once(plan)
 
 
 def _find_needed(image: Volume, seen: Volume, plan: Plan, settings: InferenceSettings) -> Callable[[Box], bool] | None:
