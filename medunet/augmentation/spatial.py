@@ -8,6 +8,7 @@ patch's centre; rotations act in millimetres.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from medunet.augmentation.factors import sample_factors
 from medunet.augmentation.policy import AugmentationPolicy
 from medunet.augmentation.transfer import to_device
-from medunet.preprocessing.resample import ANISOTROPY
+from medunet.preprocessing.resample import ANISOTROPY, interpolate_axis
 from medunet.volume import Array, Shape3, Spacing
 
 
@@ -49,7 +50,7 @@ def sample_spatial(
     rotates = rng.random() < policy.rotation_probability
     angles = rng.uniform(-policy.rotation_degrees, policy.rotation_degrees, 3)
     zooms = rng.random() < policy.scaling_probability
-    factor = float(sample_factors(rng, policy.scaling, 1)[0])
+    (factor,) = sample_factors(rng, policy.scaling, 1)
     deforms = rng.random() < policy.elastic_probability
     control_mm = _sample_control_points(policy, rng, patch_size, spacing)
     flips = rng.random(3) < policy.mirror_probability
@@ -81,17 +82,57 @@ def compute_source_offsets(
     if change.matrix is None and change.control_mm is None:
         return None
     matrix = to_device(np.eye(3) if change.matrix is None else change.matrix, device)
-    # What a matrix makes of a grid is a sum over its axes, (I, 3) + (J, 3) + (K, 3): cheaper than its product with each voxel.
+    # What a matrix makes of a grid is a sum over its axes, (3, I) + (3, J) + (3, K): cheaper than its product with each voxel.
+    # One axis after the other in memory: what reads one coordinate of all voxels reads it in one piece.
     i, j, k = (
-        (torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2)[:, None] * matrix[:, axis]
+        matrix[:, axis, None] * (torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2)
         for axis, size in enumerate(patch_size)
     )
-    offsets = (i[:, None] + j)[:, :, None] + k  # (I, J, K, 3)
+    offsets = ((i[:, :, None] + j[:, None])[..., None] + k[:, None, None]).movedim(0, -1)  # (I, J, K, 3)
     if change.control_mm is not None:
         control_mm = to_device(change.control_mm, device)
         displacement_mm = compute_bspline_field(control_mm, patch_size)
-        offsets = offsets + displacement_mm / to_device(np.array(spacing, dtype=float), device)
+        offsets += displacement_mm / to_device(np.array(spacing, dtype=float), device)
     return offsets
+
+
+def compute_zoom_offsets(change: SpatialChange, patch_size: Shape3) -> list[Tensor] | None:
+    """Where the planes of a patch that is only zoomed come from, relative to the centre, along each axis by itself.
+
+    Args:
+        change: What was drawn.
+        patch_size: Of the patch.
+
+    Returns:
+        ``(I,)``, ``(J,)`` and ``(K,)`` in voxels, on the CPU; None where axes mix, or a plain crop does.
+    """
+    if (
+        change.matrix is None
+        or change.control_mm is not None
+        or np.any(change.matrix != np.diag(np.diag(change.matrix)))
+    ):
+        return None
+    factors = np.diag(change.matrix).tolist()
+    return [
+        (torch.arange(size, dtype=torch.float32) - (size - 1) / 2) * factor
+        for size, factor in zip(patch_size, factors, strict=True)
+    ]
+
+
+def apply_zoom(box: Tensor, positions: Sequence[Tensor]) -> Tensor:
+    """Interpolate a box on a grid, one axis after the other: what `apply_spatial` gives, to rounding, at less cost.
+
+    Args:
+        box: ``(C, I, J, K)``.
+        positions: ``(I',)``, ``(J',)`` and ``(K',)`` in voxels of the box, on the CPU.
+
+    Returns:
+        ``(C, I', J', K')`` float32; positions outside the box take its border.
+    """
+    zoomed = box.float()
+    for axis, along in enumerate(positions):
+        zoomed = interpolate_axis(zoomed, 1 + axis, along)
+    return zoomed
 
 
 def apply_spatial(box: Tensor, coordinates: Tensor, mode: str) -> Tensor:
