@@ -224,6 +224,8 @@ class InferRun:
         if segmenter.model.speed is not None:
             whose = "" if len(segmenter.model.members) == 1 else ", one network alone"
             self._print(f"In validation{whose}: {segmenter.model.speed.describe()}")
+        if segmenter.int8 is not None:
+            self._print(f"In eight bits, as now: {segmenter.int8.describe()}")
 
         def make(job: Job, found: _Found) -> _Made:
             return self._make(segmenter, job, found)

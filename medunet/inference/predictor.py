@@ -11,16 +11,18 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from medunet.device import Precision
 from medunet.errors import InputError
 from medunet.inference.backends import FOLDER, Backend, build_backend
 from medunet.inference.cascade import append_previous_labels
-from medunet.inference.locating import Locator, Region, reaches_sides
+from medunet.inference.locating import Locator, Region, segment_located
 from medunet.inference.logits import collect_logits, count_tiles_at_once, stream_logits
-from medunet.inference.members import MembersWatch
+from medunet.inference.members import MembersWatch, name_members
 from medunet.inference.prediction import Prediction, build_patch_key, build_voxel_key, merge_predictions
 from medunet.inference.restoring import LabelPainter, restore_predictions
 from medunet.inference.settings import InferenceSettings
@@ -28,7 +30,8 @@ from medunet.inference.skipping import find_needed_tiles
 from medunet.inference.sliding_window import OnTiles, PredictTiles, Slab
 from medunet.inference.tile_networks import Axes, OnMembers, TileNetworks, list_flips, list_mirrored_channels
 from medunet.inference.tiling import Box, plan_tiles
-from medunet.models import AnyModel, Model, SpeedRecord
+from medunet.models import AnyModel, Int8Record, Model, SpeedRecord
+from medunet.models.names import INT8
 from medunet.planning import Plan
 from medunet.postprocessing import AgreementCounts
 from medunet.preprocessing import preprocess_image
@@ -69,6 +72,7 @@ class Predictor:
         self._device = device
         self._precision = precision
         self._settings = settings or InferenceSettings()
+        self._int8: Int8Record | None = None
         members = model.members[:1] if self._settings.takes_one_network else model.members
         groups: dict[Hashable, list[Model]] = {}
         for member in members:
@@ -90,18 +94,49 @@ class Predictor:
             parts += [", ".join(counts) + (f" of {patch}" if len(self._groups) > 1 else "")] if counts else []
         return "; ".join(parts)
 
+    @property
+    def int8(self) -> Int8Record | None:
+        """What eight bits cost and scored, where the network computes in them; None where it does not."""
+        return self._int8
+
+    @property
+    def members(self) -> str | None:
+        """Whose agreement can be counted, in the words of `AgreementCounts`; None where there is one member, or plans differ."""
+        if len(self._groups) > 1:
+            return None
+        (group,) = self._groups
+        return name_members(len(group.networks), self._count_flips(group))
+
     def segment(self, image: Volume) -> Volume:
         """The label map of a scan on its own grid, without post-processing.
 
         Args:
             image: ``(C, I, J, K)`` with the channels of the task.
         """
-        return self.segment_with_agreement(image)[0]
+        return self.segment_with_agreement(image, counts_agreement=False)[0]
+
+    def compute_patches(self, patches: Tensor) -> Tensor:
+        """Logits ``(B, outputs, *patch_size)`` of the first network, such as to see how long it takes.
+
+        Args:
+            patches: ``(B, C, *patch_size)`` float32.
+        """
+        return self._groups[0].networks[0](patches)
+
+    def prepare(self, image: Volume) -> Volume:
+        """What the networks see of a scan; of several plans, those of the first.
+
+        Args:
+            image: ``(C, I, J, K)`` with the channels of the task.
+        """
+        first = self._groups[0]
+        return self._add_previous(first, preprocess_image(image, first.plan), image, _ignore)
 
     def segment_with_agreement(
         self,
         image: Volume,
         *,
+        counts_agreement: bool = True,
         on_tiles: OnTiles | None = None,
         on_stage: OnStage = _ignore,
         on_slab: OnSlab | None = None,
@@ -110,12 +145,13 @@ class Predictor:
 
         Args:
             image: ``(C, I, J, K)`` with the channels of the task.
+            counts_agreement: Whether to count it, which takes some time of its own.
             on_tiles: Called with the number of finished tiles and of all; where plans differ, for one after the other.
             on_stage: Called when a part of a stage has been done.
             on_slab: Called with the mean logits of all networks, slab by slab, where they share a plan.
 
         Returns:
-            The agreement is None where there is only one member, or where plans differ.
+            The agreement is None where there is only one member, where plans differ, or where it is not counted.
 
         Raises:
             InputError: If logits are asked for, and the networks do not share a plan.
@@ -132,19 +168,20 @@ class Predictor:
             on_stage("restore")
             return labels, None
         (group,) = self._groups
-        region = None
-        if self._locator is not None and on_slab is None:  # maps are made of the whole scan
-            region = self._locator.find_region(image, group.plan)
+        locator = self._locator if on_slab is None else None  # maps are made of the whole scan
+
+        def find_region() -> Region | None:
+            assert locator is not None  # nobody looks without one
+            region = locator.find_region(image, group.plan)
             on_stage("locate")
-            if region is None:
-                logger.warning("The small network found no structure; the whole scan is segmented.")
-        found = self._segment_group(group, image, region, on_tiles, on_stage, on_slab)
-        if region is not None and reaches_sides(found[0], region):
-            logger.warning(
-                "Structures reach the side of the box in which they were found; the whole scan is segmented."
+            return region
+
+        def segment(region: Region | None) -> tuple[Volume, AgreementCounts | None]:
+            return self._segment_group(
+                group, image, region, on_tiles, on_stage, on_slab, counts_agreement=counts_agreement
             )
-            found = self._segment_group(group, image, None, on_tiles, on_stage, on_slab)
-        return found
+
+        return segment_located(None if locator is None else find_region, segment, on_fallback=logger.warning)
 
     def _segment_group(
         self,
@@ -154,12 +191,16 @@ class Predictor:
         on_tiles: OnTiles | None,
         on_stage: OnStage,
         on_slab: OnSlab | None,
+        *,
+        counts_agreement: bool,
     ) -> tuple[Volume, AgreementCounts | None]:
         prepared = preprocess_image(image, group.plan, region=region)
         on_stage("prepare")
-        watch = MembersWatch(self._task, len(group.networks), self._count_flips(group), self._device)
+        watch = None
+        if counts_agreement:
+            watch = MembersWatch(self._task, len(group.networks), self._count_flips(group), self._device)
         labels = paint_labels(
-            self._build_tiles(group, watch.add),
+            self._build_tiles(group, None if watch is None else watch.add),
             self._add_previous(group, prepared, image, on_stage),
             image,
             group.plan,
@@ -170,7 +211,7 @@ class Predictor:
             on_stage=on_stage,
             on_slab=on_slab,
         )
-        return labels, watch.read()
+        return labels, None if watch is None else watch.read()
 
     def predict(
         self,
@@ -211,21 +252,25 @@ class Predictor:
         first = members[0]
         return _Group(
             plan=first.plan,
-            networks=[
-                build_backend(
-                    [member.network],
-                    member.plan,
-                    self._device,
-                    self._precision,
-                    name=self._settings.backend,
-                    cache=member.folder / FOLDER if member.folder.is_dir() else None,
-                )
-                for member in members
-            ],
+            networks=[self._build_backend(member) for member in members],
             # Its labels are made as in training, whatever is asked for: the second stage knows no others.
             low=None
             if first.low is None
             else Predictor(first.low, self._device, self._precision, self._settings.keep_only_computing()),
+        )
+
+    def _build_backend(self, member: Model) -> Backend:
+        cache = member.folder / FOLDER if member.folder.is_dir() else None
+        if self._settings.may_take_int8(self._device) and member.int8 is not None and member.int8.is_used:
+            try:
+                backend = build_int8_backend(member, member.int8, self._device, self._precision, cache)
+            except InputError as error:
+                logger.warning("Eight bits are left out, and the network computes as usual: %s", error)
+            else:
+                self._int8 = member.int8
+                return backend
+        return build_backend(
+            [member.network], member.plan, self._device, self._precision, name=self._settings.backend, cache=cache
         )
 
     def _build_tiles(self, group: _Group, on_members: OnMembers | None = None) -> TileNetworks:
@@ -253,6 +298,28 @@ class Predictor:
             plan=group.plan,
             num_networks=len(group.networks),
         )
+
+
+def build_int8_backend(
+    member: Model, record: Int8Record, device: torch.device, precision: Precision, cache: Path | None
+) -> Backend:
+    """The network in eight bits, as it was measured.
+
+    Args:
+        member: One network.
+        record: What was measured.
+        device: The CPU.
+        precision: Of what is not in eight bits.
+        cache: Folder of converted networks.
+
+    Raises:
+        InputError: If the record or the conversion belongs to other weights, the conversion is missing, damaged or made by
+            another release, or a package is missing.
+    """
+    if record.weights_sha256 != member.training.weights_sha256:
+        msg = f"{INT8} was measured with other weights; run medunet quantize again."
+        raise InputError(msg)
+    return build_backend([member.network], member.plan, device, precision, cache=cache, numbers="int8")
 
 
 def build_tile_networks(

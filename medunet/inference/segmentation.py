@@ -48,7 +48,8 @@ class Segmentation:
         options: How it was read.
         model: Name and version of what made the mask, for DICOM and the ``descrip`` of a NIfTI file.
         flags: What is unlike training; none where the model does not say how scans and masks looked there.
-        agreement: How far networks or mirrored passes agree; None where there is one pass, or where plans differ.
+        agreement: How far networks or mirrored passes agree; None where there is one pass, where plans differ, or where nobody
+            asked for it and validation has not learnt what it says about the Dice.
         probabilities: ``(classes, I, J, K)`` float16, background first, or one channel per region; None unless asked for.
         uncertainty: ``(1, I, J, K)`` float16, entropy of the probabilities, 0 to 1; None unless asked for.
     """

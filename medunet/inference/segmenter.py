@@ -29,7 +29,7 @@ from medunet.io import (
     read_scan,
     scan_from_memory,
 )
-from medunet.models import SYNTHETIC_WARNING, AnyModel, find_newest_model, read_model
+from medunet.models import SYNTHETIC_WARNING, AnyModel, Int8Record, find_newest_model, read_model
 from medunet.networks import PatchNetwork
 from medunet.planning import Plan
 from medunet.postprocessing import apply_postprocessing, find_flags
@@ -68,6 +68,11 @@ class Segmenter:
         return self._predictor.description
 
     @property
+    def int8(self) -> Int8Record | None:
+        """What eight bits cost and scored, where the network computes in them; None where it does not."""
+        return self._predictor.int8
+
+    @property
     def network(self) -> PatchNetwork:
         """The bare network, a ``torch.nn.Module`` from patches ``(B, C, *patch_size)`` to logits.
 
@@ -96,6 +101,7 @@ class Segmenter:
         probabilities: bool | str | Path = False,
         uncertainty: bool | str | Path = False,
         overwrite: bool = False,
+        agreement: bool = False,
         on_tiles: OnTiles | None = None,
         options: ReadOptions | None = None,
         **choices: Any,
@@ -110,6 +116,7 @@ class Segmenter:
                 on the disk. Air is computed then, too.
             uncertainty: The same for the entropy of the probabilities.
             overwrite: Whether these files may replace others; never the scan.
+            agreement: Whether to count how far networks or mirrored passes agree, where the model has no use for it either.
             on_tiles: Called with the number of finished tiles and of all; where the plans of an ensemble differ, for one
                 after the other.
             options: What to take where the scan leaves it open.
@@ -139,8 +146,9 @@ class Segmenter:
             uncertainty=self._choose_sink("uncertainty", uncertainty, origin, options, in_memory),
         )
         try:
-            labels, agreement = self._predictor.segment_with_agreement(
+            labels, counted = self._predictor.segment_with_agreement(
                 image,
+                counts_agreement=agreement or self._predicts_dice,
                 on_tiles=on_tiles,
                 on_stage=clock.stop,
                 on_slab=painter.add if painter.is_wanted else None,
@@ -152,7 +160,7 @@ class Segmenter:
             clock.stop("maps")
         labels = apply_postprocessing(labels, self.task, self.model.postprocessing)
         clock.stop("postprocess")
-        flags = find_flags(image, labels, self.task, self.model.quality, agreement=agreement)
+        flags = find_flags(image, labels, self.task, self.model.quality, agreement=counted)
         clock.stop("flags")
         return Segmentation(
             labels=labels,
@@ -164,9 +172,16 @@ class Segmenter:
             options=options,
             model=self._name,
             flags=flags,
-            agreement=agreement,
+            agreement=counted,
             **{name: sink.volume for name, sink in in_memory.items()},
         )
+
+    @property
+    def _predicts_dice(self) -> bool:
+        """Whether validation has learnt what the agreement of these members says about the Dice."""
+        labels = self.model.quality.labels.values() if self.model.quality is not None else ()
+        calibrations = [label.dice_calibration for label in labels]
+        return any(one is not None and one.members == self._predictor.members for one in calibrations)
 
     @property
     def _name(self) -> tuple[str, str]:

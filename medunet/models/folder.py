@@ -12,6 +12,7 @@ metrics.json          Dice on the validation cases, where there are any
 postprocessing.json   what is done to a mask after the network; without it, nothing is
 quality.json          what scans and masks looked like in training
 speed.json            what more or less work per scan is worth
+int8.json             what the network in eight bits costs and scores, where that was tried; it lies in backends/
 card.md               all of that for people
 ```
 """
