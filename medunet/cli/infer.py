@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -113,7 +114,7 @@ def infer(
         uncertainty=uncertainty,
     )
     for scan in (*scans, *([Path(reference)] if reference else [])):
-        if not scan.exists():
+        if not os.path.lexists(scan):  # a link to nothing is a scan that cannot be read, like others
             msg = f"{scan} does not exist. Check the path."
             raise InputError(msg)
     folder = model or find_newest_model()

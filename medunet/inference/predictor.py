@@ -89,7 +89,8 @@ class Predictor:
         for group in self._groups:
             patch = "x".join(map(str, group.plan.patch_size))
             num_networks, num_flips = len(group.networks), self._count_flips(group)
-            counts = [f"{num_networks} networks"] if num_networks > 1 or len(self._groups) > 1 else []
+            several = "" if num_networks == 1 else "s"
+            counts = [f"{num_networks} network{several}"] if num_networks > 1 or len(self._groups) > 1 else []
             counts += [f"{num_flips} mirrored passes"] if num_flips > 1 else []
             parts += [", ".join(counts) + (f" of {patch}" if len(self._groups) > 1 else "")] if counts else []
         return "; ".join(parts)

@@ -14,6 +14,7 @@ from medunet.io import (
     Scan,
     SegKind,
     StructureSet,
+    check_not_beside_slices,
     check_output,
     choose_mask_format,
     from_label_map,
@@ -110,14 +111,15 @@ class Segmentation:
             overwrite: Whether existing files may be replaced.
 
         Raises:
-            OutputError: If the path is the scan itself, exists (unless ``overwrite``), or cannot be written.
+            OutputError: If the path is the scan itself or a volume among its slices, exists (unless ``overwrite``), or cannot be written.
             InputError: If a DICOM object is asked for and neither scan nor ``reference`` is a DICOM series.
             GeometryError: If the mask does not lie on the grid of ``reference``.
         """
         path = Path(path)
         chosen = choose_mask_format(path, mask_format)
-        inputs = list_scan_files(self.scan)
+        inputs = [] if self.scan is None else self.scan.list_files()
         for output in list_outputs(path, chosen, list(self.label_values), split=split):
+            check_not_beside_slices(output, inputs)
             check_output(output, inputs, overwrite=overwrite)
         scan = self.scan if reference is None else read_reference(reference, self.options)
         write_structures(
@@ -157,11 +159,3 @@ class Segmentation:
         if isinstance(scan, tuple) and len(scan) == 2 and hasattr(scan[0], "ndim"):
             return self.labels.array[0], self.labels.affine
         return self.labels
-
-
-def list_scan_files(scan: Scan | None) -> list[Path]:
-    """Every file that the scan was read from, the slices of a DICOM folder included: none may be replaced."""
-    if scan is None or scan.path is None:
-        return []
-    slices = {frame.file.path for frame in scan.stack.frames} if scan.stack is not None else set()
-    return [scan.path, *sorted(slices)]

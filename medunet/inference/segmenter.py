@@ -14,7 +14,7 @@ from medunet.errors import InputError, ModelError, OutputError
 from medunet.inference.many import read_ahead
 from medunet.inference.maps import ArraySink, Box, MapPainter, MapSink, OpenSink, list_outside
 from medunet.inference.predictor import Predictor
-from medunet.inference.segmentation import Segmentation, list_scan_files
+from medunet.inference.segmentation import Segmentation
 from medunet.inference.settings import InferenceSettings
 from medunet.inference.sliding_window import OnTiles
 from medunet.io import (
@@ -22,6 +22,7 @@ from medunet.io import (
     ReadOptions,
     Scan,
     check_nifti_name,
+    check_not_beside_slices,
     check_output,
     describe_source,
     is_nifti,
@@ -302,9 +303,11 @@ def _check_maps(maps: Sequence[bool | str | Path], origin: Scan, scan: Any, *, o
     """Refuse maps that would be lost, or other files with them, before anything is computed."""
     paths = [Path(path) for path in maps if not isinstance(path, bool)]
     files = [Path(path) for path in scan] if isinstance(scan, list) and _are_paths(scan) else []
+    files += origin.list_files()
     for path in paths:
         check_nifti_name(path)
-        check_output(path, [*files, *list_scan_files(origin)], overwrite=overwrite)
+        check_not_beside_slices(path, files)
+        check_output(path, files, overwrite=overwrite)
     if len(paths) > len({path.resolve() for path in paths}):
         msg = f"Probabilities and uncertainty would both be written to {paths[0]}; give them different names."
         raise OutputError(msg)
