@@ -67,6 +67,10 @@ def infer(
         str, typer.Option("--precision", help="auto, bf16, fp16 or fp32: the networks' arithmetic.")
     ] = "auto",
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tiles at once.")] = None,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option("--memory-gb", help="Memory that a scan may take; less is computed at a time until it fits."),
+    ] = None,
     preview: Annotated[
         Path | None, typer.Option("--preview", help="PNG with the contours; a folder where the output is one.")
     ] = None,
@@ -138,6 +142,7 @@ def infer(
         locate=locate,  # type: ignore[arg-type]
         skip_air=not no_skip,
         batch_size=batch_size,
+        memory_gb=memory_gb,
         backend=backend,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
     )

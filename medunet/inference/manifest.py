@@ -53,6 +53,7 @@ class Manifest(BaseModel):
         outputs: Names of the files that were or will be written, relative to the manifest's folder.
         computed_by: Device, backend, precision, networks and passes.
         seconds: Per stage.
+        estimated_memory_mib: What this scan was expected to take: ``host``, ``device``, and the terms of both.
         peak_memory_mib: Most memory that the process has taken until then; on CUDA also of the device.
         volumes: Label -> ``volume_ml``, ``visible_ml`` and the reason where the volume is not known.
         flags: What is unlike training.
@@ -76,6 +77,7 @@ class Manifest(BaseModel):
     outputs: list[str]
     computed_by: str = ""
     seconds: dict[str, float] = {}
+    estimated_memory_mib: dict[str, float] = {}
     peak_memory_mib: dict[str, float] = {}
     volumes: dict[str, dict[str, Any]] = {}
     flags: list[dict[str, Any]] = []
@@ -138,6 +140,7 @@ def finish_manifest(path: Path, begun: Manifest, segmentation: Segmentation, sec
         update={
             "status": "done",
             "seconds": {**segmentation.timings, **seconds},
+            "estimated_memory_mib": segmentation.memory.to_json() if segmentation.memory is not None else {},
             "peak_memory_mib": measure_peak_memory(),
             "volumes": {name: asdict(volume) for name, volume in segmentation.volumes.items()},
             "flags": [asdict(flag) for flag in segmentation.flags],
@@ -212,8 +215,8 @@ def find_difference(
 
 
 def describe_settings(settings: InferenceSettings, reading: Mapping[str, Any]) -> dict[str, Any]:
-    """All choices that may change a mask, as plain JSON."""
-    return {**asdict(settings), **reading}
+    """All choices that may change a mask, as plain JSON; a limit of memory does not."""
+    return {name: value for name, value in asdict(settings).items() if name != "memory_gb"} | dict(reading)
 
 
 def describe_decisions(folder: Path, settings: InferenceSettings) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from medunet.inference.cascade import append_previous_labels
 from medunet.inference.locating import Locator, Region, segment_located
 from medunet.inference.logits import collect_logits, count_tiles_at_once, stream_logits
 from medunet.inference.members import MembersWatch, name_members
+from medunet.inference.memory_need import MemoryNeed, Portions, Work, choose_portions, measure_axes
 from medunet.inference.prediction import Prediction, build_patch_key, build_voxel_key, merge_predictions
 from medunet.inference.restoring import LabelPainter, restore_predictions
 from medunet.inference.settings import InferenceSettings
@@ -107,6 +108,19 @@ class Predictor:
             return None
         (group,) = self._groups
         return name_members(len(group.networks), self._count_flips(group))
+
+    def estimate_memory(self, image: Volume) -> MemoryNeed:
+        """What a scan takes from its file to its mask, with portions that the settings allow.
+
+        Args:
+            image: ``(C, I, J, K)`` with the channels of the task; its voxels do not matter.
+
+        Raises:
+            InputError: If it does not fit into the memory that the settings allow.
+        """
+        needs = [self._fit(group, image)[1] for group in self._groups]
+        needs += [group.low.estimate_memory(image) for group in self._groups if group.low is not None]
+        return max(needs, key=lambda need: need.limited_bytes)
 
     def segment(self, image: Volume) -> Volume:
         """The label map of a scan on its own grid, without post-processing.
@@ -197,17 +211,19 @@ class Predictor:
     ) -> tuple[Volume, AgreementCounts | None]:
         prepared = preprocess_image(image, group.plan, region=region)
         on_stage("prepare")
+        portions, _ = self._fit(group, image)
         watch = None
         if counts_agreement:
             watch = MembersWatch(self._task, len(group.networks), self._count_flips(group), self._device)
         labels = paint_labels(
-            self._build_tiles(group, None if watch is None else watch.add),
+            self._build_tiles(group, portions, None if watch is None else watch.add),
             self._add_previous(group, prepared, image, on_stage),
             image,
             group.plan,
             self._task,
             self._device,
             self._settings,
+            portions=portions,
             on_tiles=on_tiles,
             on_stage=on_stage,
             on_slab=on_slab,
@@ -254,6 +270,7 @@ class Predictor:
         return _Group(
             plan=first.plan,
             networks=[self._build_backend(member) for member in members],
+            weight_bytes=sum(parameter.nbytes for parameter in first.network.parameters()),
             # Its labels are made as in training, whatever is asked for: the second stage knows no others.
             low=None
             if first.low is None
@@ -274,22 +291,53 @@ class Predictor:
             [member.network], member.plan, self._device, self._precision, name=self._settings.backend, cache=cache
         )
 
-    def _build_tiles(self, group: _Group, on_members: OnMembers | None = None) -> TileNetworks:
+    def _fit(self, group: _Group, image: Volume) -> tuple[Portions, MemoryNeed]:
+        shape, spacing = measure_axes(image)
+        work = Work(
+            plan=group.plan,
+            num_networks=len(group.networks),
+            num_flips=self._count_flips(group),
+            step_fraction=self._settings.resolve_step(),
+            backend=group.networks[0].name,
+            precision=self._precision,
+            on_device=self._device.type != "cpu",
+            keeps_logits=len(self._groups) > 1,
+            label_bytes=1 if max(self._task.all_values) <= 255 else 4,
+            weight_bytes=group.weight_bytes,
+        )
+        return choose_portions(
+            shape,
+            spacing,
+            work,
+            get_largest_portions(group.plan, self._settings),
+            memory_gb=self._settings.memory_gb,
+            num_channels=image.num_channels,
+            voxel_bytes=image.array.dtype.itemsize,
+        )
+
+    def _build_tiles(self, group: _Group, portions: Portions, on_members: OnMembers | None = None) -> TileNetworks:
         return build_tile_networks(
-            group.networks, group.plan, self._task, self._settings, self._speed, on_members=on_members
+            group.networks,
+            group.plan,
+            self._task,
+            self._settings,
+            self._speed,
+            portions=portions,
+            on_members=on_members,
         )
 
     def _count_flips(self, group: _Group) -> int:
         return len(choose_flips(group.plan, self._settings, self._speed))
 
     def _predict_group(self, group: _Group, seen: Volume, image: Volume, on_tiles: OnTiles | None) -> Prediction:
+        portions, _ = self._fit(group, image)
         logits = collect_logits(
-            self._build_tiles(group),
+            self._build_tiles(group, portions),
             seen,
             group.plan,
             self._device,
             step_fraction=self._settings.resolve_step(),
-            batch_size=_choose_batch_size(group.plan, self._settings),
+            batch_size=portions.batch_size,
             needed=_find_needed(image, seen, group.plan, self._settings),
             on_tiles=on_tiles,
         )
@@ -330,6 +378,7 @@ def build_tile_networks(
     settings: InferenceSettings,
     speed: SpeedRecord | None,
     *,
+    portions: Portions | None = None,
     on_members: OnMembers | None = None,
 ) -> TileNetworks:
     """Networks of one plan with the mirrored passes that the settings ask for, as one.
@@ -340,6 +389,7 @@ def build_tile_networks(
         task: Knows which labels have sides.
         settings: What the user decided.
         speed: What was measured after training.
+        portions: How much is computed at a time; None takes the largest that the settings allow.
         on_members: Told what every member says.
     """
     return TileNetworks(
@@ -347,7 +397,7 @@ def build_tile_networks(
         choose_flips(plan, settings, speed),
         mirrored_channels=list_mirrored_channels(plan, task),
         mirrored_outputs=compute_mirrored_outputs(task),
-        batch_size=_choose_batch_size(plan, settings),
+        batch_size=(portions or get_largest_portions(plan, settings)).batch_size,
         on_members=on_members,
     )
 
@@ -366,6 +416,7 @@ def paint_labels(
     device: torch.device,
     settings: InferenceSettings,
     *,
+    portions: Portions | None = None,
     on_tiles: OnTiles | None = None,
     on_stage: OnStage = _ignore,
     on_slab: OnSlab | None = None,
@@ -379,13 +430,15 @@ def paint_labels(
         plan: Of the networks.
         task: Gives the values.
         device: That computes.
-        settings: Steps, batches, air.
+        settings: Steps, air.
+        portions: How much is computed at a time; None takes the largest that the settings allow.
         on_tiles: Called with the number of finished tiles and of all.
         on_stage: Called with ``"network"``, ``"restore"`` and, where somebody listens to the slabs, ``"maps"`` in turns.
         on_slab: Called with the mean logits, slab by slab.
     """
     tiling = plan_tiles(seen.spatial_shape, plan.patch_size, step_fraction=settings.resolve_step())
-    painter = LabelPainter(seen, tiling.streaming_axis, image, task)
+    portions = portions or get_largest_portions(plan, settings)
+    painter = LabelPainter(seen, tiling.streaming_axis, image, task, block_logits=portions.block_logits)
     for slab in stream_logits(
         tiles,
         seen,
@@ -393,7 +446,7 @@ def paint_labels(
         device,
         axis=tiling.streaming_axis,
         step_fraction=settings.resolve_step(),
-        batch_size=_choose_batch_size(plan, settings),
+        batch_size=portions.batch_size,
         # What is not computed has no probabilities.
         needed=_find_needed(image, seen, plan, settings) if on_slab is None else None,
         on_tiles=on_tiles,
@@ -407,8 +460,9 @@ def paint_labels(
     return painter.finish()
 
 
-def _choose_batch_size(plan: Plan, settings: InferenceSettings) -> int:
-    return settings.batch_size or count_tiles_at_once(plan)
+def get_largest_portions(plan: Plan, settings: InferenceSettings) -> Portions:
+    """How much is computed at a time where memory does not matter."""
+    return Portions(batch_size=settings.batch_size or count_tiles_at_once(plan))
 
 
 def _find_needed(image: Volume, seen: Volume, plan: Plan, settings: InferenceSettings) -> Callable[[Box], bool] | None:
@@ -422,11 +476,13 @@ class _Group:
     Attributes:
         plan: Of all of them.
         networks: Each on patches.
+        weight_bytes: Of one of them.
         low: Of a cascade, what segments the scan before them.
     """
 
     plan: Plan
     networks: Sequence[Backend]
+    weight_bytes: int
     low: Predictor | None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medunet.inference.memory_need import MemoryNeed
 from medunet.io import (
     Algorithm,
     Code,
@@ -51,6 +52,7 @@ class Segmentation:
         flags: What is unlike training; none where the model does not say how scans and masks looked there.
         agreement: How far networks or mirrored passes agree; None where there is one pass, where plans differ, or where nobody
             asked for it and validation has not learnt what it says about the Dice.
+        memory: What the scan was expected to take.
         probabilities: ``(classes, I, J, K)`` float16, background first, or one channel per region; None unless asked for.
         uncertainty: ``(1, I, J, K)`` float16, entropy of the probabilities, 0 to 1; None unless asked for.
     """
@@ -65,6 +67,7 @@ class Segmentation:
     model: tuple[str, str] = ("medunet", "")
     flags: tuple[Flag, ...] = ()
     agreement: AgreementCounts | None = None
+    memory: MemoryNeed | None = None
     probabilities: Volume | None = None
     uncertainty: Volume | None = None
 

@@ -130,7 +130,8 @@ class Segmenter:
             VolumeError: If the scan cannot be read or is no volume.
             DatasetError: If it has other channels than the task.
             OutputError: If a map cannot be written, or would replace the scan or the other map.
-            InputError: If maps are asked for, and the networks of the ensemble do not share a plan.
+            InputError: If maps are asked for, and the networks of the ensemble do not share a plan; if the scan does not fit
+                into the memory that the settings allow.
         """
         clock = _Clock()
         options = self.merge_options(options, choices)
@@ -138,6 +139,8 @@ class Segmenter:
         image = origin.volume
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
         _check_maps([probabilities, uncertainty], origin, scan, overwrite=overwrite)
+        memory = self._predictor.estimate_memory(image)
+        logger.debug("Memory that this scan will take: %s", memory.describe())
         clock.stop("read")
         in_memory: dict[str, ArraySink] = {}
         painter = MapPainter(
@@ -174,6 +177,7 @@ class Segmenter:
             model=self._name,
             flags=flags,
             agreement=counted,
+            memory=memory,
             **{name: sink.volume for name, sink in in_memory.items()},
         )
 

@@ -38,6 +38,8 @@ class InferenceSettings:
             ``"auto"`` as measured in training, ``"always"``.
         skip_air: Whether tiles that hold nothing but air are left out.
         batch_size: Tiles at once; None takes what training's batch promises to fit.
+        memory_gb: Memory in 10^9 bytes that a scan may take, on a GPU its memory, else that of the process: less is computed at
+            a time until it fits (`medunet.inference.memory_need`); None sets no limit.
         backend: What computes the networks, see `medunet.inference.backends`.
         precision: Of the networks' arithmetic: ``"auto"``, ``"fp32"``, ``"bf16"``, ``"fp16"``. All but ``"auto"`` leave eight
             bits out.
@@ -52,6 +54,7 @@ class InferenceSettings:
     locate: Locate = "auto"
     skip_air: bool = True
     batch_size: int | None = None
+    memory_gb: float | None = None
     backend: BackendName = "auto"
     precision: PrecisionName = "auto"
 
@@ -67,6 +70,10 @@ class InferenceSettings:
             raise InputError(msg)
         if self.batch_size is not None and self.batch_size < 1:
             msg = f"The batch size is {self.batch_size}; expected 1 or more tiles."
+            raise InputError(msg)
+
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            msg = f"The memory is {self.memory_gb} GB; expected more than 0."
             raise InputError(msg)
 
     def resolve_step(self) -> float:
@@ -106,7 +113,11 @@ class InferenceSettings:
     def keep_only_computing(self) -> InferenceSettings:
         """The usual amount of work, computed in the same way."""
         return InferenceSettings(
-            batch_size=self.batch_size, backend=self.backend, precision=self.precision, skip_air=self.skip_air
+            batch_size=self.batch_size,
+            memory_gb=self.memory_gb,
+            backend=self.backend,
+            precision=self.precision,
+            skip_air=self.skip_air,
         )
 
     @property
