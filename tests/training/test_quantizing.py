@@ -153,6 +153,21 @@ def test_without_cases_of_the_model_it_says_so(data: Path, tmp_path: Path, monke
 # ---- after training --------------------------------------------------------------------------------------------------------
 
 
+def test_of_all_folds_the_first_is_quantised_when_its_model_is_finished(
+    train_tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool, int, int]] = []
+
+    def record(folder: Path, training: Any, validation: Any, seconds: float, observer: Observer) -> None:
+        seen.append((folder.name, (folder / "metrics.json").is_file(), len(training), len(validation)))
+
+    monkeypatch.setattr("medunet.training.fold.quantize_after_training", record)
+    train_tiny(tmp_path / "one", budget="1it")
+    train_tiny(tmp_path / "all", budget="1it", fold="all")  # nothing to measure on
+    train_tiny(tmp_path / "every", budget="1it", fold="cv")
+    assert seen == [("one", True, 4, 1), ("fold_0", True, 4, 1)]
+
+
 class Recorder(Observer):
     def __init__(self) -> None:
         self.messages: list[str] = []
