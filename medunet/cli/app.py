@@ -24,6 +24,7 @@ from medunet.cli.infer import infer
 from medunet.cli.networks import networks
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
+from medunet.cli.quantize import quantize
 from medunet.cli.select import select
 from medunet.cli.series import series
 from medunet.cli.tasks import app as tasks_app
@@ -50,6 +51,7 @@ app.command()(select)
 app.command()(series)
 app.command()(convert)
 app.command()(export)
+app.command()(quantize)
 app.command()(phantom)
 app.command()(networks)
 app.command()(doctor)

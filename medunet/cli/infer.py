@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,10 @@ def infer(
         str, typer.Option("--precision", help="auto, bf16, fp16 or fp32: the networks' arithmetic.")
     ] = "auto",
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tiles at once.")] = None,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option("--memory-gb", help="Memory that a scan may take; less is computed at a time until it fits."),
+    ] = None,
     preview: Annotated[
         Path | None, typer.Option("--preview", help="PNG with the contours; a folder where the output is one.")
     ] = None,
@@ -113,7 +118,7 @@ def infer(
         uncertainty=uncertainty,
     )
     for scan in (*scans, *([Path(reference)] if reference else [])):
-        if not scan.exists():
+        if not os.path.lexists(scan):  # a link to nothing is a scan that cannot be read, like others
             msg = f"{scan} does not exist. Check the path."
             raise InputError(msg)
     folder = model or find_newest_model()
@@ -137,6 +142,7 @@ def infer(
         locate=locate,  # type: ignore[arg-type]
         skip_air=not no_skip,
         batch_size=batch_size,
+        memory_gb=memory_gb,
         backend=backend,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
     )

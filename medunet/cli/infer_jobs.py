@@ -203,12 +203,13 @@ def check_outputs(job: Job, all_jobs: Sequence[Job], names: Sequence[str], wishe
         InputError: If a DICOM object is asked for and there is no DICOM series.
         OutputError: If an output exists or cannot be written.
     """
-    from medunet.io import check_output
+    from medunet.io import check_not_beside_slices, check_output
 
     sources = [path for one in all_jobs for path in one.images]
     sources += [Path(wishes.reference)] if wishes.reference else []
     _check_reference(_choose_format(job.mask, wishes.mask_format), wishes.reference, job)
     for path in (*list_job_outputs(job, names, wishes), job.manifest):
+        check_not_beside_slices(path, sources)
         check_output(
             path,
             list_inputs(sources, path),

@@ -8,10 +8,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medunet.cli.infer_jobs import Job, Wishes, check_outputs, list_job_outputs
 from medunet.cli.reading import print_remarks
@@ -19,6 +19,7 @@ from medunet.errors import InputError, MedunetError, OutputError
 from medunet.inference.manifest import (
     Manifest,
     begin_manifest,
+    describe_decisions,
     describe_settings,
     find_difference,
     finish_manifest,
@@ -72,15 +73,18 @@ class _Before:
         content: Of the manifest; None where there was none.
         files: Outputs that were there, and which they were; None for those that were not.
         missing_folders: That were not there.
+        emptied: Gets these folders where something fails. They are removed when the run is over: until then another scan may
+            be about to write into one of them.
     """
 
     manifest: Path
     content: bytes | None
     files: Mapping[Path, tuple[int, int] | None]
     missing_folders: frozenset[Path]
+    emptied: set[Path]
 
     @classmethod
-    def of(cls, manifest: Path, outputs: Sequence[Path]) -> _Before:
+    def of(cls, manifest: Path, outputs: Sequence[Path], emptied: set[Path]) -> _Before:
         return cls(
             manifest=manifest,
             content=manifest.read_bytes() if manifest.is_file() else None,
@@ -88,11 +92,12 @@ class _Before:
             missing_folders=frozenset(
                 folder for path in (manifest, *outputs) for folder in path.parents if not folder.exists()
             ),
+            emptied=emptied,
         )
 
     @contextlib.contextmanager
     def restored_on_failure(self) -> Iterator[None]:
-        """Where something fails, files and folders that were not there before are gone, and the manifest is what it was.
+        """Where something fails, files that were not there before are gone, and the manifest is what it was.
 
         Where an older output has been replaced, the manifest goes on to say ``"running"``: the old one would take outputs of
         two runs for those of one.
@@ -105,6 +110,7 @@ class _Before:
             raise
 
     def _restore(self) -> None:
+        self.emptied.update(self.missing_folders)
         for path, identity in self.files.items():
             if identity is None:
                 path.unlink(missing_ok=True)
@@ -112,9 +118,13 @@ class _Before:
             self.manifest.unlink(missing_ok=True)
             if self.content is not None:
                 self.manifest.write_bytes(self.content)
-        for folder in sorted(self.missing_folders, key=lambda folder: -len(folder.parts)):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the deepest first, in which nothing lies."""
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        with contextlib.suppress(OSError):  # it holds something, or is gone
+            folder.rmdir()
 
 
 def _identify(path: Path) -> tuple[int, int] | None:
@@ -156,6 +166,7 @@ class InferRun:
     folder: Path
     device: str
     is_quiet: bool
+    _emptied: set[Path] = field(default_factory=set, init=False)
 
     def process(self, names: Sequence[str], *, continues: bool) -> InferOutcome:
         """Segment what is not finished yet.
@@ -200,7 +211,12 @@ class InferRun:
         if manifest.status != "done":
             return False
         settings = describe_settings(self.settings, self._describe_reading())
-        difference = find_difference(manifest, job.manifest, job.images, self._weights_sha256, settings)
+        try:
+            difference = find_difference(
+                manifest, job.manifest, job.images, self._weights_sha256, settings, self._decided_by
+            )
+        except OSError:  # the scan is gone; whoever reads it says so
+            return False
         if difference is not None:
             if self.wishes.overwrite:
                 return False
@@ -216,6 +232,10 @@ class InferRun:
 
         return read_records(self.folder).training.weights_sha256
 
+    @functools.cached_property
+    def _decided_by(self) -> dict[str, Any]:
+        return describe_decisions(self.folder, self.settings)
+
     def _segment(self, jobs: Sequence[Job], outcome: InferOutcome) -> None:
         from medunet.inference import load
 
@@ -224,6 +244,8 @@ class InferRun:
         if segmenter.model.speed is not None:
             whose = "" if len(segmenter.model.members) == 1 else ", one network alone"
             self._print(f"In validation{whose}: {segmenter.model.speed.describe()}")
+        if segmenter.int8 is not None:
+            self._print(f"In eight bits, as now: {segmenter.int8.describe()}")
 
         def make(job: Job, found: _Found) -> _Made:
             return self._make(segmenter, job, found)
@@ -231,8 +253,11 @@ class InferRun:
         def write(job: Job, made: _Made) -> Manifest:
             return self._write(segmenter, job, made)
 
-        for done in write_behind(read_ahead(jobs, self._read, make), write):
-            self._report(done, outcome)
+        try:
+            for done in write_behind(read_ahead(jobs, self._read, make), write):
+                self._report(done, outcome)
+        finally:
+            _remove_empty(self._emptied)
 
     def _read(self, job: Job) -> _Found:
         from medunet.io import read_scan, read_scan_apart
@@ -247,9 +272,11 @@ class InferRun:
             print_remarks(scan)
         check_channels(scan.volume, segmenter.task, str(scan.path))
         outputs = list_job_outputs(job, list(segmenter.task.labels), self.wishes)
-        before = _Before.of(job.manifest, outputs)
+        before = _Before.of(job.manifest, outputs, self._emptied)
         with before.restored_on_failure():
-            begun = begin_manifest(job.manifest, job.images, outputs, segmenter, self._describe_reading())
+            begun = begin_manifest(
+                job.manifest, job.images, outputs, segmenter, self._describe_reading(), self._decided_by
+            )
             segmentation = segmenter.segment(
                 scan,
                 options=self.options,
@@ -289,9 +316,8 @@ class InferRun:
         self._print(_describe_result(done.job, done.result, self.wishes))
         for flag in done.result.flags:
             self._print(f"  look at it: {flag['message']}")
-        for path in (done.job.preview, done.job.mesh, done.job.probabilities, done.job.uncertainty):
-            if path is not None:
-                self._print(f"  also: {path}")
+        for path in _list_more(done.job, done.result):
+            self._print(f"  also: {path}")
 
     def _describe_reading(self) -> dict[str, object]:
         return {
@@ -306,6 +332,14 @@ class InferRun:
     def _print(self, text: str) -> None:
         if not self.is_quiet:
             print(text)
+
+
+def _list_more(job: Job, manifest: Manifest) -> list[Path]:
+    """What was written beside the mask, as it lies on the disk: a structure may have a mesh of its own."""
+    from medunet.io import list_mesh_outputs
+
+    meshes = [] if job.mesh is None else list_mesh_outputs(job.mesh, list(manifest.volumes))
+    return [path for path in (job.preview, *meshes, job.probabilities, job.uncertainty) if path is not None]
 
 
 def _describe_result(job: Job, manifest: Manifest, wishes: Wishes) -> str:

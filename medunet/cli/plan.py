@@ -84,8 +84,33 @@ def plan(
     print(format_fingerprint(fingerprint, recipe))
     for one in plans:
         print(f"\n{format_plan(one)}")
+    print(f"\n{_describe_inference(fingerprint, plans[-1], settings)}")
     if json_path is not None:
         print(f"\nWritten: {json_path}")
+
+
+def _describe_inference(fingerprint: Fingerprint, plan: Plan, settings: TrainingSettings) -> str:
+    """What `medunet infer` will take here for a scan of the median size, with the usual speed and without mirrored passes."""
+    import numpy as np
+
+    from medunet.device import choose_device, choose_precision
+    from medunet.inference.backends import is_installed
+    from medunet.inference.memory_need import Work, estimate_memory
+    from medunet.inference.predictor import get_largest_portions
+    from medunet.inference.settings import InferenceSettings
+
+    device = choose_device(settings.device)
+    work = Work(
+        plan=plan,
+        backend="openvino" if device.type == "cpu" and is_installed("openvino") else "torch",
+        precision=choose_precision(device),
+        on_device=device.type != "cpu",
+    )
+    i, j, k = np.median(fingerprint.shapes, axis=0).round().astype(int).tolist()
+    x, y, z = np.median(fingerprint.spacings, axis=0).tolist()
+    portions = get_largest_portions(plan, InferenceSettings())
+    need = estimate_memory((i, j, k), (x, y, z), work, portions, num_channels=len(plan.normalization))
+    return f"Inference of a scan of {i}x{j}x{k} voxels takes about {need.describe()}"
 
 
 def _fit_plans(fingerprint: Fingerprint, task: Task, settings: TrainingSettings) -> list[Plan]:

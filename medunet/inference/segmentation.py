@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medunet.inference.memory_need import MemoryNeed
 from medunet.io import (
     Algorithm,
     Code,
@@ -14,6 +15,7 @@ from medunet.io import (
     Scan,
     SegKind,
     StructureSet,
+    check_not_beside_slices,
     check_output,
     choose_mask_format,
     from_label_map,
@@ -48,7 +50,9 @@ class Segmentation:
         options: How it was read.
         model: Name and version of what made the mask, for DICOM and the ``descrip`` of a NIfTI file.
         flags: What is unlike training; none where the model does not say how scans and masks looked there.
-        agreement: How far networks or mirrored passes agree; None where there is one pass, or where plans differ.
+        agreement: How far networks or mirrored passes agree; None where there is one pass, where plans differ, or where nobody
+            asked for it and validation has not learnt what it says about the Dice.
+        memory: What the scan was expected to take.
         probabilities: ``(classes, I, J, K)`` float16, background first, or one channel per region; None unless asked for.
         uncertainty: ``(1, I, J, K)`` float16, entropy of the probabilities, 0 to 1; None unless asked for.
     """
@@ -63,6 +67,7 @@ class Segmentation:
     model: tuple[str, str] = ("medunet", "")
     flags: tuple[Flag, ...] = ()
     agreement: AgreementCounts | None = None
+    memory: MemoryNeed | None = None
     probabilities: Volume | None = None
     uncertainty: Volume | None = None
 
@@ -109,14 +114,15 @@ class Segmentation:
             overwrite: Whether existing files may be replaced.
 
         Raises:
-            OutputError: If the path is the scan itself, exists (unless ``overwrite``), or cannot be written.
+            OutputError: If the path is the scan itself or a volume among its slices, exists (unless ``overwrite``), or cannot be written.
             InputError: If a DICOM object is asked for and neither scan nor ``reference`` is a DICOM series.
             GeometryError: If the mask does not lie on the grid of ``reference``.
         """
         path = Path(path)
         chosen = choose_mask_format(path, mask_format)
-        inputs = list_scan_files(self.scan)
+        inputs = [] if self.scan is None else self.scan.list_files()
         for output in list_outputs(path, chosen, list(self.label_values), split=split):
+            check_not_beside_slices(output, inputs)
             check_output(output, inputs, overwrite=overwrite)
         scan = self.scan if reference is None else read_reference(reference, self.options)
         write_structures(
@@ -156,11 +162,3 @@ class Segmentation:
         if isinstance(scan, tuple) and len(scan) == 2 and hasattr(scan[0], "ndim"):
             return self.labels.array[0], self.labels.affine
         return self.labels
-
-
-def list_scan_files(scan: Scan | None) -> list[Path]:
-    """Every file that the scan was read from, the slices of a DICOM folder included: none may be replaced."""
-    if scan is None or scan.path is None:
-        return []
-    slices = {frame.file.path for frame in scan.stack.frames} if scan.stack is not None else set()
-    return [scan.path, *sorted(slices)]

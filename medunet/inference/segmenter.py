@@ -14,7 +14,7 @@ from medunet.errors import InputError, ModelError, OutputError
 from medunet.inference.many import read_ahead
 from medunet.inference.maps import ArraySink, Box, MapPainter, MapSink, OpenSink, list_outside
 from medunet.inference.predictor import Predictor
-from medunet.inference.segmentation import Segmentation, list_scan_files
+from medunet.inference.segmentation import Segmentation
 from medunet.inference.settings import InferenceSettings
 from medunet.inference.sliding_window import OnTiles
 from medunet.io import (
@@ -22,6 +22,7 @@ from medunet.io import (
     ReadOptions,
     Scan,
     check_nifti_name,
+    check_not_beside_slices,
     check_output,
     describe_source,
     is_nifti,
@@ -29,7 +30,7 @@ from medunet.io import (
     read_scan,
     scan_from_memory,
 )
-from medunet.models import SYNTHETIC_WARNING, AnyModel, find_newest_model, read_model
+from medunet.models import SYNTHETIC_WARNING, AnyModel, Int8Record, find_newest_model, read_model
 from medunet.networks import PatchNetwork
 from medunet.planning import Plan
 from medunet.postprocessing import apply_postprocessing, find_flags
@@ -68,6 +69,11 @@ class Segmenter:
         return self._predictor.description
 
     @property
+    def int8(self) -> Int8Record | None:
+        """What eight bits cost and scored, where the network computes in them; None where it does not."""
+        return self._predictor.int8
+
+    @property
     def network(self) -> PatchNetwork:
         """The bare network, a ``torch.nn.Module`` from patches ``(B, C, *patch_size)`` to logits.
 
@@ -96,6 +102,7 @@ class Segmenter:
         probabilities: bool | str | Path = False,
         uncertainty: bool | str | Path = False,
         overwrite: bool = False,
+        agreement: bool = False,
         on_tiles: OnTiles | None = None,
         options: ReadOptions | None = None,
         **choices: Any,
@@ -110,6 +117,7 @@ class Segmenter:
                 on the disk. Air is computed then, too.
             uncertainty: The same for the entropy of the probabilities.
             overwrite: Whether these files may replace others; never the scan.
+            agreement: Whether to count how far networks or mirrored passes agree, where the model has no use for it either.
             on_tiles: Called with the number of finished tiles and of all; where the plans of an ensemble differ, for one
                 after the other.
             options: What to take where the scan leaves it open.
@@ -122,7 +130,8 @@ class Segmenter:
             VolumeError: If the scan cannot be read or is no volume.
             DatasetError: If it has other channels than the task.
             OutputError: If a map cannot be written, or would replace the scan or the other map.
-            InputError: If maps are asked for, and the networks of the ensemble do not share a plan.
+            InputError: If maps are asked for, and the networks of the ensemble do not share a plan; if the scan does not fit
+                into the memory that the settings allow.
         """
         clock = _Clock()
         options = self.merge_options(options, choices)
@@ -130,6 +139,8 @@ class Segmenter:
         image = origin.volume
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
         _check_maps([probabilities, uncertainty], origin, scan, overwrite=overwrite)
+        memory = self._predictor.estimate_memory(image)
+        logger.debug("Memory that this scan will take: %s", memory.describe())
         clock.stop("read")
         in_memory: dict[str, ArraySink] = {}
         painter = MapPainter(
@@ -139,8 +150,9 @@ class Segmenter:
             uncertainty=self._choose_sink("uncertainty", uncertainty, origin, options, in_memory),
         )
         try:
-            labels, agreement = self._predictor.segment_with_agreement(
+            labels, counted = self._predictor.segment_with_agreement(
                 image,
+                counts_agreement=agreement or self._predicts_dice,
                 on_tiles=on_tiles,
                 on_stage=clock.stop,
                 on_slab=painter.add if painter.is_wanted else None,
@@ -152,7 +164,7 @@ class Segmenter:
             clock.stop("maps")
         labels = apply_postprocessing(labels, self.task, self.model.postprocessing)
         clock.stop("postprocess")
-        flags = find_flags(image, labels, self.task, self.model.quality, agreement=agreement)
+        flags = find_flags(image, labels, self.task, self.model.quality, agreement=counted)
         clock.stop("flags")
         return Segmentation(
             labels=labels,
@@ -164,9 +176,17 @@ class Segmenter:
             options=options,
             model=self._name,
             flags=flags,
-            agreement=agreement,
+            agreement=counted,
+            memory=memory,
             **{name: sink.volume for name, sink in in_memory.items()},
         )
+
+    @property
+    def _predicts_dice(self) -> bool:
+        """Whether validation has learnt what the agreement of these members says about the Dice."""
+        labels = self.model.quality.labels.values() if self.model.quality is not None else ()
+        calibrations = [label.dice_calibration for label in labels]
+        return any(one is not None and one.members == self._predictor.members for one in calibrations)
 
     @property
     def _name(self) -> tuple[str, str]:
@@ -287,9 +307,11 @@ def _check_maps(maps: Sequence[bool | str | Path], origin: Scan, scan: Any, *, o
     """Refuse maps that would be lost, or other files with them, before anything is computed."""
     paths = [Path(path) for path in maps if not isinstance(path, bool)]
     files = [Path(path) for path in scan] if isinstance(scan, list) and _are_paths(scan) else []
+    files += origin.list_files()
     for path in paths:
         check_nifti_name(path)
-        check_output(path, [*files, *list_scan_files(origin)], overwrite=overwrite)
+        check_not_beside_slices(path, files)
+        check_output(path, files, overwrite=overwrite)
     if len(paths) > len({path.resolve() for path in paths}):
         msg = f"Probabilities and uncertainty would both be written to {paths[0]}; give them different names."
         raise OutputError(msg)

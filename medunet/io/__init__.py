@@ -10,6 +10,7 @@ from medunet.io.atomic import (
 from medunet.io.formats import (
     IMAGE_SUFFIXES,
     VOLUME_SUFFIXES,
+    check_not_beside_slices,
     is_dicom_file,
     is_dicom_folder,
     is_dicom_label_object,
@@ -74,6 +75,7 @@ __all__ = [
     "Structure",
     "StructureSet",
     "check_nifti_name",
+    "check_not_beside_slices",
     "check_output",
     "choose_mask_format",
     "describe_source",

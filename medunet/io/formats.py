@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
-from medunet.errors import VolumeError
+from medunet.errors import OutputError, VolumeError
 from medunet.io.nifti_file import NIFTI_SUFFIXES
 
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr")
@@ -78,6 +79,28 @@ def is_dicom_folder(path: Path) -> bool:
     if not path.is_dir() or any(has_suffix(file, VOLUME_SUFFIXES) for file in list_volumes(path)):
         return False
     return any(is_dicom_file(file) for file in path.rglob("*") if not file.name.startswith("."))
+
+
+def check_not_beside_slices(output: Path, sources: Iterable[Path]) -> None:
+    """Refuse a volume in the folder of a DICOM scan: from then on, that would be a folder of volumes (`is_dicom_folder`).
+
+    Args:
+        output: What will be written; masks as DICOM objects and pictures may lie there.
+        sources: Files and folders that are read.
+
+    Raises:
+        OutputError: If the output would lie directly in one of the folders.
+    """
+    if not has_suffix(output, VOLUME_SUFFIXES):
+        return
+    place = output.absolute().parent.resolve()
+    for source in sources:
+        if source.is_dir() and source.resolve() == place:
+            msg = (
+                f"The output {output} would lie among the slices of {source}, which would then no longer be read as a scan. "
+                "Choose another folder, or one within it."
+            )
+            raise OutputError(msg)
 
 
 def list_volumes(folder: Path) -> list[Path]:

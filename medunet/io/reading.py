@@ -205,7 +205,8 @@ def _join_channels(scans: list[Scan]) -> Scan:
         channels.append(put_channel_on_grid(scan.volume, first.volume, str(scan.path), str(first.path)))
     array = np.concatenate([volume.array for volume in channels])
     volume = first.volume.with_array(to_working_dtype(array))  # int32 beside float32 would become float64
-    return Scan(volume=volume, path=first.path, notes=tuple(notes), stack=first.stack)
+    others = tuple(dict.fromkeys(path for scan in scans[1:] for path in scan.list_files()))
+    return Scan(volume=volume, path=first.path, notes=tuple(notes), stack=first.stack, other_paths=others)
 
 
 def _check_same_frame_of_reference(first: Scan, other: Scan) -> None:

@@ -12,6 +12,7 @@ metrics.json          Dice on the validation cases, where there are any
 postprocessing.json   what is done to a mask after the network; without it, nothing is
 quality.json          what scans and masks looked like in training
 speed.json            what more or less work per scan is worth
+int8.json             what the network in eight bits costs and scores, where that was tried; it lies in backends/
 card.md               all of that for people
 ```
 """
@@ -231,23 +232,21 @@ def _load(records: ModelRecords) -> Model:
 
 
 def _read_locator(records: ModelRecords) -> Model | None:
-    folder = records.folder / LOCATE
-    if not (folder / METRICS).is_file():  # a training that was stopped leaves half of one
+    if not (records.folder / LOCATE / METRICS).is_file():  # a training that was stopped leaves half of one
         return None
-    check_lies_within(folder, records.folder)
-    found = read_records(folder)
+    found, *members = _read_inner_records(records, LOCATE)
     wanted = (records.task.modality, records.task.channels, (LOCATOR_LABEL,))
-    if (found.task.modality, found.task.channels, tuple(found.task.labels)) != wanted:
-        msg = f"{folder} does not locate what {records.folder} segments: other modality, channels or labels. Copy the model folder again."
+    if members or (found.task.modality, found.task.channels, tuple(found.task.labels)) != wanted:
+        msg = (
+            f"{found.folder} does not locate what {records.folder} segments: several networks, or other modality, channels or "
+            "labels. Copy the model folder again."
+        )
         raise ModelError(msg)
-    return Model(**_list_fields(found), network=_load_network(folder / WEIGHTS, found.plan))
+    return Model(**_list_fields(found), network=_load_network(found.folder / WEIGHTS, found.plan))
 
 
 def _read_low(records: ModelRecords) -> AnyModel:
-    folder = records.folder / LOW
-    check_lies_within(folder, records.folder)
-    members = list_members(folder) if is_ensemble(folder) else ()
-    for part in map(read_records, (folder, *members)):  # before any is loaded: a cascade here could go on for ever
+    for part in _read_inner_records(records, LOW):  # before any is loaded: a cascade here could go on for ever
         check_same_task(records, part)
         if part.plan.configuration != "3d-low":
             msg = (
@@ -255,7 +254,15 @@ def _read_low(records: ModelRecords) -> AnyModel:
                 "Copy the model folder again."
             )
             raise ModelError(msg)
-    return read_model(folder)
+    return read_model(records.folder / LOW)
+
+
+def _read_inner_records(records: ModelRecords, name: str) -> list[ModelRecords]:
+    """What a model folder within another says, and what its members say where it is an ensemble."""
+    folder = records.folder / name
+    check_lies_within(folder, records.folder)
+    members = list_members(folder) if is_ensemble(folder) else ()
+    return [read_records(part) for part in (folder, *members)]
 
 
 def _list_fields(records: ModelRecords) -> dict[str, Any]:

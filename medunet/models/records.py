@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from medunet.errors import ModelError
 from medunet.models.documents import read_document, read_json
+from medunet.models.int8 import Int8Record
 from medunet.models.members import is_ensemble
-from medunet.models.names import ENSEMBLE, METRICS, PLAN, POSTPROCESSING, QUALITY, SPEED, TASK, TRAINING, WEIGHTS
+from medunet.models.names import ENSEMBLE, INT8, METRICS, PLAN, POSTPROCESSING, QUALITY, SPEED, TASK, TRAINING, WEIGHTS
 from medunet.models.postprocessing import Postprocessing
 from medunet.models.quality import QualityRanges
 from medunet.models.speed import SpeedRecord
@@ -78,6 +79,7 @@ class ModelRecords:
         postprocessing: What is done to a mask after the network; nothing, where the folder does not say.
         quality: What scans and masks looked like in training; None where the folder does not say.
         speed: What more or less work per scan is worth; None where the folder does not say.
+        int8: What the network in eight bits costs and scores; None where the folder does not say.
     """
 
     folder: Path
@@ -88,6 +90,7 @@ class ModelRecords:
     postprocessing: Postprocessing = field(default_factory=Postprocessing)
     quality: QualityRanges | None = None
     speed: SpeedRecord | None = None
+    int8: Int8Record | None = None
 
 
 def read_records(folder: str | Path) -> ModelRecords:
@@ -116,6 +119,7 @@ def read_records(folder: str | Path) -> ModelRecords:
         postprocessing=postprocessing,
         quality=read_document(QualityRanges, folder / QUALITY) if (folder / QUALITY).is_file() else None,
         speed=read_document(SpeedRecord, folder / SPEED) if (folder / SPEED).is_file() else None,
+        int8=read_document(Int8Record, folder / INT8) if (folder / INT8).is_file() else None,
     )
 
 

@@ -21,6 +21,7 @@ from medunet.evaluation import Evaluation
 from medunet.inference.locating import Locator
 from medunet.models import SpeedRecord
 from medunet.models.folder import TrainingRecord, write_results, write_weights
+from medunet.models.names import LOCATE
 from medunet.postprocessing import compute_quality_ranges
 from medunet.preprocessing import StoredCase
 from medunet.tasks import Case, split_fold
@@ -30,6 +31,7 @@ from medunet.training.identity import RunIdentity
 from medunet.training.loop import LoopResult, Trainer
 from medunet.training.losses import LossName
 from medunet.training.previous_stage import PreviousStage
+from medunet.training.quantizing import quantize_after_training
 from medunet.training.report import write_report
 from medunet.training.speed import measure_speeds
 from medunet.training.validation import (
@@ -193,6 +195,7 @@ class _Fold:
                 speed = self._measure_speeds(segmenter, result.seconds)
                 validation = self._validate(segmenter, masks, speed)
                 self._write(result, validation, masks, speed)
+                self._quantize(result.seconds)
         return TrainingResult(
             folder=self.folder,
             validation_cases=self.validation_cases,
@@ -246,6 +249,19 @@ class _Fold:
             speed=speed,
         )
         write_report(task, self.folder, validation, self.validation_cases, masks)
+
+    def _quantize(self, training_seconds: float) -> None:
+        """Last, when the model is finished. Only a network that ``--speed fast`` may take on this machine's CPU: the first of
+        several folds, and no first stage."""
+        experiment = self.experiment
+        is_asked = experiment.settings.fold != "cv" or self.fold == 0
+        is_first_stage = self.folder.name == LOCATE or (
+            experiment.plan.configuration == "3d-low" and experiment.settings.configuration != "3d-low"
+        )
+        if experiment.device.type == "cpu" and self.validation_cases and is_asked and not is_first_stage:
+            quantize_after_training(
+                self.folder, self.training_cases, self.validation_cases, training_seconds, experiment.observer
+            )
 
     def _build_record(self, result: LoopResult) -> TrainingRecord:
         experiment = self.experiment

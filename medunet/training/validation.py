@@ -7,6 +7,7 @@ the post-processing is chosen; then the masks are scored as a user would get the
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ from medunet.errors import InputError
 from medunet.evaluation import CaseFailure, Evaluation, LabelScore, build_evaluation, score_case
 from medunet.inference import InferenceSettings, build_tile_networks, compute_logits, paint_labels
 from medunet.inference.backends import TorchBackend
-from medunet.inference.locating import Locator, Region, reaches_sides
+from medunet.inference.locating import Locator, Region, segment_located
 from medunet.inference.members import MembersWatch
 from medunet.inference.predictor import choose_flips
 from medunet.models import SpeedRecord
@@ -133,32 +134,43 @@ class NetworkSegmenter:
             settings: How much is computed.
             speed: What was measured before; decides about mirrored passes where the settings leave it open.
         """
-        return self.segment_with_agreement(image, settings, speed)[0]
+        return self.segment_with_agreement(image, settings, speed, counts_agreement=False)[0]
 
     def segment_with_agreement(
-        self, image: Volume, settings: InferenceSettings | None = None, speed: SpeedRecord | None = None
+        self,
+        image: Volume,
+        settings: InferenceSettings | None = None,
+        speed: SpeedRecord | None = None,
+        *,
+        counts_agreement: bool = True,
     ) -> tuple[Volume, AgreementCounts | None]:
-        """`segment`, and how far the mirrored passes agree; None where there are none."""
+        """`segment`, and how far the mirrored passes agree; None where there are none, or it is not counted."""
         settings = settings or InferenceSettings()
-        region = None
-        if self.locator is not None and settings.resolve_locate(speed):
-            region = self.locator.find_region(image, self.plan)
-        found = self._segment_region(image, region, settings, speed)
-        if region is not None and reaches_sides(found[0], region):
-            found = self._segment_region(image, None, settings, speed)
-        return found
+        locator = self.locator if settings.resolve_locate(speed) else None
+        return segment_located(
+            None if locator is None else functools.partial(locator.find_region, image, self.plan),
+            lambda region: self._segment_region(image, region, settings, speed, counts_agreement=counts_agreement),
+        )
 
     def _segment_region(
-        self, image: Volume, region: Region | None, settings: InferenceSettings, speed: SpeedRecord | None
+        self,
+        image: Volume,
+        region: Region | None,
+        settings: InferenceSettings,
+        speed: SpeedRecord | None,
+        *,
+        counts_agreement: bool,
     ) -> tuple[Volume, AgreementCounts | None]:
         prepared = preprocess_image(image, self.plan, region=region)
         if self.add_channels is not None:
             prepared = self.add_channels(prepared, image)
         networks = [TorchBackend(self.network, self.device, self.precision)]
         num_flips = len(choose_flips(self.plan, settings, speed))
-        watch = MembersWatch(self.task, 1, num_flips, self.device)
-        tiles = build_tile_networks(networks, self.plan, self.task, settings, speed, on_members=watch.add)
-        return paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings), watch.read()
+        watch = MembersWatch(self.task, 1, num_flips, self.device) if counts_agreement else None
+        on_members = None if watch is None else watch.add
+        tiles = build_tile_networks(networks, self.plan, self.task, settings, speed, on_members=on_members)
+        labels = paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings)
+        return labels, None if watch is None else watch.read()
 
 
 def validate_cases(

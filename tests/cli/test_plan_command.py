@@ -55,6 +55,13 @@ def test_fingerprint_and_plan_with_every_reason(plan: Command, folder: Path) -> 
     assert "Plan for task hippocampus-mr configuration 3d why: as asked for spacing 1x1x1 mm" in flat
 
 
+def test_the_memory_of_inference_is_said(plan: Command) -> None:
+    (line,) = [line for line in plan("--budget", "10it").out.splitlines() if line.startswith("Inference of a scan")]
+    assert line.startswith("Inference of a scan of 30x40x28 voxels takes about 0.")
+    for word in ("program", "scan", "weights"):
+        assert word in line
+
+
 def test_json_holds_what_the_functions_give(plan: Command, folder: Path, tmp_path: Path) -> None:
     written = tmp_path / "plan.json"
     assert plan("--budget", "full", "--preset", "M", "-c", "2d", "--json", written).exit_code == 0
