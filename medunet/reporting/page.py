@@ -1,7 +1,7 @@
 """Pages of HTML: one file that opens anywhere, with its style, its pictures and its few lines of script inside.
 
 A page never reaches for the network, and says so to the browser: its Content-Security-Policy admits embedded pictures
-and the one script of this package, known by its hash. Every value is escaped by Jinja2; a case id that holds a script
+and the scripts of this package, known by their hashes. Every value is escaped by Jinja2; a case id that holds a script
 is text on the page.
 
 A report is a template that extends ``base.html`` and fills its blocks::
@@ -86,18 +86,24 @@ class Section:
     title: str
 
 
-def render_page(template: str, *, title: str, sections: Sequence[Section] = (), **values: object) -> str:
+def render_page(
+    template: str, *, title: str, sections: Sequence[Section] = (), with_viewer: bool = False, **values: object
+) -> str:
     """Fill a template of this package.
 
     Args:
         template: File name in ``medunet/reporting/templates``; it extends ``base.html``.
         title: Of the page.
         sections: The page's table of contents.
+        with_viewer: Whether the page shows scans with the macro of ``viewer_parts.html``: NiiVue, of 2.3 MB, and the
+            script that connects it are put in, once.
         **values: What the template names; a name that is missing is an error, not a blank.
     """
     import medunet
 
-    script = _read_script()
+    scripts = [read_template("page.js")]
+    if with_viewer:
+        scripts += [read_niivue(), read_template("viewer.js")]
     return (
         _get_environment()
         .get_template(template)
@@ -105,8 +111,9 @@ def render_page(template: str, *, title: str, sections: Sequence[Section] = (), 
             title=title,
             sections=sections,
             version=medunet.__version__,
-            script=script,
-            script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            scripts=scripts,
+            script_hashes=[_hash(script) for script in scripts],
+            with_viewer=with_viewer,
             **values,
         )
     )
@@ -150,5 +157,16 @@ def _get_environment() -> Environment:
 
 
 @cache
-def _read_script() -> str:
-    return (files("medunet.reporting") / "templates" / "page.js").read_text(encoding="utf-8")
+def read_template(name: str) -> str:
+    """A text file of ``medunet/reporting/templates``."""
+    return (files("medunet.reporting") / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def read_niivue() -> str:
+    """NiiVue as its authors built it: a plain script that sets the global ``niivue``."""
+    return (files("medunet.reporting") / "assets" / "niivue.umd.js").read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
