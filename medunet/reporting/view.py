@@ -126,7 +126,9 @@ class View:
             "affine": self.affine.tolist(),
             "start": list(self.start),
             "windows": [{"name": name, "low": low, "high": high} for name, low, high in self.windows],
-            "labels": [{"name": name, "colour": colour} for name, colour in zip(self.labels, self.colours, strict=True)],
+            "labels": [
+                {"name": name, "colour": colour} for name, colour in zip(self.labels, self.colours, strict=True)
+            ],
             "masks": [{"role": mask.role, "name": mask.name, "members": mask.members} for mask in self.masks],
         }
 
@@ -191,7 +193,9 @@ def build_view(
         nifti=encode_nifti(Volume(stored[None], affine), slope=slope, intercept=intercept),
         shape=shown.shape,
         affine=affine,
-        start=_choose_start([(cut_codes[role], members) for role, (_, members) in coded.items()], len(named), shown.shape),
+        start=_choose_start(
+            [(cut_codes[role], members) for role, (_, members) in coded.items()], len(named), shown.shape
+        ),
         windows=_choose_windows(shown, modality),
         labels=tuple(named),
         masks=masks,

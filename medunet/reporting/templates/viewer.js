@@ -60,11 +60,14 @@
     const masks = [];
     for (const index of facts.masks.keys()) masks.push(await unpack(read(root, `mask-${index}`)));
 
+    const lineMm = measureLine(facts);
     const nv = new niivue.Niivue({
       logLevel: "error",
       backColor: [0, 0, 0, 1],
-      crosshairColor: [0.95, 0.95, 0.95, 0.7],
-      crosshairWidth: 1,
+      crosshairColor: [0.55, 0.85, 0.95, 1],
+      crosshairWidthUnit: "mm",
+      crosshairWidth: lineMm,
+      crosshairGap: 10 * lineMm,
       fontColor: [0.92, 0.93, 0.95, 1],
       isRadiologicalConvention: true,
       sagittalNoseLeft: true,
@@ -149,6 +152,9 @@
         mask.image.setColormapLabel(makeColours(viewer, mask));
         mask.image.opacity = opacity;
         nv.refreshLayers(mask.image, 1); // the scan stays in the graphics card
+        nv.opts.isNearestInterpolation = true; // a mask has no values between its voxels, the scan has
+        nv.updateInterpolation(1);
+        nv.opts.isNearestInterpolation = false;
       } else {
         nv.drawLut = niivue.cmapper.makeDrawLut(makeColours(viewer, mask));
         nv.drawOpacity = opacity > 0 ? FAINT : 0;
@@ -242,12 +248,21 @@
     update();
   }
 
+  /* About a pixel and a half where three planes stand side by side. */
+  function measureLine({ shape, affine }) {
+    const extents = shape.map((size, axis) => size * Math.hypot(affine[0][axis], affine[1][axis], affine[2][axis]));
+    return Math.max(...extents) / 250;
+  }
+
   function zoom(viewer, factor) {
     const { nv } = viewer;
     const [x, y, z, before] = nv.scene.pan2Dxyzmm;
     const after = factor === 0 ? 1 : Math.min(20, Math.max(1, before * factor));
     const centre = nv.frac2mm(nv.scene.crosshairPos);
     const change = before - after; // the crosshair stays where it is
+    nv.opts.crosshairWidth = measureLine(viewer.facts) / after;
+    nv.opts.crosshairGap = 10 * nv.opts.crosshairWidth;
+    if (nv.crosshairs3D) nv.crosshairs3D.mm[0] = NaN; // made anew
     nv.scene.pan2Dxyzmm =
       after === 1 ? [0, 0, 0, 1] : [x + change * centre[0], y + change * centre[1], z + change * centre[2], after];
     nv.drawScene();
