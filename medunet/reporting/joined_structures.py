@@ -39,12 +39,15 @@ def _encode(structures: StructureSet, names: Sequence[str], values: dict[tuple[i
     layers = structures.layers.array  # (L, I, J, K)
     used = layers.any(axis=0)
     found, which = _list_combinations(layers[:, used])
-    table = np.zeros(len(found), dtype=np.int64)
-    for place, combination in enumerate(found.tolist()):
-        members = tuple(
+    members = [
+        tuple(
             sorted(names.index(part.name) for part in structures.structures if combination[part.layer] in part.values)
         )
-        table[place] = values.setdefault(members, len(values))
+        for combination in found.tolist()
+    ]
+    for key in sorted(set(members)):
+        values.setdefault(key, len(values))
+    table = np.array([values[key] for key in members], dtype=np.int32)
     labels = np.zeros(used.shape, dtype=np.int32)
     labels[used] = table[which]
     return structures.layers.with_array(labels[None])
