@@ -39,7 +39,7 @@ def view(
         Path | None, typer.Option("--output", "-o", help="HTML file to write instead; it holds the scan.")
     ] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of the local server; 0: a free one.")] = 0,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the browser.")] = True,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
     modality: Annotated[
         str | None, typer.Option("--modality", help="CT or MR, for the windows; default: the task's, or by the values.")
     ] = None,
@@ -71,10 +71,12 @@ def view(
     source = read_scan(scan, options)
     print_remarks(source)
     masks, labels = _read_masks(paths, source, recipe, mapping or [])
+    prediction, outlined = (*masks, None, None)[:2]
     shown = build_view(
         source.volume,
-        *masks,
-        labels=labels,
+        prediction,
+        outlined,
+        labels,
         title=scan.name,
         modality=modality or _guess_modality(source.volume, recipe),
         max_voxels=max_voxels * 1_000_000,
@@ -86,7 +88,7 @@ def view(
         write_viewer_page(shown, output)
         print(f"Page: {output} ({output.stat().st_size / 2**20:.1f} MiB). It holds the scan itself.")
     else:
-        serve_page(build_viewer_html(shown), port=port, on_ready=_open_browser if browser else _print_address)
+        serve_page(build_viewer_html(shown), port=port, on_ready=_print_address if no_browser else _open_browser)
 
 
 def _check_page_name(output: Path) -> None:

@@ -67,7 +67,6 @@
       crosshairColor: [0.55, 0.85, 0.95, 1],
       crosshairWidthUnit: "mm",
       crosshairWidth: lineMm,
-      crosshairGap: 10 * lineMm,
       fontColor: [0.92, 0.93, 0.95, 1],
       isRadiologicalConvention: true,
       sagittalNoseLeft: true,
@@ -77,7 +76,7 @@
       isColorbar: false,
       dragAndDropEnabled: false,
       sliceType: MULTIPLANAR,
-      tileMargin: 4,
+      tileMargin: 12,
       mouseEventConfig: {
         leftButton: { primary: DRAG.crosshair, withShift: DRAG.windowing, withCtrl: DRAG.pan },
         rightButton: DRAG.windowing,
@@ -248,10 +247,10 @@
     update();
   }
 
-  /* About a pixel and a half where three planes stand side by side. */
+  /* About a pixel where three planes stand side by side. */
   function measureLine({ shape, affine }) {
     const extents = shape.map((size, axis) => size * Math.hypot(affine[0][axis], affine[1][axis], affine[2][axis]));
-    return Math.max(...extents) / 250;
+    return Math.max(...extents) / 350;
   }
 
   function zoom(viewer, factor) {
@@ -261,7 +260,6 @@
     const centre = nv.frac2mm(nv.scene.crosshairPos);
     const change = before - after; // the crosshair stays where it is
     nv.opts.crosshairWidth = measureLine(viewer.facts) / after;
-    nv.opts.crosshairGap = 10 * nv.opts.crosshairWidth;
     if (nv.crosshairs3D) nv.crosshairs3D.mm[0] = NaN; // made anew
     nv.scene.pan2Dxyzmm =
       after === 1 ? [0, 0, 0, 1] : [x + change * centre[0], y + change * centre[1], z + change * centre[2], after];
