@@ -86,24 +86,18 @@ class Section:
     title: str
 
 
-def render_page(
-    template: str, *, title: str, sections: Sequence[Section] = (), with_viewer: bool = False, **values: object
-) -> str:
+def render_page(template: str, *, title: str, sections: Sequence[Section] = (), **values: object) -> str:
     """Fill a template of this package.
 
     Args:
         template: File name in ``medunet/reporting/templates``; it extends ``base.html``.
         title: Of the page.
         sections: The page's table of contents.
-        with_viewer: Whether the page shows scans with the macro of ``viewer_parts.html``: NiiVue, of 2.3 MB, and the
-            script that connects it are put in, once.
         **values: What the template names; a name that is missing is an error, not a blank.
     """
     import medunet
 
-    scripts = [read_template("page.js")]
-    if with_viewer:
-        scripts += [read_niivue(), read_template("viewer.js")]
+    script = _read_script()
     return (
         _get_environment()
         .get_template(template)
@@ -111,9 +105,8 @@ def render_page(
             title=title,
             sections=sections,
             version=medunet.__version__,
-            scripts=scripts,
-            script_hashes=[_hash(script) for script in scripts],
-            with_viewer=with_viewer,
+            script=script,
+            script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             **values,
         )
     )
@@ -147,26 +140,38 @@ def _embed(content: bytes, kind: str) -> str:
 def _get_environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("medunet.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["read_viewer_scripts"] = read_viewer_scripts  # of pages with ``with_viewer=True``
+    return environment
 
 
 @cache
-def read_template(name: str) -> str:
-    """A text file of ``medunet/reporting/templates``."""
-    return (files("medunet.reporting") / "templates" / name).read_text(encoding="utf-8")
+def _read_script() -> str:
+    return (files("medunet.reporting") / "templates" / "page.js").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """A script within a page, and the hash by which the page's policy admits it."""
+
+    text: str
+    sha256: str
 
 
 @cache
-def read_niivue() -> str:
-    """NiiVue as its authors built it: a plain script that sets the global ``niivue``."""
-    return (files("medunet.reporting") / "assets" / "niivue.umd.js").read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def read_viewer_scripts() -> tuple[Script, ...]:
+    """NiiVue as its authors built it, which sets the global ``niivue``, and what connects it with the page."""
+    package = files("medunet.reporting")
+    texts = [
+        (package / folder / name).read_text(encoding="utf-8")
+        for folder, name in (("assets", "niivue.umd.js"), ("templates", "viewer.js"))
+    ]
+    return tuple(
+        Script(text=text, sha256=base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()) for text in texts
+    )

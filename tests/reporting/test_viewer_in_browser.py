@@ -268,7 +268,7 @@ def test_cases_of_a_report_open_one_at_a_time(
     monkeypatch.setattr(environment, "loader", ChoiceLoader([environment.loader, DictLoader({"cases.html": template})]))
     views = [build_small_view(scan, title=f"case {number}") for number in (1, 2)]
     html = render_page("cases.html", title="Cases", with_viewer=True, views=views)
-    assert html.count(page.read_niivue()) == 1
+    assert html.count(page.read_viewer_scripts()[0].text) == 1
     (tmp_path / "page.html").write_text(html)
     browser.open((tmp_path / "page.html").as_uri())
     assert browser.run("return medunetViewers.map((viewer) => Boolean(viewer.nv))") == [False, False]
