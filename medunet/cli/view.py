@@ -61,6 +61,7 @@ def view(
     from medunet.reporting.viewer_page import build_viewer_html, write_viewer_page
     from medunet.reporting.viewer_server import serve_page
     from medunet.tasks import load_task
+    from medunet.volume import align_to_grid
 
     recipe = None if task is None else load_task(task)
     paths = [path for path in (mask, reference) if path is not None]
@@ -71,6 +72,10 @@ def view(
     source = read_scan(scan, options)
     print_remarks(source)
     masks, labels = _read_masks(paths, source, recipe, mapping or [])
+    # `build_view` would say "the prediction" of what the user knows by its name.
+    masks = [
+        align_to_grid(of_path, source.volume, str(path), str(scan)) for of_path, path in zip(masks, paths, strict=True)
+    ]
     prediction, outlined = (*masks, None, None)[:2]
     shown = build_view(
         source.volume,

@@ -13,14 +13,13 @@ import base64
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from medunet.errors import InputError, LabelError
 from medunet.io import encode_nifti
-from medunet.reporting.figure import CT_WINDOW_HU
 from medunet.reporting.palette import get_colour
 from medunet.reporting.planes import measure_areas
 from medunet.volume import Affine, Array, Shape3, Spacing, Volume, align_to_grid, to_orientation
@@ -40,12 +39,13 @@ FRAGMENT_MARGIN_MM = 25.0
 """Around the labels, in a report."""
 
 _FRAGMENT_VOXELS = 4_000_000
+_FEWEST_VOXELS = 1000
 _MAX_AXIS = 2048  # of a 3D texture (WebGL 2: MAX_3D_TEXTURE_SIZE of common cards)
 _MAX_OUTLINED = 255  # labels that NiiVue outlines
 _INT16_STEPS = 65_534
 _MOST_COUNTED = 65_535  # beyond it sorting a slice is faster than a table of all values
 _CT_WINDOWS: tuple[Window, ...] = (
-    ("soft tissue", *CT_WINDOW_HU),
+    ("soft tissue", -160.0, 240.0),
     ("lung", -1350.0, 150.0),
     ("bone", -450.0, 1050.0),
     ("brain", 0.0, 80.0),
@@ -102,7 +102,7 @@ class View:
     windows: tuple[Window, ...]
     labels: tuple[str, ...]
     masks: tuple[ViewMask, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def base64(self) -> str:
@@ -165,42 +165,8 @@ def build_view(
     if max_voxels < 1:
         msg = f"A view of at most {max_voxels} voxels was asked for; expected 1 or more."
         raise InputError(msg)
-    notes = [] if image.num_channels == 1 else [f"Channel 1 of {image.num_channels} is shown."]
-    scan = to_orientation(Volume(image.array[:1], image.affine), "RAS")
-    sides = _turn_masks(image, prediction, reference)
-    counts = {role: _count_values(side.array[0]) for role, side in sides.items()}
-    named = _name_all(labels or {}, counts)
-    coded = {role: _encode_labels(side, counts[role], named, role) for role, side in sides.items()}
-
-    box = _choose_box([codes.array[0] for codes, _ in coded.values()], scan, crop_margin_mm)
-    steps = choose_steps(_measure(box), scan.spacing, max_voxels)
-    notes += _describe_cut(box, steps, scan.spatial_shape)
-    shown, affine = _cut(scan, box, steps)
-    stored, slope, intercept, rounding = _store(shown)
-    cut_codes = {role: _cut(codes, box, steps)[0] for role, (codes, _) in coded.items()}
-    masks = tuple(
-        ViewMask(
-            role=role,
-            name=role,
-            nifti=encode_nifti(Volume(cut_codes[role][None], affine)),
-            members=members,
-            volumes_ml=_measure_volumes(counts[role], named, scan.voxel_volume_mm3),
-        )
-        for role, (_, members) in coded.items()
-    )
-    return View(
-        title=title,
-        nifti=encode_nifti(Volume(stored[None], affine), slope=slope, intercept=intercept),
-        shape=shown.shape,
-        affine=affine,
-        start=_choose_start(
-            [(cut_codes[role], members) for role, (_, members) in coded.items()], len(named), shown.shape
-        ),
-        windows=_choose_windows(shown, modality),
-        labels=tuple(named),
-        masks=masks,
-        notes=(*notes, *rounding),
-    )
+    whole = _prepare(image, prediction, reference, labels or {})
+    return _show(whole, title, modality, max_voxels, crop_margin_mm)
 
 
 def build_small_view(
@@ -217,23 +183,15 @@ def build_small_view(
 
     Voxels are left out until it fits. A view of some hundred voxels may remain above a budget of a few KiB.
     """
+    whole = _prepare(image, prediction, reference, labels or {})
     max_voxels = _FRAGMENT_VOXELS
     while True:
-        view = build_view(
-            image,
-            prediction,
-            reference,
-            labels,
-            title=title,
-            modality=modality,
-            max_voxels=max_voxels,
-            crop_margin_mm=FRAGMENT_MARGIN_MM,
-        )
+        view = _show(whole, title, modality, max_voxels, FRAGMENT_MARGIN_MM)
         num_voxels = math.prod(view.shape)
-        if view.num_bytes <= max_bytes or num_voxels <= 1000:
+        if view.num_bytes <= max_bytes or num_voxels <= _FEWEST_VOXELS:
             return view
-        # Half at most, so that it ends; packed size grows almost as the number of voxels does.
-        max_voxels = max(1, int(num_voxels * min(0.7, 0.95 * max_bytes / view.num_bytes)))
+        # Packed size falls almost as the number of voxels does; a step at least, so that it ends.
+        max_voxels = int(num_voxels * min(0.9, max_bytes / view.num_bytes))
 
 
 def rename_masks(view: View, names: Mapping[Role, str]) -> View:
@@ -257,6 +215,73 @@ def choose_steps(shape: Shape3, spacing: Spacing, max_voxels: int) -> Shape3:
         steps[min(axes, key=lambda axis: (spacing[axis] * steps[axis], -shape[axis]))] += 1
     i, j, k = steps
     return i, j, k
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Whole:
+    """The scan and its masks before anything is left out, in RAS axes.
+
+    Attributes:
+        scan: ``(1, I, J, K)``.
+        named: All labels.
+        codes: Per mask, ``(1, I, J, K)``.
+        members: Per mask and code, as `ViewMask.members`.
+        volumes_ml: Per mask, as `ViewMask.volumes_ml`.
+        notes: As `View.notes`.
+    """
+
+    scan: Volume
+    named: dict[str, tuple[int, ...]]
+    codes: dict[Role, Volume]
+    members: dict[Role, tuple[tuple[int, ...], ...]]
+    volumes_ml: dict[Role, tuple[float, ...]]
+    notes: tuple[str, ...]
+
+
+def _prepare(image: Volume, prediction: Volume | None, reference: Volume | None, labels: Labels) -> _Whole:
+    scan = to_orientation(Volume(image.array[:1], image.affine), "RAS")
+    sides = _turn_masks(image, prediction, reference)
+    counts = {role: _count_values(side.array[0]) for role, side in sides.items()}
+    named = _name_all(labels, counts)
+    coded = {role: _encode_labels(side, counts[role], named, role) for role, side in sides.items()}
+    return _Whole(
+        scan=scan,
+        named=named,
+        codes={role: codes for role, (codes, _) in coded.items()},
+        members={role: members for role, (_, members) in coded.items()},
+        volumes_ml={role: _measure_volumes(counts[role], named, scan.voxel_volume_mm3) for role in sides},
+        notes=() if image.num_channels == 1 else (f"Channel 1 of {image.num_channels} is shown.",),
+    )
+
+
+def _show(whole: _Whole, title: str, modality: str, max_voxels: int, crop_margin_mm: float | None) -> View:
+    scan = whole.scan
+    box = _choose_box([codes.array[0] for codes in whole.codes.values()], scan, crop_margin_mm)
+    steps = choose_steps(_measure(box), scan.spacing, max_voxels)
+    shown, affine = _cut(scan, box, steps)
+    stored, slope, intercept, rounding = _store(shown)
+    codes = {role: _cut(of_mask, box, steps)[0] for role, of_mask in whole.codes.items()}
+    masks = tuple(
+        ViewMask(
+            role=role,
+            name=role,
+            nifti=encode_nifti(Volume(of_mask[None], affine)),
+            members=whole.members[role],
+            volumes_ml=whole.volumes_ml[role],
+        )
+        for role, of_mask in codes.items()
+    )
+    return View(
+        title=title,
+        nifti=encode_nifti(Volume(stored[None], affine), slope=slope, intercept=intercept),
+        shape=shown.shape,
+        affine=affine,
+        start=_choose_start([(codes[role], whole.members[role]) for role in codes], len(whole.named), shown.shape),
+        windows=_choose_windows(shown, modality),
+        labels=tuple(whole.named),
+        masks=masks,
+        notes=(*whole.notes, *_describe_cut(box, steps, scan.spatial_shape), *rounding),
+    )
 
 
 # ---- masks -----------------------------------------------------------------------------------------------------------
