@@ -140,8 +140,9 @@ def test_a_reference_is_outlined(browser: Browser, scan: Volume, tmp_path: Path)
 
     edge = count_coloured()
     assert edge > 300  # one pixel wide, all around
-    choose(browser, ".viewer-opacity", 0)
-    assert count_coloured() == 0
+    for opacity in (50, 0):
+        choose(browser, ".viewer-opacity", opacity)
+        assert count_coloured() == 0  # fainter, then gone
     choose(browser, ".viewer-opacity", 100)
     choose(browser, ".viewer-label[value='1']", False)
     assert count_coloured() == 0
