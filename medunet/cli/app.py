@@ -29,6 +29,7 @@ from medunet.cli.select import select
 from medunet.cli.series import series
 from medunet.cli.tasks import app as tasks_app
 from medunet.cli.train import train
+from medunet.cli.view import view
 from medunet.errors import MedunetError
 
 EXIT_CODE = 2
@@ -47,6 +48,7 @@ app.command()(train)
 app.command()(infer)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(view)
 app.command()(select)
 app.command()(series)
 app.command()(convert)

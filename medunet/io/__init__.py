@@ -33,7 +33,7 @@ from medunet.io.memory import (
 )
 from medunet.io.mesh_write import MESH_SUFFIXES, list_mesh_outputs, write_mesh
 from medunet.io.nifti_file import is_nifti
-from medunet.io.nifti_write import check_nifti_name, to_nibabel, write_nifti_image, write_nifti_labels
+from medunet.io.nifti_write import check_nifti_name, encode_nifti, to_nibabel, write_nifti_image, write_nifti_labels
 from medunet.io.parts import list_parts
 from medunet.io.reading import (
     has_structure_names,
@@ -80,6 +80,7 @@ __all__ = [
     "choose_mask_format",
     "describe_source",
     "describe_write_error",
+    "encode_nifti",
     "from_label_map",
     "from_masks",
     "from_memory",
