@@ -10,7 +10,7 @@ import numpy as np
 from medunet.checking import SEVERITIES, CaseFacts, DatasetReport, Finding, Severity
 from medunet.reporting.dataset_charts import draw_charts
 from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, embed_jpeg, number_cell, render_page
-from medunet.reporting.palette import get_label_colours
+from medunet.reporting.palette import get_label_colours, to_hex
 from medunet.reporting.thumbnail import draw_thumbnail
 from medunet.tasks import Task
 from medunet.volume import Volume
@@ -86,7 +86,7 @@ def render_dataset_page(report: DatasetReport, task: Task, thumbnails: Thumbnail
         findings=_build_findings(report),
         charts=draw_charts(report, task),
         labels=_build_labels(report, task),
-        legend=[(label, "#" + "".join(f"{round(255 * part):02x}" for part in colours[label])) for label in task.labels],
+        legend=[(label, to_hex(colours[label])) for label in task.labels],
         pictures=[_build_picture(facts, report, thumbnails) for facts in chosen],
         cases=_build_cases(report, task),
     )

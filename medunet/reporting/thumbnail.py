@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medunet.planning import compute_body_mask
-from medunet.reporting.figure import CT_WINDOW_HU, trace_mask
+from medunet.reporting.figure import trace_mask
 from medunet.reporting.palette import Colour, get_label_colours
 from medunet.reporting.planes import PLANES, cut_plane, measure_areas, to_ras_array
+from medunet.reporting.window import CT_WINDOW_HU, Window, choose_ct_window
 from medunet.volume import Array, Volume, to_orientation
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def draw_thumbnail(image: Volume, label_map: Volume, labels: Mapping[str, Sequen
         image: The scan; its first channel is shown.
         label_map: On its grid.
         labels: Name -> values as stored. All labels of the task, so that each keeps its colour.
-        modality: ``"CT"`` shows -160 to 240 HU; anything else, and a CT that is not in HU, the 1st to 99th percentile.
+        modality: ``"CT"`` shows HU, of soft tissue (-160 to 240), lung or bone, as most of what is labelled is; anything
+            else, and a CT that is not in HU, the 1st to 99th percentile.
     """
     axial = PLANES[0]
     turned, codes = to_orientation(Volume(image.array[:1], image.affine)), to_ras_array(label_map)
@@ -53,7 +55,7 @@ def draw_thumbnail(image: Volume, label_map: Volume, labels: Mapping[str, Sequen
     index = measure_areas(codes, labels, turned.spatial_shape).choose_slice(axial.axis)
     pixels, cut = cut_plane(scan, axial, index), cut_plane(codes, axial, index)
     region = _choose_region(compute_body_mask(pixels[None], modality), np.isin(cut, _list_values(labels)), pixel_mm)
-    grey = _to_grey(pixels[region], _choose_window(scan, modality))
+    grey = _to_grey(pixels[region], _choose_window(scan, modality, codes))
     return _encode(_draw(grey, cut[region], labels, pixel_mm))
 
 
@@ -61,10 +63,10 @@ def _list_values(labels: Mapping[str, Sequence[int]]) -> list[int]:
     return [value for values in labels.values() for value in values]
 
 
-def _choose_window(scan: Array, modality: str) -> tuple[float, float]:
+def _choose_window(scan: Array, modality: str, codes: Array) -> Window:
     low, high = np.percentile(scan, _PERCENTILES).tolist()
     is_hu = low < CT_WINDOW_HU[0] < high and high - low > _MIN_HU_RANGE
-    return CT_WINDOW_HU if modality == "CT" and is_hu else (low, max(high, low + 1e-6))
+    return choose_ct_window(scan[codes > 0]) if modality == "CT" and is_hu else (low, max(high, low + 1e-6))
 
 
 def _choose_region(body: Array, labelled: Array, pixel_mm: tuple[float, float]) -> tuple[slice, slice]:
