@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medunet.cli.options import DataOption, MapOption, SplitsOption, TaskOption, check_page_name
+from medunet.errors import OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
