@@ -47,9 +47,7 @@ def evaluate(
     html: Annotated[
         Path | None, typer.Option("--html", help="Page with tables, box plots and pictures of cases, in one file.")
     ] = None,
-    images: Annotated[
-        Path | None, typer.Option("--images", help="Scans, for --html, --pictures and RTSTRUCT.")
-    ] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="Scans, for --html, --pictures and RTSTRUCT.")] = None,
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="Folder for a picture of each case: scan, reference, mask.")
     ] = None,

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from medunet.reporting.comparison_page import write_comparison_page
 from medunet.reporting.evaluation_page import write_evaluation_page
 from medunet.reporting.figure import draw_overlay
 from medunet.reporting.palette import get_colour, get_label_colours
 from medunet.reporting.table import build_dice_table
 
-__all__ = ["build_dice_table", "draw_overlay", "get_colour", "get_label_colours", "write_evaluation_page"]
+__all__ = [
+    "build_dice_table",
+    "draw_overlay",
+    "get_colour",
+    "get_label_colours",
+    "write_comparison_page",
+    "write_evaluation_page",
+]

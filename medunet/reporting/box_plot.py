@@ -70,6 +70,8 @@ def draw_boxes(
             markersize=4,
             markeredgecolor=INK,
             markeredgewidth=0.2,
+            clip_on=False,
+            zorder=3,
         )
         if is_lost.any():
             axes.plot(values[is_lost], heights[is_lost], "x", color=RED, markersize=5, clip_on=False)
@@ -90,7 +92,9 @@ def _draw_box(axes: Axes, row: int, values: Array, colour: Colour) -> None:
     reach = _WHISKER * (high - low)
     inside = values[(values >= low - reach) & (values <= high + reach)]
     axes.hlines(row, inside.min(), inside.max(), colors=FAINT, linewidth=0.8, zorder=1)
-    axes.barh(row, high - low, left=low, height=0.62, color="white", linewidth=0, zorder=1)  # the whisker ends at the box
+    axes.barh(
+        row, high - low, left=low, height=0.62, color="white", linewidth=0, zorder=1
+    )  # the whisker ends at the box
     axes.barh(row, high - low, left=low, height=0.62, color=colour, alpha=0.3, linewidth=0)
     axes.plot([median, median], [row - 0.36, row + 0.36], color=INK, linewidth=1.4)
 

@@ -236,9 +236,7 @@ def _build_metric_part(
 ) -> MetricPart:
     colours = get_label_colours(labels)
     of_metric = [summary for summary in summaries if summary.metric == metric]
-    rows: Rows = [
-        [label_cell(summary.label, colours), *build_summary_cells(summary, anchors)] for summary in of_metric
-    ]
+    rows: Rows = [[label_cell(summary.label, colours), *build_summary_cells(summary, anchors)] for summary in of_metric]
     means = [summary.mean for summary in of_metric if summary.mean is not None]
     lost = [sum(getattr(summary, name) for summary in of_metric) for name in ("num_missed", "num_invented")]
     footer: Rows = [
