@@ -41,7 +41,11 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What the command line asks for beside the mask."""
+    """What the command line asks for beside the mask.
+
+    Attributes:
+        report: The page about all scans; None writes none.
+    """
 
     mask_format: str | None
     split: bool
@@ -50,6 +54,7 @@ class Wishes:
     untrusted: bool
     overwrite: bool
     preview: Path | None = None
+    report: Path | None = None
     mesh: Path | None = None
     probabilities: bool = False
     uncertainty: bool = False
@@ -214,6 +219,26 @@ def check_outputs(job: Job, all_jobs: Sequence[Job], names: Sequence[str], wishe
             list_inputs(sources, path),
             overwrite=wishes.overwrite or Path(os.path.normpath(path.absolute())) in own,
         )
+
+
+def check_report(jobs: Sequence[Job], names: Sequence[str], wishes: Wishes) -> None:
+    """Refuse a page that would replace a scan, another output, or an older page without leave.
+
+    Raises:
+        InputError: If it would be written to the place of another output.
+        OutputError: If it exists or cannot be written.
+    """
+    from medunet.io import check_output
+
+    if wishes.report is None:
+        return
+    place = wishes.report.resolve()
+    for job in jobs:
+        if place in [path.resolve() for path in (*list_job_outputs(job, names, wishes), job.manifest)]:
+            msg = f"The report and the result of a scan would both be written to {wishes.report}; give them different names."
+            raise InputError(msg)
+    sources = [path for job in jobs for path in job.images]
+    check_output(wishes.report, list_inputs(sources, wishes.report), overwrite=wishes.overwrite)
 
 
 def _check_reference(chosen: MaskFormat, reference: str | None, job: Job) -> None:
