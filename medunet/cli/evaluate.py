@@ -164,6 +164,7 @@ def _draw_pictures(
     from medunet.evaluation.sides import NamedPair, read_sides
     from medunet.io import check_output, list_volumes, read_volume, strip_suffix
     from medunet.reporting import draw_overlay
+    from medunet.reporting.window import get_task_window
 
     if result.label_values is None:
         msg = "Pictures show labels by value, but structures were compared by name; name the task with --task."
@@ -193,6 +194,7 @@ def _draw_pictures(
             path,
             title=files.case_id if dice is None else f"{files.case_id}, mean Dice {dice:.3f}",
             modality=options.task.modality if options.task else "MR",
+            window=get_task_window(options.task),
         )
         drawn.append(path)
     return drawn

@@ -351,6 +351,7 @@ def _describe_failure(error: Exception, job: Job) -> str:
 
 def _draw(made: _Made, segmenter: Segmenter, job: Job, path: Path) -> None:
     from medunet.reporting import draw_overlay
+    from medunet.reporting.window import get_task_window
 
     draw_overlay(
         made.found.scan.volume,
@@ -360,4 +361,5 @@ def _draw(made: _Made, segmenter: Segmenter, job: Job, path: Path) -> None:
         path,
         title=job.mask.name,
         modality=segmenter.task.modality,
+        window=get_task_window(segmenter.task),
     )

@@ -10,10 +10,17 @@ from typing import Any
 from medunet.evaluation import METRICS, Comparison, Evaluation, PairedDifference, Ranking, summarize_metrics
 from medunet.io import write_text_atomic
 from medunet.reporting.comparison_chart import draw_differences
-from medunet.reporting.evaluation_page import describe_software, label_cell, list_labels
+from medunet.reporting.evaluation_page import describe_software, list_labels
 from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, embed_png, number_cell, render_page
 from medunet.reporting.palette import get_label_colours
-from medunet.reporting.score_cells import SUMMARY_HEADINGS, build_summary_cells, count_digits, metric_cell, range_cell
+from medunet.reporting.score_cells import (
+    SUMMARY_HEADINGS,
+    build_summary_cells,
+    count_digits,
+    label_cell,
+    metric_cell,
+    range_cell,
+)
 
 Fact = tuple[str, str]
 Rows = list[Sequence[Cell | str]]

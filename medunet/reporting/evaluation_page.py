@@ -41,6 +41,7 @@ from medunet.reporting.score_cells import (
     build_empty_sides_table,
     build_summary_cells,
     count_cell,
+    label_cell,
     metric_cell,
     score_cell,
 )
@@ -283,11 +284,6 @@ def _build_full_table(
         if rows
         else None
     )
-
-
-def label_cell(name: str, colours: Mapping[str, Colour]) -> Cell:
-    """A label with its colour."""
-    return Cell(text=name, order=name, swatch=to_hex(colours[name]) if name in colours else "")
 
 
 # ---- cases ---------------------------------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from medunet.io.atomic import open_scratch
 from medunet.models import SYNTHETIC_WARNING, ModelRecords
 from medunet.postprocessing import AgreementCounts, PredictedDice, compute_agreement, predict_dice
-from medunet.reporting.evaluation_page import describe_software, label_cell
+from medunet.reporting.evaluation_page import describe_software
 from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, embed_jpeg, number_cell, write_page
 from medunet.reporting.palette import get_label_colours, to_hex
 from medunet.reporting.scan_pictures import ScanPictures
+from medunet.reporting.score_cells import label_cell
 
 if TYPE_CHECKING:
     from medunet.inference.manifest import Manifest

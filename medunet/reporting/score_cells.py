@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medunet.evaluation import METRICS, LabelScore, MetricSummary
 from medunet.reporting.page import UNDEFINED, Cell, Table, number_cell
+from medunet.reporting.palette import Colour, to_hex
 
 POOR_DICE = 0.5
 """Below it a Dice is set off."""
@@ -21,6 +22,11 @@ SUMMARY_HEADINGS = (
     "neither has it",
     "worst case",
 )
+
+
+def label_cell(name: str, colours: Mapping[str, Colour]) -> Cell:
+    """A label with its colour."""
+    return Cell(text=name, order=name, swatch=to_hex(colours[name]) if name in colours else "")
 
 
 def metric_cell(metric: str, value: float | None) -> Cell:

@@ -55,8 +55,8 @@ def draw_thumbnail(image: Volume, label_map: Volume, labels: Mapping[str, Sequen
     index = measure_areas(codes, labels, turned.spatial_shape).choose_slice(axial.axis)
     pixels, cut = cut_plane(scan, axial, index), cut_plane(codes, axial, index)
     region = _choose_region(compute_body_mask(pixels[None], modality), np.isin(cut, _list_values(labels)), pixel_mm)
-    grey = _to_grey(pixels[region], _choose_window(scan, modality, codes))
-    return _encode(_draw(grey, cut[region], labels, pixel_mm))
+    grey = to_grey(pixels[region], _choose_window(scan, modality, codes))
+    return encode_small(draw_slice(grey, cut[region], labels, pixel_mm))
 
 
 def _list_values(labels: Mapping[str, Sequence[int]]) -> list[int]:
@@ -97,13 +97,22 @@ def _find_range(along: Array) -> tuple[int, int]:
     return int(found[0]), int(found[-1]) + 1
 
 
-def _to_grey(pixels: Array, window: tuple[float, float]) -> Array:
+def to_grey(pixels: Array, window: Window) -> Array:
+    """Pixels as uint8: 0 at the lower end of the window, 255 at the upper one."""
     low, high = window
     grey: Array = ((pixels.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
     return grey
 
 
-def _draw(grey: Array, cut: Array, labels: Mapping[str, Sequence[int]], pixel_mm: tuple[float, float]) -> Image:
+def draw_slice(grey: Array, cut: Array, labels: Mapping[str, Sequence[int]], pixel_mm: tuple[float, float]) -> Image:
+    """Grey values with the outlines of labels, as large as a thumbnail is.
+
+    Args:
+        grey: ``(rows, columns)`` uint8.
+        cut: Label values of the same pixels.
+        labels: Name -> values.
+        pixel_mm: Width and height of a pixel.
+    """
     from PIL import Image, ImageDraw
 
     height_mm, width_mm = grey.shape[0] * pixel_mm[1], grey.shape[1] * pixel_mm[0]
@@ -139,8 +148,8 @@ def _to_bytes(colour: Colour) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _encode(picture: Image) -> bytes:
-    """Noise needs many bytes: lower the quality first, then the size."""
+def encode_small(picture: Image) -> bytes:
+    """A JPEG of at most `MAX_BYTES`; noise needs many: the quality is lowered first, then the size."""
     from PIL import Image
 
     while True:

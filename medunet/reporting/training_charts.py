@@ -26,6 +26,7 @@ _PANELS = (
     ("Dice: patches while training, watched cases", ("training_dice", "validation_dice"), "dice"),
     ("Learning rate", ("learning_rate",), "linear"),
     ("Waiting for data, share of the time", ("data_wait",), "share"),
+    ("Seconds per iteration", ("seconds_per_iteration",), "from zero"),
 )
 _COLOURS = {"validation_dice": ORANGE}
 _NAMES = {"training_dice": "patches (soft Dice)", "validation_dice": "watched cases"}
@@ -55,7 +56,8 @@ def read_curves(path: Path) -> Curves:
 
 
 def draw_curves(curves: Curves) -> Picture | None:
-    """One panel per kind of number that the log holds; None when it holds none."""
+    """One panel per kind of number that the log holds, and how long an iteration took; None when it holds none."""
+    curves = {**curves, **_compute_speed(curves)}
     panels = [(title, [name for name in names if name in curves], scale) for title, names, scale in _PANELS]
     panels = [panel for panel in panels if panel[1]]
     if not panels:
@@ -98,6 +100,15 @@ def draw_dice_strips(dices: Mapping[str, Sequence[float]]) -> Picture | None:
     return draw_boxes(boxes, "Dice per case", limits=(0.0, 1.0), note=more)
 
 
+def _compute_speed(curves: Curves) -> Curves:
+    """Seconds per iteration between two rows of the log; looks at validation cases count where they lie."""
+    seconds = curves.get("seconds")
+    if seconds is None or len(seconds) < 2:
+        return {}
+    steps = np.diff(seconds, axis=0)  # (rows - 1, 2): iterations and seconds
+    return {"seconds_per_iteration": np.stack([seconds[1:, 0], steps[:, 1] / steps[:, 0]], axis=1)}
+
+
 def _draw_curve(axes: Axes, points: Array, name: str) -> None:
     points = points[:: -(-len(points) // _MAX_POINTS)]
     marker = "o" if len(points) < 40 else ""
@@ -115,6 +126,8 @@ def _set_scale(axes: Axes, scale: str, values: Sequence[Array]) -> None:
     lowest, highest = min(of_curve.min() for of_curve in values), max(of_curve.max() for of_curve in values)
     if scale == "dice":
         axes.set_ylim(0, 1)
+    elif scale == "from zero":
+        axes.set_ylim(0, 1.1 * highest if highest > 0 else 1)
     elif scale == "share":
         axes.set_ylim(0, max(0.1, 1.1 * highest))
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")

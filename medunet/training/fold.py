@@ -30,7 +30,7 @@ from medunet.training.identity import RunIdentity
 from medunet.training.loop import LoopResult, Trainer
 from medunet.training.losses import LossName
 from medunet.training.previous_stage import PreviousStage
-from medunet.training.report import write_report
+from medunet.training.report import draw_patches, write_report
 from medunet.training.speed import measure_speeds
 from medunet.training.validation import (
     NetworkSegmenter,
@@ -245,7 +245,8 @@ class _Fold:
             quality=quality,
             speed=speed,
         )
-        write_report(task, self.folder, validation, self.validation_cases, masks)
+        patches = draw_patches(self.trainer.sampler, task, result.iteration)
+        write_report(task, self.folder, validation, self.validation_cases, masks, patches=patches)
 
     def _build_record(self, result: LoopResult) -> TrainingRecord:
         experiment = self.experiment
