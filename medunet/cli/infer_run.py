@@ -168,7 +168,7 @@ class InferRun:
         Raises:
             InputError: If an output exists, or the only scan fails.
         """
-        check_report(self.jobs, names, self.wishes)
+        check_report(self.jobs, names, self.wishes, continues=continues)
         outcome = InferOutcome()
         earlier = {job: read_manifest(job.manifest) if continues else None for job in self.jobs}
         remaining = []

@@ -9,9 +9,9 @@ import numpy as np
 
 from medunet.checking import SEVERITIES, CaseFacts, DatasetReport, Finding, Severity
 from medunet.reporting.dataset_charts import draw_charts
-from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, embed_jpeg, number_cell, render_page
+from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, number_cell, render_page
 from medunet.reporting.palette import get_label_colours, to_hex
-from medunet.reporting.thumbnail import draw_thumbnail
+from medunet.reporting.thumbnail import Thumbnail, draw_thumbnail, embed_thumbnail
 from medunet.tasks import Task
 from medunet.volume import Volume
 
@@ -32,7 +32,7 @@ class Thumbnails:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._pictures: dict[str, bytes] = {}
+        self._pictures: dict[str, Thumbnail] = {}
 
     def __call__(self, case_id: str, image: Volume, label_map: Volume) -> None:
         """Draw one case; from any thread."""
@@ -40,8 +40,8 @@ class Thumbnails:
             image, label_map, self._task.labels, modality=self._task.modality
         )  # one assignment, which threads do not split
 
-    def get(self, case_id: str) -> bytes | None:
-        """The JPEG of a case; None where it could not be read."""
+    def get(self, case_id: str) -> Thumbnail | None:
+        """The picture of a case; None where it could not be read."""
         return self._pictures.get(case_id)
 
 
@@ -159,10 +159,10 @@ def _build_labels(report: DatasetReport, task: Task) -> Table:
 
 
 def _build_picture(facts: CaseFacts, report: DatasetReport, thumbnails: Thumbnails) -> _CasePicture:
-    content = thumbnails.get(facts.case_id)
+    thumbnail = thumbnails.get(facts.case_id)
     picture = None
-    if content is not None:
-        picture = Picture(source=embed_jpeg(content), description=f"Labels of case {facts.case_id} on an axial slice")
+    if thumbnail is not None:
+        picture = embed_thumbnail(thumbnail, f"Labels of case {facts.case_id} on an axial slice")
     return _CasePicture(
         picture=picture,
         case_id=facts.case_id,

@@ -236,7 +236,7 @@ def _draw_letters(axes: Axes, plane: Plane) -> None:
 
 def _draw_scale_bar(axes: Axes, side_mm: float) -> None:
     length_mm = choose_scale_mm(side_mm)
-    text = f"{length_mm / 10:g} cm" if length_mm >= 10 else f"{length_mm:g} mm"
+    text = format_scale(length_mm)
     right, height = 0.96, 0.04
     left = right - length_mm / side_mm
     axes.plot([left, right], [height, height], color="black", linewidth=4, transform=axes.transAxes)
@@ -254,6 +254,16 @@ def choose_scale_mm(side_mm: float) -> float:
     target = side_mm / 4
     power = 10.0 ** np.floor(np.log10(target))
     return float(power * max(step for step in (1, 2, 5) if step * power <= target * (1 + 1e-9)))
+
+
+def format_scale(length_mm: float) -> str:
+    """Centimetres from 1 on, else millimetres.
+
+    Example:
+        >>> format_scale(50.0), format_scale(2.0)
+        ('5 cm', '2 mm')
+    """
+    return f"{length_mm / 10:g} cm" if length_mm >= 10 else f"{length_mm:g} mm"
 
 
 def draw_contour_legend(axes: Axes, scene: Scene, drawn: set[str]) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,6 +23,7 @@ from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Ton
 from medunet.reporting.palette import get_label_colours, to_hex
 from medunet.reporting.scan_pictures import ScanPictures
 from medunet.reporting.score_cells import label_cell
+from medunet.reporting.thumbnail import Thumbnail, embed_thumbnail
 
 if TYPE_CHECKING:
     from medunet.inference.manifest import Manifest
@@ -100,10 +102,11 @@ class ScanResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _Stored:
-    """Where pictures wait: first byte and number of bytes."""
+    """Where pictures wait: first byte and number of bytes; and what the longer edge of the small one shows."""
 
     overlay: tuple[int, int]
     thumbnail: tuple[int, int]
+    side_mm: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +174,11 @@ class InferenceReport:
         with self._lock:
             stored = None
             if pictures is not None:
-                stored = _Stored(overlay=self._append(pictures.overlay), thumbnail=self._append(pictures.thumbnail))
+                stored = _Stored(
+                    overlay=self._append(pictures.overlay),
+                    thumbnail=self._append(pictures.thumbnail.jpeg),
+                    side_mm=pictures.thumbnail.side_mm,
+                )
             self._results.append((result, stored))
 
     def write(self, *, order: Sequence[str] = ()) -> Path:
@@ -228,10 +235,12 @@ class InferenceReport:
             load_overlay = load_thumbnail = None
             if stored is not None and num_overlays < MAX_PICTURES:
                 num_overlays += 1
-                load_overlay = self._make_loader(stored.overlay, f"{result.name}: contours of the mask on three planes")
+                load_overlay = partial(
+                    self._load_overlay, stored, f"{result.name}: contours of the mask on three planes"
+                )
             if stored is not None and num_thumbnails < MAX_THUMBNAILS:
                 num_thumbnails += 1
-                load_thumbnail = self._make_loader(stored.thumbnail, f"{result.name}: mask on an axial slice")
+                load_thumbnail = partial(self._load_thumbnail, stored, f"{result.name}: mask on an axial slice")
             yield _ScanPart(
                 anchor=f"scan-{number}",
                 result=result,
@@ -245,8 +254,11 @@ class InferenceReport:
                 facts=_list_facts(result),
             )
 
-    def _make_loader(self, place: tuple[int, int], description: str) -> Callable[[], Picture]:
-        return lambda: Picture(source=embed_jpeg(self._read(place)), description=description)
+    def _load_overlay(self, stored: _Stored, description: str) -> Picture:
+        return Picture(source=embed_jpeg(self._read(stored.overlay)), description=description)
+
+    def _load_thumbnail(self, stored: _Stored, description: str) -> Picture:
+        return embed_thumbnail(Thumbnail(jpeg=self._read(stored.thumbnail), side_mm=stored.side_mm), description)
 
     def _build_table(self, result: ScanResult) -> Table | None:
         """A row per label: its volume, what training saw, and the Dice that its mask may have."""

@@ -81,12 +81,16 @@ class Picture:
         caption: One line below it.
         description: For readers who do not see it.
         is_chart: Whether it is a drawing on white, which on a dark page needs a frame of white.
+        bar_percent: Length of the bar of known length, in percent of the longer edge; None shows none.
+        bar_text: How long that is.
     """
 
     source: str
     caption: str = ""
     description: str = ""
     is_chart: bool = False
+    bar_percent: float | None = None
+    bar_text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

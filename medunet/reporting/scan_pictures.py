@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medunet.reporting.figure import build_overlay, encode_jpeg
-from medunet.reporting.thumbnail import draw_thumbnail
+from medunet.reporting.thumbnail import Thumbnail, draw_thumbnail
 from medunet.reporting.window import get_task_window
 from medunet.tasks import Task
 from medunet.volume import Volume
@@ -17,11 +17,11 @@ class ScanPictures:
 
     Attributes:
         overlay: Three planes with contours; a JPEG.
-        thumbnail: The axial slice that shows most labels; a JPEG.
+        thumbnail: The axial slice that shows most labels.
     """
 
     overlay: bytes
-    thumbnail: bytes
+    thumbnail: Thumbnail
 
 
 def draw_scan(image: Volume, mask: Volume, task: Task) -> ScanPictures:

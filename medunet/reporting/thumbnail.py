@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medunet.planning import compute_body_mask
-from medunet.reporting.figure import trace_mask
+from medunet.reporting.figure import choose_scale_mm, format_scale, trace_mask
+from medunet.reporting.page import Picture, embed_jpeg
 from medunet.reporting.palette import Colour, get_label_colours
 from medunet.reporting.planes import PLANES, cut_plane, measure_areas, to_ras_array
 from medunet.reporting.window import CT_WINDOW_HU, Window, choose_ct_window
@@ -36,7 +38,33 @@ _SMALLER = 0.8
 _QUALITIES = (85, 75, 60)
 
 
-def draw_thumbnail(image: Volume, label_map: Volume, labels: Mapping[str, Sequence[int]], *, modality: str) -> bytes:
+@dataclass(frozen=True, kw_only=True)
+class Thumbnail:
+    """A small picture and its scale.
+
+    Attributes:
+        jpeg: The picture.
+        side_mm: What its longer edge shows.
+    """
+
+    jpeg: bytes
+    side_mm: float
+
+
+def embed_thumbnail(thumbnail: Thumbnail, description: str) -> Picture:
+    """A thumbnail as a picture of a page, which draws the bar of known length."""
+    length_mm = choose_scale_mm(thumbnail.side_mm)
+    return Picture(
+        source=embed_jpeg(thumbnail.jpeg),
+        description=description,
+        bar_percent=round(100 * length_mm / thumbnail.side_mm, 3),
+        bar_text=format_scale(length_mm),
+    )
+
+
+def draw_thumbnail(
+    image: Volume, label_map: Volume, labels: Mapping[str, Sequence[int]], *, modality: str
+) -> Thumbnail:
     """Draw the slice that shows most labels, as a JPEG of at most `MAX_BYTES`.
 
     The picture is in radiological convention (the patient's right on the left side), to scale, and shows the body; where
@@ -56,7 +84,8 @@ def draw_thumbnail(image: Volume, label_map: Volume, labels: Mapping[str, Sequen
     pixels, cut = cut_plane(scan, axial, index), cut_plane(codes, axial, index)
     region = _choose_region(compute_body_mask(pixels[None], modality), np.isin(cut, _list_values(labels)), pixel_mm)
     grey = to_grey(pixels[region], _choose_window(scan, modality, codes))
-    return encode_small(draw_slice(grey, cut[region], labels, pixel_mm))
+    jpeg = encode_small(draw_slice(grey, cut[region], labels, pixel_mm))
+    return Thumbnail(jpeg=jpeg, side_mm=max(grey.shape[0] * pixel_mm[1], grey.shape[1] * pixel_mm[0]))
 
 
 def _list_values(labels: Mapping[str, Sequence[int]]) -> list[int]:

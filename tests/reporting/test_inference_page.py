@@ -22,6 +22,7 @@ from medunet.postprocessing import AgreementCounts, PredictedDice
 from medunet.reporting import inference_page
 from medunet.reporting.inference_page import InferenceReport, ScanResult, predict_dices
 from medunet.reporting.scan_pictures import ScanPictures, draw_scan
+from medunet.reporting.thumbnail import Thumbnail
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -58,7 +59,7 @@ def build_result(name: str, *, flags: int = 0, **changes: Any) -> ScanResult:
 def build_pictures(shade: int) -> ScanPictures:
     file = io.BytesIO()
     Image.new("L", (30, 10), shade).save(file, "JPEG")
-    return ScanPictures(overlay=file.getvalue(), thumbnail=file.getvalue())
+    return ScanPictures(overlay=file.getvalue(), thumbnail=Thumbnail(jpeg=file.getvalue(), side_mm=80.0))
 
 
 def read_shade(source: str) -> int:
@@ -143,7 +144,7 @@ def test_pictures_wait_on_disk(records: ModelRecords, tmp_path: Path) -> None:
     """A hundred pictures of 200 kB add less than two of them to the memory in use."""
     import tracemalloc
 
-    picture = ScanPictures(overlay=b"\xff" * 200_000, thumbnail=b"\xff" * 10)
+    picture = ScanPictures(overlay=b"\xff" * 200_000, thumbnail=Thumbnail(jpeg=b"\xff" * 10, side_mm=80.0))
     with InferenceReport(tmp_path / "report.html", records) as report:
         report.add(build_result("first"), picture)
         report.write()  # templates are compiled once
@@ -161,13 +162,18 @@ def test_pictures_wait_on_disk(records: ModelRecords, tmp_path: Path) -> None:
 
 def test_the_page_is_there_whole_or_not_at_all(records: ModelRecords, tmp_path: Path) -> None:
     path = tmp_path / "pages" / "report.html"
-    with pytest.raises(KeyboardInterrupt), InferenceReport(path, records) as report:
-        report.add(build_result("a"), build_pictures(10))
-        raise KeyboardInterrupt
+
+    def interrupt() -> None:
+        with InferenceReport(path, records) as report:
+            report.add(build_result("a"), build_pictures(10))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
     assert not list(path.parent.iterdir())
     path.write_text("older")
     with InferenceReport(path, records) as report:
-        report.add(build_result("a"), ScanPictures(overlay=b"1", thumbnail=b"2"))
+        report.add(build_result("a"), build_pictures(20))
         report._file.close()  # pictures are gone: writing fails in the middle of the page
         with pytest.raises(ValueError, match="closed"):
             report.write()
@@ -212,5 +218,5 @@ def test_dice_is_predicted_only_for_the_same_members(records: ModelRecords) -> N
 def test_a_scan_is_drawn_with_its_mask(make_densities: Any) -> None:
     scan, mask = make_densities(spacing=(1.0, 1.0, 1.0))
     pictures = draw_scan(scan, mask, ORACLE_TASK)
-    assert len(pictures.thumbnail) <= 30_000
+    assert len(pictures.thumbnail.jpeg) <= 30_000
     assert 1400 < Image.open(io.BytesIO(pictures.overlay)).size[0] < 1700
