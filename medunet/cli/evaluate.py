@@ -144,17 +144,11 @@ def _write_page(
     path: Path, result: Evaluation, options: SideOptions, settings: MetricSettings, sources: dict[str, str]
 ) -> None:
     from medunet.reporting import write_evaluation_page
-    from medunet.reporting.case_pictures import draw_evaluated_cases
 
     if options.images is not None:
         sources["scans"] = options.images.name
     write_evaluation_page(
-        result,
-        path,
-        task=options.task,
-        settings=settings,
-        pictures=draw_evaluated_cases(result, options, images=options.images),
-        sources=sources,
+        result, path, task=options.task, images=options.images, options=options, settings=settings, sources=sources
     )
 
 

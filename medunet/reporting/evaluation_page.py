@@ -21,8 +21,9 @@ from medunet.evaluation import (
     summarize_instances,
     summarize_metrics,
 )
+from medunet.evaluation.sides import SideOptions
 from medunet.io import write_text_atomic
-from medunet.reporting.case_pictures import CasePicture
+from medunet.reporting.case_pictures import CasePicture, draw_evaluated_cases
 from medunet.reporting.page import (
     UNDEFINED,
     Cell,
@@ -46,7 +47,7 @@ from medunet.reporting.score_cells import (
     score_cell,
 )
 from medunet.reporting.score_charts import draw_metric
-from medunet.tasks import Task
+from medunet.tasks import Task, load_task
 
 Fact = tuple[str, str]
 Rows = list[Sequence[Cell | str]]
@@ -106,13 +107,28 @@ class CasePart:
     table: Table
 
 
-def write_evaluation_page(evaluation: Evaluation, path: Path | str, **options: Any) -> Path:
-    """Write the page of an evaluation, whole or not at all.
+def write_evaluation_page(
+    evaluation: Evaluation,
+    path: Path | str,
+    *,
+    task: Task | str | None = None,
+    images: Path | str | None = None,
+    options: SideOptions | None = None,
+    settings: MetricSettings | None = None,
+    sources: Mapping[str, str] | None = None,
+    title: str = "",
+) -> Path:
+    """Write the page of an evaluation with pictures of its worst cases, the median one and the best, whole or not at all.
 
     Args:
-        evaluation: From `medunet.evaluate`.
+        evaluation: From `medunet.evaluate`; files are read once more for the pictures.
         path: The HTML file.
-        **options: As `build_evaluation_page`.
+        task: As given to `medunet.evaluate`.
+        images: Scan, or folder of scans named after the cases, which lie below the contours.
+        options: How the sides were read, where `task` and `images` do not say all.
+        settings: As given to `medunet.evaluate`.
+        sources: As `build_evaluation_page`.
+        title: As `build_evaluation_page`.
 
     Returns:
         The page.
@@ -121,11 +137,17 @@ def write_evaluation_page(evaluation: Evaluation, path: Path | str, **options: A
         OutputError: If the page cannot be written.
 
     Example:
-        >>> scores = medunet.evaluate("masks/", "labels/")  # doctest: +SKIP
-        >>> write_evaluation_page(scores, "scores.html")  # doctest: +SKIP
+        >>> scores = medunet.evaluate("masks/", "labels/", task="spleen-ct")  # doctest: +SKIP
+        >>> write_evaluation_page(scores, "scores.html", task="spleen-ct", images="scans/")  # doctest: +SKIP
     """
     path = Path(path)
-    write_text_atomic(path, build_evaluation_page(evaluation, **options))
+    task = load_task(task) if isinstance(task, str) else task
+    images = None if images is None else Path(images)
+    pictures = draw_evaluated_cases(evaluation, options or SideOptions(task=task, images=images), images=images)
+    page = build_evaluation_page(
+        evaluation, title=title, task=task, settings=settings, pictures=pictures, sources=sources
+    )
+    write_text_atomic(path, page)
     return path
 
 
