@@ -11,7 +11,9 @@ from medunet.checking import SEVERITIES, CaseFacts, DatasetReport, Finding, Seve
 from medunet.reporting.dataset_charts import draw_charts
 from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, number_cell, render_page
 from medunet.reporting.palette import get_label_colours, to_hex
+from medunet.reporting.score_cells import label_cell
 from medunet.reporting.thumbnail import Thumbnail, draw_thumbnail, embed_thumbnail
+from medunet.reporting.window import get_task_window
 from medunet.tasks import Task
 from medunet.volume import Volume
 
@@ -37,7 +39,11 @@ class Thumbnails:
     def __call__(self, case_id: str, image: Volume, label_map: Volume) -> None:
         """Draw one case; from any thread."""
         self._pictures[case_id] = draw_thumbnail(
-            image, label_map, self._task.labels, modality=self._task.modality
+            image,
+            label_map,
+            self._task.labels,
+            modality=self._task.modality,
+            window=get_task_window(self._task),
         )  # one assignment, which threads do not split
 
     def get(self, case_id: str) -> Thumbnail | None:
@@ -126,13 +132,14 @@ def _name_cases(finding: Finding) -> str:
 
 def _build_labels(report: DatasetReport, task: Task) -> Table:
     rows: list[Sequence[Cell | str]] = []
+    colours = get_label_colours(task.labels)
     for label, values in task.labels.items():
         held = [facts.labels[label] for facts in report.cases if label in facts.labels]
         volumes = [facts.volume_ml for facts in held]
         statistics = (float(np.median(volumes)), min(volumes), max(volumes)) if volumes else (None,) * 3
         rows.append(
             (
-                label,
+                label_cell(label, colours),
                 ", ".join(map(str, values)),
                 Cell(text=f"{len(held)} of {report.num_usable}", order=len(held), tone="plain" if held else "warning"),
                 *(_volume_cell(ml) for ml in statistics),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from medunet.reporting.figure import (
+    LEGEND_SIZE,
     LEGEND_STEP,
     NEUTRAL,
     draw_faint,
@@ -154,11 +155,11 @@ def _draw_legend(axes: Axes, volumes_ml: Mapping[int, float]) -> None:
     axes.axis("off")
     y = 1 - LEGEND_STEP / 2
     axes.plot([0.0, 0.12], [y, y], color=NEUTRAL, linewidth=_CONTOUR_WIDTH)
-    write_on_image(axes, 0.17, y, "reference", size=9.5, va="center")
+    write_on_image(axes, 0.17, y, "reference", size=LEGEND_SIZE, va="center")
     y -= 1.5 * LEGEND_STEP
     for kind in ERROR_KINDS:
         axes.fill_between([0.0, 0.12], y - LEGEND_STEP / 3, y + LEGEND_STEP / 3, color=kind.colour, linewidth=0)
-        write_on_image(axes, 0.17, y, kind.title, size=9.5, va="center")
+        write_on_image(axes, 0.17, y, kind.title, size=LEGEND_SIZE, va="center")
         draw_faint(axes, 0.98, y, f"{volumes_ml[kind.code]:.3g} ml", ha="right")
         draw_faint(axes, 0.17, y - LEGEND_STEP, kind.remark)
         y -= 2.25 * LEGEND_STEP

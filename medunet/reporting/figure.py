@@ -43,9 +43,10 @@ _REFERENCE_WIDTH = 1.1
 _PREDICTION_WIDTH = 3.6
 _PREDICTION_ALPHA = 0.6
 _REFERENCE_SHADOW = 2.4  # a dark line below the thin one, so that it shows on bone
-LEGEND_STEP = 1 / 22  # of the legend's height
-_LEGEND_CHARACTERS = 27
-_MAX_LEGEND_ROWS = 18
+LEGEND_SIZE, _REMARK_SIZE = 11, 10
+LEGEND_STEP = 1 / 19  # of the legend's height
+_LEGEND_CHARACTERS = 24
+_MAX_LEGEND_ROWS = 15
 NEUTRAL = (0.92, 0.92, 0.92)
 
 
@@ -144,7 +145,7 @@ def lay_out_planes(scene: Scene, title: str, draw_panel: DrawPanel, draw_legend:
         drawn |= draw_panel(axes, scene, plane)
         number, num_slices = scene.slices[plane.axis] + 1, scene.image.shape[plane.axis]
         note = f"{plane.name}, slice {number} of {num_slices} from {plane.first_side}"
-        _write(figure, box[0], _NOTE_INCHES / 2 / height, note, size=9, color=_FAINT_TEXT, va="center")
+        _write(figure, box[0], _NOTE_INCHES / 2 / height, note, size=10.5, color=_FAINT_TEXT, va="center")
     left = 4 * _GAP_INCHES + 3 * _PANEL_INCHES
     legend = figure.add_axes((left / width, _NOTE_INCHES / height, _LEGEND_INCHES / width, _PANEL_INCHES / height))
     draw_legend(legend, scene, drawn)
@@ -231,17 +232,17 @@ def _draw_letters(axes: Axes, plane: Plane) -> None:
         (plane.top, 0.5, 1 - inset),
         (plane.bottom, 0.5, inset),
     ):
-        write_on_image(axes, x, y, letter, size=11, weight="bold", ha="center", va="center")
+        write_on_image(axes, x, y, letter, size=13, weight="bold", ha="center", va="center")
 
 
 def _draw_scale_bar(axes: Axes, side_mm: float) -> None:
     length_mm = choose_scale_mm(side_mm)
     text = format_scale(length_mm)
-    right, height = 0.96, 0.04
+    right, height = 0.96, 0.035
     left = right - length_mm / side_mm
     axes.plot([left, right], [height, height], color="black", linewidth=4, transform=axes.transAxes)
     axes.plot([left, right], [height, height], color="white", linewidth=2, transform=axes.transAxes)
-    write_on_image(axes, (left + right) / 2, height + 0.015, text, size=8.5, ha="center", va="bottom")
+    write_on_image(axes, (left + right) / 2, height + 0.015, text, size=10.5, ha="center", va="bottom")
 
 
 def choose_scale_mm(side_mm: float) -> float:
@@ -306,14 +307,14 @@ def _draw_legend_row(axes: Axes, y: float, text: str, remark: str, style: dict[s
     alpha, width = style.get("alpha"), style["linewidths"]
     axes.plot([0.0, 0.12], [y, y], color=colour, linewidth=width, alpha=alpha, solid_capstyle="butt")
     room = _LEGEND_CHARACTERS - (len(remark) + 1 if remark else 0)
-    write_on_image(axes, 0.17, y, text if len(text) <= room else f"{text[: room - 1]}…", size=9.5, va="center")
+    write_on_image(axes, 0.17, y, text if len(text) <= room else f"{text[: room - 1]}…", size=LEGEND_SIZE, va="center")
     if remark:
         draw_faint(axes, 0.98, y, remark, ha="right")
 
 
 def draw_faint(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
     """A remark in the legend."""
-    write_on_image(axes, x, y, text, size=9, va="center", color=_FAINT_TEXT, **options)
+    write_on_image(axes, x, y, text, size=_REMARK_SIZE, va="center", color=_FAINT_TEXT, **options)
 
 
 def _write(figure: Figure, x: float, y: float, text: str, **options: Any) -> None:

@@ -30,7 +30,7 @@ def draw_scan(image: Volume, mask: Volume, task: Task) -> ScanPictures:
     Raises:
         GeometryError: If the grids differ.
     """
-    figure = build_overlay(image, mask, None, task.labels, modality=task.modality, window=get_task_window(task))
-    return ScanPictures(
-        overlay=encode_jpeg(figure), thumbnail=draw_thumbnail(image, mask, task.labels, modality=task.modality)
-    )
+    window = get_task_window(task)
+    figure = build_overlay(image, mask, None, task.labels, modality=task.modality, window=window)
+    thumbnail = draw_thumbnail(image, mask, task.labels, modality=task.modality, window=window)
+    return ScanPictures(overlay=encode_jpeg(figure), thumbnail=thumbnail)

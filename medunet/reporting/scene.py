@@ -74,8 +74,9 @@ def build_scene(
         if label_map is not None:
             check_same_grid(label_map, grid, name, "the scan" if image is not None else "the reference")
     sides = [None if side is None else to_ras_array(side) for side in (prediction, reference)]
+    shown: Array
     if image is None:
-        shown = np.zeros(next(side.shape for side in sides if side is not None), np.uint8)
+        shown = np.zeros(next(side for side in sides if side is not None).shape, np.uint8)
         window = window or _PLAIN_WINDOW
     else:
         shown = to_ras_array(image)

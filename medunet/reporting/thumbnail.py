@@ -63,7 +63,12 @@ def embed_thumbnail(thumbnail: Thumbnail, description: str) -> Picture:
 
 
 def draw_thumbnail(
-    image: Volume, label_map: Volume, labels: Mapping[str, Sequence[int]], *, modality: str
+    image: Volume,
+    label_map: Volume,
+    labels: Mapping[str, Sequence[int]],
+    *,
+    modality: str,
+    window: Window | None = None,
 ) -> Thumbnail:
     """Draw the slice that shows most labels, as a JPEG of at most `MAX_BYTES`.
 
@@ -76,6 +81,7 @@ def draw_thumbnail(
         labels: Name -> values as stored. All labels of the task, so that each keeps its colour.
         modality: ``"CT"`` shows HU, of soft tissue (-160 to 240), lung or bone, as most of what is labelled is; anything
             else, and a CT that is not in HU, the 1st to 99th percentile.
+        window: HU to show instead.
     """
     axial = PLANES[0]
     turned, codes = to_orientation(Volume(image.array[:1], image.affine)), to_ras_array(label_map)
@@ -83,7 +89,7 @@ def draw_thumbnail(
     index = measure_areas(codes, labels, turned.spatial_shape).choose_slice(axial.axis)
     pixels, cut = cut_plane(scan, axial, index), cut_plane(codes, axial, index)
     region = _choose_region(compute_body_mask(pixels[None], modality), np.isin(cut, _list_values(labels)), pixel_mm)
-    grey = to_grey(pixels[region], _choose_window(scan, modality, codes))
+    grey = to_grey(pixels[region], _choose_window(scan, modality, codes, window))
     jpeg = encode_small(draw_slice(grey, cut[region], labels, pixel_mm))
     return Thumbnail(jpeg=jpeg, side_mm=max(grey.shape[0] * pixel_mm[1], grey.shape[1] * pixel_mm[0]))
 
@@ -92,10 +98,12 @@ def _list_values(labels: Mapping[str, Sequence[int]]) -> list[int]:
     return [value for values in labels.values() for value in values]
 
 
-def _choose_window(scan: Array, modality: str, codes: Array) -> Window:
+def _choose_window(scan: Array, modality: str, codes: Array, window: Window | None) -> Window:
     low, high = np.percentile(scan, _PERCENTILES).tolist()
     is_hu = low < CT_WINDOW_HU[0] < high and high - low > _MIN_HU_RANGE
-    return choose_ct_window(scan[codes > 0]) if modality == "CT" and is_hu else (low, max(high, low + 1e-6))
+    if modality == "CT" and is_hu:
+        return window or choose_ct_window(scan[codes > 0])
+    return low, max(high, low + 1e-6)
 
 
 def _choose_region(body: Array, labelled: Array, pixel_mm: tuple[float, float]) -> tuple[slice, slice]:
