@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.cli.options import DataOption, MapOption, SplitsOption, TaskOption
+from medunet.cli.options import DataOption, MapOption, SplitsOption, TaskOption, check_page_name
 from medunet.errors import OutputError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from medunet.tasks import Dataset, Task
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
-_PAGE_SUFFIXES = (".html", ".htm")
 
 
 def check(
@@ -51,7 +50,7 @@ def check(
     recipe = load_task(task)
     dataset = read_dataset(data, mapping=parse_mapping(mapping or ()))
     json_path = None if json_file in (None, "-") else Path(str(json_file))
-    _check_page_name(output)
+    check_page_name(output)
     own_files = [Path(task)] if splits is None else [Path(task), splits]
     for path in (output, json_path):
         if path is not None:
@@ -80,12 +79,6 @@ def check(
         _print(report, recipe, [path for path in (output, json_path) if path is not None])
     if report.has_errors:
         raise typer.Exit(1)
-
-
-def _check_page_name(output: Path | None) -> None:
-    if output is not None and output.suffix.lower() not in _PAGE_SUFFIXES:
-        msg = f"The page {output} would not open in a browser; expected a name ending in .html."
-        raise OutputError(msg)
 
 
 def _list_inputs(data: Path, dataset: Dataset) -> list[Path]:

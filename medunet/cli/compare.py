@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import check_page_name
 from medunet.cli.scoring import (
     LabelMap,
     LabelTask,
@@ -49,6 +50,9 @@ def compare(
     picture: Annotated[
         Path | None, typer.Option("--picture", help="PNG of the differences with their intervals.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Page with ranking, differences and every case, in one file.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files.")] = False,
 ) -> None:
     """Compare sets of masks of the same cases: paired differences, Wilcoxon with Holm, stability of the ranking."""
@@ -71,7 +75,8 @@ def compare(
     settings = build_settings(tolerance, surface, recipe)
     json_path = None if json_file in (None, "-") else Path(str(json_file))
     inputs = [file for path in paths for file in list_files(path)]
-    outputs = [path for path in (output, json_path, picture) if path is not None]
+    check_page_name(html)
+    outputs = [path for path in (output, json_path, picture, html) if path is not None]
     for path in outputs:
         check_output(path, inputs, overwrite=overwrite)
     if len({path.absolute() for path in outputs}) < len(outputs):
@@ -107,6 +112,11 @@ def compare(
         from medunet.reporting.comparison_chart import draw_differences
 
         write_bytes_atomic(picture, draw_differences(comparison))
+    if html is not None:
+        from medunet.reporting import write_comparison_page
+
+        sources = {"references": labels.name} | ({} if recipe is None else {"task": f"{recipe.name}: {recipe.title}"})
+        write_comparison_page(comparison, evaluations, html, raters=raters, sources=sources)
     if json_file == "-":
         print(json.dumps(content, indent=2, allow_nan=False))
     else:

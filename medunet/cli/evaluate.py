@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import check_page_name
 from medunet.cli.scoring import (
     LabelMap,
     LabelTask,
@@ -20,7 +21,7 @@ from medunet.cli.scoring import (
 from medunet.errors import InputError, OutputError
 
 if TYPE_CHECKING:
-    from medunet.evaluation import Evaluation
+    from medunet.evaluation import Evaluation, MetricSettings
     from medunet.evaluation.sides import SideOptions
 
 
@@ -43,7 +44,10 @@ def evaluate(
     nnunet_summary: Annotated[
         Path | None, typer.Option("--nnunet-summary", help="File in the form of nnU-Net's summary.json.")
     ] = None,
-    images: Annotated[Path | None, typer.Option("--images", help="Scans, for --pictures and for RTSTRUCT.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Page with tables, box plots and pictures of cases, in one file.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="Scans, for --html, --pictures and RTSTRUCT.")] = None,
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="Folder for a picture of each case: scan, reference, mask.")
     ] = None,
@@ -63,7 +67,8 @@ def evaluate(
         raise InputError(msg)
     settings = build_settings(tolerance, surface, recipe, beta=beta)
     json_path = None if json_file in (None, "-") else Path(str(json_file))
-    outputs = [path for path in (output, json_path, nnunet_summary) if path is not None]
+    check_page_name(html)
+    outputs = [path for path in (output, json_path, nnunet_summary, html) if path is not None]
     if len({path.absolute() for path in outputs}) < len(outputs):
         msg = f"Several results would be written to {outputs[0]}; give them different names."
         raise OutputError(msg)
@@ -89,12 +94,14 @@ def evaluate(
         write_json_atomic(json_path, content)
     if nnunet_summary is not None:
         evaluation.write_nnunet_summary(result, nnunet_summary)
+    options = SideOptions(task=recipe, mapping=parse_mapping(mapping or ()), images=images, resample=resample)
+    if html is not None:
+        _write_page(html, result, options, settings, {"masks": masks.name, "references": labels.name})
     if json_file == "-":
         print(json.dumps(content, indent=2, allow_nan=False))
     else:
         _print(result, output, [path for path in outputs if path != output])
     if images is not None and pictures is not None:
-        options = SideOptions(task=recipe, mapping=parse_mapping(mapping or ()), images=images, resample=resample)
         drawn = _draw_pictures(masks, images, pictures, options, result, overwrite=overwrite)
         for path in drawn if json_file != "-" else ():
             print(f"Picture: {path}")
@@ -133,12 +140,25 @@ def _print(result: Evaluation, output: Path | None, others: list[Path]) -> None:
         print(f"Written: {path}")
 
 
+def _write_page(
+    path: Path, result: Evaluation, options: SideOptions, settings: MetricSettings, sources: dict[str, str]
+) -> None:
+    from medunet.reporting import write_evaluation_page
+
+    if options.images is not None:
+        sources["scans"] = options.images.name
+    write_evaluation_page(
+        result, path, task=options.task, images=options.images, options=options, settings=settings, sources=sources
+    )
+
+
 def _draw_pictures(
     masks: Path, images: Path, pictures: Path, options: SideOptions, result: Evaluation, *, overwrite: bool
 ) -> list[Path]:
     from medunet.evaluation.sides import NamedPair, read_sides
     from medunet.io import check_output, list_volumes, read_volume, strip_suffix
     from medunet.reporting import draw_overlay
+    from medunet.reporting.window import get_task_window
 
     if result.label_values is None:
         msg = "Pictures show labels by value, but structures were compared by name; name the task with --task."
@@ -168,6 +188,7 @@ def _draw_pictures(
             path,
             title=files.case_id if dice is None else f"{files.case_id}, mean Dice {dice:.3f}",
             modality=options.task.modality if options.task else "MR",
+            window=get_task_window(options.task),
         )
         drawn.append(path)
     return drawn

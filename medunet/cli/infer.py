@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.cli.options import DeviceOption
+from medunet.cli.options import DeviceOption, check_page_name
 from medunet.cli.reading import (
     AffineChoice,
     AllowGaps,
@@ -74,6 +74,10 @@ def infer(
     preview: Annotated[
         Path | None, typer.Option("--preview", help="PNG with the contours; a folder where the output is one.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Page about all scans: pictures, volumes, flags; flagged ones first."),
+    ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write the probability of every class.")
     ] = False,
@@ -105,6 +109,7 @@ def infer(
     from medunet.cli.infer_jobs import Wishes, list_jobs
     from medunet.models import find_newest_model
 
+    check_page_name(report)
     wishes = Wishes(
         mask_format=mask_format,
         split=split,
@@ -113,6 +118,7 @@ def infer(
         untrusted=untrusted,
         overwrite=overwrite,
         preview=preview,
+        report=report,
         mesh=mesh,
         probabilities=probabilities,
         uncertainty=uncertainty,

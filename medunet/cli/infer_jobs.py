@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from medunet.io import MaskFormat, SegKind
 
 
+_FOOTER_BYTES = 8192  # a page ends with its footer and its script
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One scan and where its results go.
@@ -41,7 +44,11 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What the command line asks for beside the mask."""
+    """What the command line asks for beside the mask.
+
+    Attributes:
+        report: The page about all scans; None writes none.
+    """
 
     mask_format: str | None
     split: bool
@@ -50,6 +57,7 @@ class Wishes:
     untrusted: bool
     overwrite: bool
     preview: Path | None = None
+    report: Path | None = None
     mesh: Path | None = None
     probabilities: bool = False
     uncertainty: bool = False
@@ -215,6 +223,41 @@ def check_outputs(job: Job, all_jobs: Sequence[Job], names: Sequence[str], wishe
             list_inputs(sources, path),
             overwrite=wishes.overwrite or Path(os.path.normpath(path.absolute())) in own,
         )
+
+
+def check_report(jobs: Sequence[Job], names: Sequence[str], wishes: Wishes, *, continues: bool = False) -> None:
+    """Refuse a page that would replace a scan, another output, or another file without leave.
+
+    Args:
+        jobs: All scans.
+        names: Of the task's labels.
+        wishes: Where the page goes.
+        continues: Whether an earlier run goes on, whose page is replaced: it will hold the same scans, and more.
+
+    Raises:
+        InputError: If it would be written to the place of another output.
+        OutputError: If it exists or cannot be written.
+    """
+    from medunet.io import check_output
+
+    if wishes.report is None:
+        return
+    place = wishes.report.resolve()
+    for job in jobs:
+        if place in [path.resolve() for path in (*list_job_outputs(job, names, wishes), job.manifest)]:
+            msg = f"The report and the result of a scan would both be written to {wishes.report}; give them different names."
+            raise InputError(msg)
+    sources = [path for job in jobs for path in job.images]
+    is_own = continues and _is_report(wishes.report)
+    check_output(wishes.report, list_inputs(sources, wishes.report), overwrite=wishes.overwrite or is_own)
+
+
+def _is_report(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _FOOTER_BYTES))
+        return b"<footer>Written by medunet " in file.read()
 
 
 def _check_reference(chosen: MaskFormat, reference: str | None, job: Job) -> None:

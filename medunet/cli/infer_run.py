@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medunet.cli.infer_jobs import Job, Wishes, check_outputs, list_job_outputs
+from medunet.cli.infer_jobs import Job, Wishes, check_outputs, check_report, list_job_outputs
+from medunet.cli.infer_report import ReportWriter
 from medunet.cli.reading import print_remarks
 from medunet.errors import InputError, MedunetError, OutputError
 from medunet.inference.manifest import (
@@ -178,6 +179,7 @@ class InferRun:
         Raises:
             InputError: If an output exists, or the only scan fails.
         """
+        check_report(self.jobs, names, self.wishes, continues=continues)
         outcome = InferOutcome()
         earlier = {job: read_manifest(job.manifest) if continues else None for job in self.jobs}
         remaining = []
@@ -197,9 +199,19 @@ class InferRun:
                     remove_partial_files(path)
         if outcome.manifests:
             self._print(f"{len(outcome.manifests)} of {len(self.jobs)} scans are finished already.")
-        if remaining:
-            self._segment(remaining, outcome)
+        with self._open_report() as report:
+            if report is not None:
+                report.add_earlier(outcome.manifests, self.options)
+            if remaining:
+                self._segment(remaining, outcome, report)
+            if report is not None:
+                self._print(f"Report: {report.write(self.jobs)}")
         return outcome
+
+    def _open_report(self) -> contextlib.AbstractContextManager[ReportWriter | None]:
+        if self.wishes.report is None:
+            return contextlib.nullcontext()
+        return ReportWriter(self.wishes.report, self.folder)
 
     def print_json(self, outcome: InferOutcome) -> None:
         """Everything as one JSON document, in the order of the scans."""
@@ -236,7 +248,7 @@ class InferRun:
     def _decided_by(self) -> dict[str, Any]:
         return describe_decisions(self.folder, self.settings)
 
-    def _segment(self, jobs: Sequence[Job], outcome: InferOutcome) -> None:
+    def _segment(self, jobs: Sequence[Job], outcome: InferOutcome, report: ReportWriter | None) -> None:
         from medunet.inference import load
 
         segmenter = load(self.folder, device=self.device, settings=self.settings)
@@ -251,10 +263,17 @@ class InferRun:
             return self._make(segmenter, job, found)
 
         def write(job: Job, made: _Made) -> Manifest:
-            return self._write(segmenter, job, made)
+            manifest = self._write(segmenter, job, made)
+            if report is not None:
+                report.add(job, manifest, made.found.scan.volume, made.segmentation)
+            return manifest
 
         try:
             for done in write_behind(read_ahead(jobs, self._read, make), write):
+                if done.error is not None and report is not None:
+                    report.add_failure(done.job, _describe_failure(done.error, done.job))
+                    if len(self.jobs) == 1:  # which ends the command
+                        report.write(self.jobs)
                 self._report(done, outcome)
         finally:
             _remove_empty(self._emptied)
@@ -366,6 +385,7 @@ def _describe_failure(error: Exception, job: Job) -> str:
 
 def _draw(made: _Made, segmenter: Segmenter, job: Job, path: Path) -> None:
     from medunet.reporting import draw_overlay
+    from medunet.reporting.window import get_task_window
 
     draw_overlay(
         made.found.scan.volume,
@@ -375,4 +395,5 @@ def _draw(made: _Made, segmenter: Segmenter, job: Job, path: Path) -> None:
         path,
         title=job.mask.name,
         modality=segmenter.task.modality,
+        window=get_task_window(segmenter.task),
     )

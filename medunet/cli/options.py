@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from medunet.errors import OutputError
+
+_PAGE_SUFFIXES = (".html", ".htm")
+
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="Dataset folder or CSV table.")]
 TaskOption = Annotated[str, typer.Option("--task", "-t", help="Built-in task (see `medunet tasks`) or a YAML file.")]
 MapOption = Annotated[
@@ -40,3 +44,14 @@ MemoryOption = Annotated[
     typer.Option("--memory-gb", help="Device memory that the plan may use; default: 8, or the preset's."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+
+
+def check_page_name(path: Path | None) -> None:
+    """Refuse a page that would not open by a click.
+
+    Raises:
+        OutputError: If its name does not end in .html or .htm.
+    """
+    if path is not None and path.suffix.lower() not in _PAGE_SUFFIXES:
+        msg = f"The page {path} would not open in a browser; expected a name ending in .html."
+        raise OutputError(msg)

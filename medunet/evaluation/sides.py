@@ -150,10 +150,15 @@ def _find_scan(path: Path, case_id: str, options: SideOptions) -> Scan | None:
             )
             raise InputError(msg)
         return None
-    return read_scan(_find_scan_path(options.images, case_id), ReadOptions(series=drawn.series or None))
+    return read_scan(find_scan_path(options.images, case_id), ReadOptions(series=drawn.series or None))
 
 
-def _find_scan_path(images: Path, case_id: str) -> Path:
+def find_scan_path(images: Path, case_id: str) -> Path:
+    """The scan of a case: ``images`` itself where it is one, else the file or folder in it that is named after the case.
+
+    Raises:
+        InputError: If there is none.
+    """
     if images.is_file() or (is_dicom_folder(images) and not (images / case_id).is_dir()):
         return images
     entries = [*list_volumes(images), *(path for path in images.iterdir() if path.is_dir())]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from medunet.errors import MedunetError
-from medunet.reporting.figure import build_overlay
+from medunet.errors import GeometryError, MedunetError
+from medunet.evaluation import Evaluation
+from medunet.evaluation.sides import LabelMapPair, SideOptions, find_scan_path, read_sides
+from medunet.io import read_volume
+from medunet.reporting.error_map import build_error_map
+from medunet.reporting.figure import build_overlay, encode_jpeg
+from medunet.reporting.scene import Labels
+from medunet.reporting.window import get_task_window
 from medunet.tasks import Case, Task, read_case
-from medunet.volume import Volume
+from medunet.volume import Volume, check_same_grid, turn_to_grid
 
 logger = logging.getLogger(__name__)
-
-_DPI = 100  # about 1550 pixels wide: more than a page shows
-_QUALITY = 85
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +30,16 @@ class CasePicture:
         role: Why it is shown: ``"worst"``, ``"2nd worst"``, ``"median"``, ``"best"``.
         dice: Mean over its labels.
         jpeg: The picture.
+        error_map: The same planes with the wrong voxels painted; None where it was not drawn.
+        remark: What is to be said of the pictures; empty where nothing is.
     """
 
     case_id: str
     role: str
     dice: float
     jpeg: bytes
+    error_map: bytes | None = None
+    remark: str = ""
 
 
 def choose_cases(dices: Mapping[str, float | None], *, num_worst: int = 3) -> dict[str, str]:
@@ -82,23 +89,88 @@ def draw_cases(
         dice = dices[case_id]
         assert dice is not None  # such cases are not chosen
         try:
-            jpeg = _draw_case(by_id[case_id], task, get_mask)
+            case = by_id[case_id]
+            image, reference = read_case(case, task)
+            pair = LabelMapPair(reference=reference, prediction=get_mask(case, image))
+            jpeg, error_map = draw_pair(image, pair, task.labels, task)
         except (MedunetError, KeyError) as error:
             logger.warning("Case '%s' has no picture in the report: %s", case_id, error)
             continue
-        pictures.append(CasePicture(case_id=case_id, role=role, dice=dice, jpeg=jpeg))
+        pictures.append(CasePicture(case_id=case_id, role=role, dice=dice, jpeg=jpeg, error_map=error_map))
     return pictures
 
 
-def _draw_case(case: Case, task: Task, get_mask: Callable[[Case, Volume], Volume]) -> bytes:
-    image, reference = read_case(case, task)
-    figure = build_overlay(image, get_mask(case, image), reference, task.labels, modality=task.modality)
-    file = io.BytesIO()
-    figure.savefig(
-        file,
-        format="jpeg",
-        dpi=_DPI,
-        facecolor=figure.get_facecolor(),
-        pil_kwargs={"quality": _QUALITY, "optimize": True},
+def draw_evaluated_cases(
+    evaluation: Evaluation, options: SideOptions, *, images: Path | None = None, num_worst: int = 3
+) -> list[CasePicture]:
+    """Draw the worst cases of an evaluation, the median one and the best; their files are read once more.
+
+    Args:
+        evaluation: Of files that were compared by value; of others nothing is drawn.
+        options: How the sides were read.
+        images: Scan, or folder of scans named after the cases. Without a scan, or with one on another grid, contours lie
+            on a plain ground, and the remark says so.
+        num_worst: How many of the worst are drawn.
+    """
+    if evaluation.label_values is None:
+        return []
+    files = {entry.case_id: entry for entry in evaluation.files}
+    dices = evaluation.mean_dice_per_case()
+    pictures = []
+    for case_id, role in choose_cases(dices, num_worst=num_worst).items():
+        dice = dices[case_id]
+        assert dice is not None  # such cases are not chosen
+        try:
+            sides = read_sides(case_id, files[case_id].mask, files[case_id].reference, options)
+            if not isinstance(sides, LabelMapPair):
+                continue
+            image, remark = _read_image(images, case_id, sides.reference)
+            jpeg, error_map = draw_pair(image, sides, evaluation.label_values, options.task)
+        except (MedunetError, KeyError) as error:
+            logger.warning("Case '%s' has no picture in the report: %s", case_id, error)
+            continue
+        pictures.append(
+            CasePicture(case_id=case_id, role=role, dice=dice, jpeg=jpeg, error_map=error_map, remark=remark)
+        )
+    return pictures
+
+
+def draw_pair(image: Volume | None, pair: LabelMapPair, labels: Labels, task: Task | None) -> tuple[bytes, bytes]:
+    """Contours of both sides, and where they differ, as JPEGs.
+
+    Args:
+        image: The scan on the grid of both; None draws on a plain ground.
+        pair: Both sides.
+        labels: Name -> values.
+        task: Says how scans look; None shows them as MR: from percentile to percentile.
+
+    Raises:
+        GeometryError: If the scan lies on another grid.
+    """
+    modality = "MR" if task is None else task.modality
+    window = None if image is None else get_task_window(task)
+    overlay = build_overlay(image, pair.prediction, pair.reference, labels, modality=modality, window=window)
+    errors = build_error_map(
+        image,
+        pair.prediction,
+        pair.reference,
+        labels,
+        modality=modality,
+        window=window,
+        ignore_value=None if task is None else task.ignore,
     )
-    return file.getvalue()
+    return encode_jpeg(overlay), encode_jpeg(errors)
+
+
+def _read_image(images: Path | None, case_id: str, reference: Volume) -> tuple[Volume | None, str]:
+    """The scan of a case along the axes of its reference; None, and why, where there is none."""
+    if images is None:
+        return None, ""
+    try:
+        image = turn_to_grid(read_volume(find_scan_path(images, case_id)), reference)
+        check_same_grid(image, reference, "The scan", "the reference")
+    except MedunetError as error:
+        logger.warning("Case '%s' is drawn without its scan: %s", case_id, error)
+        why = "lies on another grid than the reference" if isinstance(error, GeometryError) else "could not be read"
+        return None, f"The scan {why}, so that only contours are shown."
+    return image, ""

@@ -44,7 +44,7 @@ def embed_chart(figure: Figure, description: str) -> Picture:
     """The figure as a picture within a page."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
-    return Picture(source=embed_png(file.getvalue()), description=description)
+    return Picture(source=embed_png(file.getvalue()), description=description, is_chart=True)
 
 
 def shorten(name: str) -> str:

@@ -9,9 +9,11 @@ import numpy as np
 
 from medunet.checking import SEVERITIES, CaseFacts, DatasetReport, Finding, Severity
 from medunet.reporting.dataset_charts import draw_charts
-from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, embed_jpeg, number_cell, render_page
-from medunet.reporting.palette import get_label_colours
-from medunet.reporting.thumbnail import draw_thumbnail
+from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, number_cell, render_page
+from medunet.reporting.palette import get_label_colours, to_hex
+from medunet.reporting.score_cells import label_cell
+from medunet.reporting.thumbnail import Thumbnail, draw_thumbnail, embed_thumbnail
+from medunet.reporting.window import get_task_window
 from medunet.tasks import Task
 from medunet.volume import Volume
 
@@ -32,16 +34,20 @@ class Thumbnails:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._pictures: dict[str, bytes] = {}
+        self._pictures: dict[str, Thumbnail] = {}
 
     def __call__(self, case_id: str, image: Volume, label_map: Volume) -> None:
         """Draw one case; from any thread."""
         self._pictures[case_id] = draw_thumbnail(
-            image, label_map, self._task.labels, modality=self._task.modality
+            image,
+            label_map,
+            self._task.labels,
+            modality=self._task.modality,
+            window=get_task_window(self._task),
         )  # one assignment, which threads do not split
 
-    def get(self, case_id: str) -> bytes | None:
-        """The JPEG of a case; None where it could not be read."""
+    def get(self, case_id: str) -> Thumbnail | None:
+        """The picture of a case; None where it could not be read."""
         return self._pictures.get(case_id)
 
 
@@ -86,7 +92,7 @@ def render_dataset_page(report: DatasetReport, task: Task, thumbnails: Thumbnail
         findings=_build_findings(report),
         charts=draw_charts(report, task),
         labels=_build_labels(report, task),
-        legend=[(label, "#" + "".join(f"{round(255 * part):02x}" for part in colours[label])) for label in task.labels],
+        legend=[(label, to_hex(colours[label])) for label in task.labels],
         pictures=[_build_picture(facts, report, thumbnails) for facts in chosen],
         cases=_build_cases(report, task),
     )
@@ -126,13 +132,14 @@ def _name_cases(finding: Finding) -> str:
 
 def _build_labels(report: DatasetReport, task: Task) -> Table:
     rows: list[Sequence[Cell | str]] = []
+    colours = get_label_colours(task.labels)
     for label, values in task.labels.items():
         held = [facts.labels[label] for facts in report.cases if label in facts.labels]
         volumes = [facts.volume_ml for facts in held]
         statistics = (float(np.median(volumes)), min(volumes), max(volumes)) if volumes else (None,) * 3
         rows.append(
             (
-                label,
+                label_cell(label, colours),
                 ", ".join(map(str, values)),
                 Cell(text=f"{len(held)} of {report.num_usable}", order=len(held), tone="plain" if held else "warning"),
                 *(_volume_cell(ml) for ml in statistics),
@@ -159,10 +166,10 @@ def _build_labels(report: DatasetReport, task: Task) -> Table:
 
 
 def _build_picture(facts: CaseFacts, report: DatasetReport, thumbnails: Thumbnails) -> _CasePicture:
-    content = thumbnails.get(facts.case_id)
+    thumbnail = thumbnails.get(facts.case_id)
     picture = None
-    if content is not None:
-        picture = Picture(source=embed_jpeg(content), description=f"Labels of case {facts.case_id} on an axial slice")
+    if thumbnail is not None:
+        picture = embed_thumbnail(thumbnail, f"Labels of case {facts.case_id} on an axial slice")
     return _CasePicture(
         picture=picture,
         case_id=facts.case_id,

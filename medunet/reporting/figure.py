@@ -7,30 +7,30 @@ state, so it is safe in a server, a notebook and a training loop.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medunet.io import write_bytes_atomic
-from medunet.reporting.palette import Colour, get_label_colours
-from medunet.reporting.planes import PLANES, LabelAreas, Plane, cut_plane, measure_areas, to_ras_array
-from medunet.volume import Array, Spacing, Volume, check_same_grid, to_orientation
+from medunet.reporting.palette import Colour
+from medunet.reporting.planes import PLANES, Plane, cut_plane
+from medunet.reporting.scene import Labels, Scene, build_scene
+from medunet.reporting.window import Window
+from medunet.volume import Array, Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Labels = Mapping[str, Sequence[int]]
-
-CT_WINDOW_HU = (-160.0, 240.0)  # level 40, width 400: soft tissue
-_PERCENTILES = (1.0, 99.0)
-_MARGIN_MM = 15.0
-_MARGIN_FRACTION = 0.15  # of the labelled region, on each side
+DrawPanel = Callable[["Axes", Scene, Plane], set[str]]
+"""Draws one plane; returns the labels that it shows."""
+DrawLegend = Callable[["Axes", Scene, set[str]], None]
+"""Says what is what, given the labels that the planes show."""
 
 _DPI = 150
+_PAGE_DPI, _JPEG_QUALITY = 100, 85
 _PANEL_INCHES = 4.2
 _LEGEND_INCHES = 2.6
 _GAP_INCHES = 0.08
@@ -43,14 +43,15 @@ _REFERENCE_WIDTH = 1.1
 _PREDICTION_WIDTH = 3.6
 _PREDICTION_ALPHA = 0.6
 _REFERENCE_SHADOW = 2.4  # a dark line below the thin one, so that it shows on bone
-_LEGEND_STEP = 1 / 22  # of the legend's height
-_LEGEND_CHARACTERS = 27
-_MAX_LEGEND_ROWS = 18
-_NEUTRAL = (0.92, 0.92, 0.92)
+LEGEND_SIZE, _REMARK_SIZE = 11, 10
+LEGEND_STEP = 1 / 19  # of the legend's height
+_LEGEND_CHARACTERS = 24
+_MAX_LEGEND_ROWS = 15
+NEUTRAL = (0.92, 0.92, 0.92)
 
 
 def draw_overlay(
-    image: Volume,
+    image: Volume | None,
     prediction: Volume | None,
     reference: Volume | None,
     labels: Labels,
@@ -58,6 +59,7 @@ def draw_overlay(
     *,
     title: str = "",
     modality: str = "CT",
+    window: Window | None = None,
 ) -> None:
     """Draw the contours of a prediction, a reference or both on three planes of a scan, as a PNG.
 
@@ -66,117 +68,65 @@ def draw_overlay(
     the middle slices are shown whole.
 
     Args:
-        image: The scan; its first channel is shown.
+        image: The scan; its first channel is shown. None draws the contours on a plain ground.
         prediction: Label map on the scan's grid, or None.
         reference: Label map on the scan's grid, or None.
         labels: Name -> values as stored. All labels of the task, so that each keeps its colour in every picture.
         path: The PNG file; written whole or not at all.
         title: One line above the pictures. It is drawn as it is: give no patient name.
-        modality: ``"CT"`` shows -160 to 240 HU; anything else shows the 1st to 99th percentile of the scan.
+        modality: ``"CT"`` shows HU, of soft tissue, lung or bone, as most of what is labelled is (soft tissue: -160 to
+            240); anything else shows the 1st to 99th percentile of the scan.
+        window: Grey values to show instead.
 
     Raises:
-        GeometryError: If a label map lies on another grid than the scan.
+        GeometryError: If the grids differ.
         OutputError: If the file cannot be written.
+        ValueError: If there is neither a scan nor a label map.
     """
-    figure = build_overlay(image, prediction, reference, labels, title=title, modality=modality)
+    figure = build_overlay(image, prediction, reference, labels, title=title, modality=modality, window=window)
     file = io.BytesIO()
     figure.savefig(file, format="png", facecolor=_BACKGROUND)
     write_bytes_atomic(Path(path), file.getvalue())
 
 
 def build_overlay(
-    image: Volume,
+    image: Volume | None,
     prediction: Volume | None,
     reference: Volume | None,
     labels: Labels,
     *,
     title: str = "",
     modality: str = "CT",
+    window: Window | None = None,
 ) -> Figure:
     """The figure that `draw_overlay` writes: one axes per plane, in mm from the upper left corner, and the legend.
 
     Raises:
-        GeometryError: If a label map lies on another grid than the scan.
+        GeometryError: If the grids differ.
+        ValueError: If there is neither a scan nor a label map.
     """
-    for label_map, name in ((prediction, "The prediction"), (reference, "The reference")):
-        if label_map is not None:
-            check_same_grid(label_map, image, name, "the scan")
-    return _build_figure(_build_scene(image, prediction, reference, labels, modality), title)
+    scene = build_scene(image, prediction, reference, labels, modality=modality, window=window)
+    return lay_out_planes(scene, title, draw_contour_panel, draw_contour_legend)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scene:
-    """What is drawn, in RAS axes."""
-
-    image: Array  # (I, J, K)
-    prediction: Array | None
-    reference: Array | None
-    labels: Labels
-    num_voxels: dict[str, tuple[int, int]]  # of prediction and reference in the whole scan
-    colours: dict[str, Colour]
-    spacing: Spacing
-    window: tuple[float, float]
-    slices: tuple[int, int, int]  # per array axis
-    centre_mm: tuple[float, float, float]  # of what is shown, from the corner of the grid
-    side_mm: float  # of each square picture
-
-
-def _build_scene(
-    image: Volume, prediction: Volume | None, reference: Volume | None, labels: Labels, modality: str
-) -> _Scene:
-    shown = to_ras_array(image)
-    spacing = to_orientation(Volume(image.array[:1, :1, :1, :1], image.affine), "RAS").spacing
-    sides = [None if side is None else to_ras_array(side) for side in (prediction, reference)]
-    areas_per_side = [measure_areas(side, labels, shown.shape) for side in sides]
-    areas = areas_per_side[0] + areas_per_side[1]
-    i, j, k = (areas.choose_slice(axis) for axis in range(3))
-    centre_mm, side_mm = _choose_region(areas, spacing)
-    counts = [of_side.areas[0].sum(axis=0) for of_side in areas_per_side]
-    return _Scene(
-        image=shown,
-        prediction=sides[0],
-        reference=sides[1],
-        labels=labels,
-        num_voxels={name: (int(p), int(r)) for name, p, r in zip(labels, *counts, strict=True)},
-        colours=get_label_colours(labels),
-        spacing=spacing,
-        window=_choose_window(shown, modality),
-        slices=(i, j, k),
-        centre_mm=centre_mm,
-        side_mm=side_mm,
+def encode_jpeg(figure: Figure) -> bytes:
+    """A figure as a JPEG, about 1550 pixels wide: more than a page shows, and a fifth of a PNG's size."""
+    file = io.BytesIO()
+    figure.savefig(
+        file,
+        format="jpeg",
+        dpi=_PAGE_DPI,
+        facecolor=figure.get_facecolor(),
+        pil_kwargs={"quality": _JPEG_QUALITY, "optimize": True},
     )
-
-
-def _choose_window(image: Array, modality: str) -> tuple[float, float]:
-    if modality.upper() == "CT":
-        return CT_WINDOW_HU
-    low, high = np.percentile(image, _PERCENTILES).tolist()
-    return low, max(high, low + 1e-6)
-
-
-def _choose_region(areas: LabelAreas, spacing: Spacing) -> tuple[tuple[float, float, float], float]:
-    """Centre and side of a cube in mm that holds the labels and some context, kept inside the scan where it can be."""
-    size_mm = [len(areas.areas[axis]) * spacing[axis] for axis in range(3)]
-    ranges = [areas.find_range(axis) for axis in range(3)]
-    extents = [(last + 1 - first) * mm for (first, last), mm in zip(ranges, spacing, strict=True)]
-    margin = max(_MARGIN_MM, _MARGIN_FRACTION * max(extents)) if areas.has_any() else 0.0
-    side_mm = min(max(extents) + 2 * margin, max(size_mm))
-    x, y, z = (
-        _keep_inside((first + last + 1) / 2 * mm, side_mm, size)
-        for (first, last), mm, size in zip(ranges, spacing, size_mm, strict=True)
-    )
-    return (x, y, z), side_mm
-
-
-def _keep_inside(centre: float, side: float, size: float) -> float:
-    """Move a window of length ``side`` so that it shows as much of ``0..size`` as it can."""
-    return size / 2 if side >= size else min(max(centre, side / 2), size - side / 2)
+    return file.getvalue()
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def _build_figure(scene: _Scene, title: str) -> Figure:
+def lay_out_planes(scene: Scene, title: str, draw_panel: DrawPanel, draw_legend: DrawLegend) -> Figure:
+    """The three planes side by side with what they are below, and the legend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -192,18 +142,30 @@ def _build_figure(scene: _Scene, title: str) -> Figure:
         left = _GAP_INCHES + column * (_PANEL_INCHES + _GAP_INCHES)
         box = (left / width, _NOTE_INCHES / height, _PANEL_INCHES / width, _PANEL_INCHES / height)
         axes = figure.add_axes(box, facecolor="black")
-        drawn |= _draw_panel(axes, scene, plane)
+        drawn |= draw_panel(axes, scene, plane)
         number, num_slices = scene.slices[plane.axis] + 1, scene.image.shape[plane.axis]
         note = f"{plane.name}, slice {number} of {num_slices} from {plane.first_side}"
-        _write(figure, box[0], _NOTE_INCHES / 2 / height, note, size=9, color=_FAINT_TEXT, va="center")
+        _write(figure, box[0], _NOTE_INCHES / 2 / height, note, size=10.5, color=_FAINT_TEXT, va="center")
     left = 4 * _GAP_INCHES + 3 * _PANEL_INCHES
     legend = figure.add_axes((left / width, _NOTE_INCHES / height, _LEGEND_INCHES / width, _PANEL_INCHES / height))
-    _draw_legend(legend, scene, drawn)
+    draw_legend(legend, scene, drawn)
     return figure
 
 
-def _draw_panel(axes: Axes, scene: _Scene, plane: Plane) -> set[str]:
-    """Draw one plane; returns the labels that it shows."""
+def draw_contour_panel(axes: Axes, scene: Scene, plane: Plane) -> set[str]:
+    """The scan with the contours of both sides; returns the labels that it shows."""
+    draw_scan_panel(axes, scene, plane)
+    pixel_mm = scene.spacing[plane.column_axis], scene.spacing[plane.row_axis]
+    drawn: set[str] = set()
+    for label_map, style in ((scene.prediction, _prediction_style), (scene.reference, _reference_style)):
+        if label_map is not None:
+            cut = cut_plane(label_map, plane, scene.slices[plane.axis])
+            drawn |= _draw_contours(axes, cut, scene, pixel_mm, style)
+    return drawn
+
+
+def draw_scan_panel(axes: Axes, scene: Scene, plane: Plane) -> None:
+    """One plane of the scan to scale, with the letters of its sides and a bar of known length."""
     index = scene.slices[plane.axis]
     pixels = cut_plane(scene.image, plane, index)
     column_mm, row_mm = scene.spacing[plane.column_axis], scene.spacing[plane.row_axis]
@@ -217,11 +179,6 @@ def _draw_panel(axes: Axes, scene: _Scene, plane: Plane) -> set[str]:
         interpolation="bicubic",
         extent=(0, width_mm, height_mm, 0),  # mm from the left and from the top edge
     )
-    drawn: set[str] = set()
-    for label_map, style in ((scene.prediction, _prediction_style), (scene.reference, _reference_style)):
-        if label_map is not None:
-            cut = cut_plane(label_map, plane, index)
-            drawn |= _draw_contours(axes, cut, scene, (column_mm, row_mm), style)
     # The axes of the picture fall where those of the array rise.
     centre_x = width_mm - scene.centre_mm[plane.column_axis]
     centre_y = height_mm - scene.centre_mm[plane.row_axis]
@@ -231,10 +188,9 @@ def _draw_panel(axes: Axes, scene: _Scene, plane: Plane) -> set[str]:
         spine.set_visible(False)
     _draw_letters(axes, plane)
     _draw_scale_bar(axes, scene.side_mm)
-    return drawn
 
 
-def _draw_contours(axes: Axes, label_map: Array, scene: _Scene, pixel_mm: tuple[float, float], style: Any) -> set[str]:
+def _draw_contours(axes: Axes, label_map: Array, scene: Scene, pixel_mm: tuple[float, float], style: Any) -> set[str]:
     from matplotlib.patheffects import AbstractPathEffect, withStroke
 
     shadow: list[AbstractPathEffect] = [withStroke(linewidth=_REFERENCE_SHADOW, foreground="black", alpha=0.6)]
@@ -276,17 +232,17 @@ def _draw_letters(axes: Axes, plane: Plane) -> None:
         (plane.top, 0.5, 1 - inset),
         (plane.bottom, 0.5, inset),
     ):
-        _write_on_image(axes, x, y, letter, size=11, weight="bold", ha="center", va="center")
+        write_on_image(axes, x, y, letter, size=13, weight="bold", ha="center", va="center")
 
 
 def _draw_scale_bar(axes: Axes, side_mm: float) -> None:
     length_mm = choose_scale_mm(side_mm)
-    text = f"{length_mm / 10:g} cm" if length_mm >= 10 else f"{length_mm:g} mm"
-    right, height = 0.96, 0.04
+    text = format_scale(length_mm)
+    right, height = 0.96, 0.035
     left = right - length_mm / side_mm
     axes.plot([left, right], [height, height], color="black", linewidth=4, transform=axes.transAxes)
     axes.plot([left, right], [height, height], color="white", linewidth=2, transform=axes.transAxes)
-    _write_on_image(axes, (left + right) / 2, height + 0.015, text, size=8.5, ha="center", va="bottom")
+    write_on_image(axes, (left + right) / 2, height + 0.015, text, size=10.5, ha="center", va="bottom")
 
 
 def choose_scale_mm(side_mm: float) -> float:
@@ -301,32 +257,42 @@ def choose_scale_mm(side_mm: float) -> float:
     return float(power * max(step for step in (1, 2, 5) if step * power <= target * (1 + 1e-9)))
 
 
-def _draw_legend(axes: Axes, scene: _Scene, drawn: set[str]) -> None:
+def format_scale(length_mm: float) -> str:
+    """Centimetres from 1 on, else millimetres.
+
+    Example:
+        >>> format_scale(50.0), format_scale(2.0)
+        ('5 cm', '2 mm')
+    """
+    return f"{length_mm / 10:g} cm" if length_mm >= 10 else f"{length_mm:g} mm"
+
+
+def draw_contour_legend(axes: Axes, scene: Scene, drawn: set[str]) -> None:
     """Which line is which, then a colour per label, with a word where one side lacks it or these slices do."""
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
-    y = 1 - _LEGEND_STEP / 2
+    y = 1 - LEGEND_STEP / 2
     for label_map, style, text in (
         (scene.reference, _reference_style, "reference"),
         (scene.prediction, _prediction_style, "prediction"),
     ):
         if label_map is not None:
-            _draw_legend_row(axes, y, text, "", style(_NEUTRAL))
-            y -= _LEGEND_STEP
-    y -= _LEGEND_STEP / 2
+            _draw_legend_row(axes, y, text, "", style(NEUTRAL))
+            y -= LEGEND_STEP
+    y -= LEGEND_STEP / 2
     shown = [name for name in scene.labels if any(scene.num_voxels[name])]
     shown.sort(key=lambda name: name not in drawn)  # a stable sort: those that can be seen come first
     for name in shown[:_MAX_LEGEND_ROWS]:
         line = {"colors": [scene.colours[name]], "linewidths": _PREDICTION_WIDTH}
         _draw_legend_row(axes, y, name, _describe_label(scene, name, is_drawn=name in drawn), line)
-        y -= _LEGEND_STEP
+        y -= LEGEND_STEP
     if len(shown) > _MAX_LEGEND_ROWS:
-        _draw_faint(axes, 0.0, y, f"and {len(shown) - _MAX_LEGEND_ROWS} more labels")
+        draw_faint(axes, 0.0, y, f"and {len(shown) - _MAX_LEGEND_ROWS} more labels")
     if not shown and (scene.prediction is not None or scene.reference is not None):
-        _draw_faint(axes, 0.0, y, "no label in this scan")
+        draw_faint(axes, 0.0, y, "no label in this scan")
 
 
-def _describe_label(scene: _Scene, name: str, *, is_drawn: bool) -> str:
+def _describe_label(scene: Scene, name: str, *, is_drawn: bool) -> str:
     in_prediction, in_reference = scene.num_voxels[name]
     if scene.prediction is not None and scene.reference is not None:
         if not in_prediction:
@@ -341,13 +307,14 @@ def _draw_legend_row(axes: Axes, y: float, text: str, remark: str, style: dict[s
     alpha, width = style.get("alpha"), style["linewidths"]
     axes.plot([0.0, 0.12], [y, y], color=colour, linewidth=width, alpha=alpha, solid_capstyle="butt")
     room = _LEGEND_CHARACTERS - (len(remark) + 1 if remark else 0)
-    _write_on_image(axes, 0.17, y, text if len(text) <= room else f"{text[: room - 1]}…", size=9.5, va="center")
+    write_on_image(axes, 0.17, y, text if len(text) <= room else f"{text[: room - 1]}…", size=LEGEND_SIZE, va="center")
     if remark:
-        _draw_faint(axes, 0.98, y, remark, ha="right")
+        draw_faint(axes, 0.98, y, remark, ha="right")
 
 
-def _draw_faint(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
-    _write_on_image(axes, x, y, text, size=9, va="center", color=_FAINT_TEXT, **options)
+def draw_faint(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
+    """A remark in the legend."""
+    write_on_image(axes, x, y, text, size=_REMARK_SIZE, va="center", color=_FAINT_TEXT, **options)
 
 
 def _write(figure: Figure, x: float, y: float, text: str, **options: Any) -> None:
@@ -355,7 +322,8 @@ def _write(figure: Figure, x: float, y: float, text: str, **options: Any) -> Non
     figure.text(x, y, text, **{"color": _TEXT, "parse_math": False, **options})
 
 
-def _write_on_image(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
+def write_on_image(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
+    """Light letters with a dark edge, at a place in shares of the axes."""
     from matplotlib.patheffects import withStroke
 
     outline = [withStroke(linewidth=2, foreground=_BACKGROUND)]

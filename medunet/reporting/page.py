@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from medunet.io.atomic import open_atomic
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,11 +42,15 @@ class Cell:
         text: As shown.
         order: What sorting goes by; None sorts last. Text sorts by itself.
         tone: How it is set off.
+        anchor: Id of the element of the page that it leads to; empty leads nowhere.
+        swatch: Colour shown before the text, ``"#e69f00"``; empty shows none.
     """
 
     text: str
     order: float | str | None = None
     tone: Tone = "plain"
+    anchor: str = ""
+    swatch: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +62,14 @@ class Table:
         rows: Cells; plain strings are cells that sort by their text.
         numeric: Columns, counted from 0, that are set flush right.
         caption: One line below it.
+        footer: Rows that stay below the others, however these are sorted.
     """
 
     headings: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
     numeric: Sequence[int] = ()
     caption: str = ""
+    footer: Sequence[Sequence[Cell | str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +80,17 @@ class Picture:
         source: ``data:`` URI, see `embed_png`.
         caption: One line below it.
         description: For readers who do not see it.
+        is_chart: Whether it is a drawing on white, which on a dark page needs a frame of white.
+        bar_percent: Length of the bar of known length, in percent of the longer edge; None shows none.
+        bar_text: How long that is.
     """
 
     source: str
     caption: str = ""
     description: str = ""
+    is_chart: bool = False
+    bar_percent: float | None = None
+    bar_text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,21 +110,41 @@ def render_page(template: str, *, title: str, sections: Sequence[Section] = (), 
         sections: The page's table of contents.
         **values: What the template names; a name that is missing is an error, not a blank.
     """
+    return _get_environment().get_template(template).render(_gather(title, sections, values))
+
+
+def write_page(path: Path, template: str, *, title: str, sections: Sequence[Section] = (), **values: object) -> None:
+    """`render_page` into a file piece by piece, so that no more than a piece is in memory; whole or not at all.
+
+    Args:
+        path: The page.
+        template: As `render_page`.
+        title: As `render_page`.
+        sections: As `render_page`.
+        **values: As `render_page`; an iterator is asked for one item after the other.
+
+    Raises:
+        OutputError: If the file cannot be written.
+    """
+    pieces = _get_environment().get_template(template).generate(_gather(title, sections, values))
+    with open_atomic(path) as file:
+        for piece in pieces:
+            file.write(piece.encode("utf-8", "backslashreplace"))  # odd bytes of a file name are escaped
+
+
+def _gather(title: str, sections: Sequence[Section], values: Mapping[str, object]) -> dict[str, object]:
+    """What every page names, and what this one does."""
     import medunet
 
     script = _read_script()
-    return (
-        _get_environment()
-        .get_template(template)
-        .render(
-            title=title,
-            sections=sections,
-            version=medunet.__version__,
-            script=script,
-            script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            **values,
-        )
-    )
+    return {
+        "title": title,
+        "sections": sections,
+        "version": medunet.__version__,
+        "script": script,
+        "script_sha256": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **values,
+    }
 
 
 def embed_png(content: bytes) -> str:

@@ -53,6 +53,16 @@ def get_label_colours(names: Iterable[str]) -> dict[str, Colour]:
     return {name: get_colour(index) for index, name in enumerate(names)}
 
 
+def to_hex(colour: Colour) -> str:
+    """A colour as pages write it.
+
+    Example:
+        >>> to_hex(get_colour(0))
+        '#e69f00'
+    """
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colour)
+
+
 def _parse_hex(code: str) -> Colour:
     red, green, blue = (int(code[start : start + 2], 16) / 255 for start in (1, 3, 5))
     return red, green, blue

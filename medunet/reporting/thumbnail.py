@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medunet.planning import compute_body_mask
-from medunet.reporting.figure import CT_WINDOW_HU, trace_mask
+from medunet.reporting.figure import choose_scale_mm, format_scale, trace_mask
+from medunet.reporting.page import Picture, embed_jpeg
 from medunet.reporting.palette import Colour, get_label_colours
 from medunet.reporting.planes import PLANES, cut_plane, measure_areas, to_ras_array
+from medunet.reporting.window import CT_WINDOW_HU, Window, choose_ct_window
 from medunet.volume import Array, Volume, to_orientation
 
 if TYPE_CHECKING:
@@ -35,7 +38,38 @@ _SMALLER = 0.8
 _QUALITIES = (85, 75, 60)
 
 
-def draw_thumbnail(image: Volume, label_map: Volume, labels: Mapping[str, Sequence[int]], *, modality: str) -> bytes:
+@dataclass(frozen=True, kw_only=True)
+class Thumbnail:
+    """A small picture and its scale.
+
+    Attributes:
+        jpeg: The picture.
+        side_mm: What its longer edge shows.
+    """
+
+    jpeg: bytes
+    side_mm: float
+
+
+def embed_thumbnail(thumbnail: Thumbnail, description: str) -> Picture:
+    """A thumbnail as a picture of a page, which draws the bar of known length."""
+    length_mm = choose_scale_mm(thumbnail.side_mm)
+    return Picture(
+        source=embed_jpeg(thumbnail.jpeg),
+        description=description,
+        bar_percent=round(100 * length_mm / thumbnail.side_mm, 3),
+        bar_text=format_scale(length_mm),
+    )
+
+
+def draw_thumbnail(
+    image: Volume,
+    label_map: Volume,
+    labels: Mapping[str, Sequence[int]],
+    *,
+    modality: str,
+    window: Window | None = None,
+) -> Thumbnail:
     """Draw the slice that shows most labels, as a JPEG of at most `MAX_BYTES`.
 
     The picture is in radiological convention (the patient's right on the left side), to scale, and shows the body; where
@@ -45,7 +79,9 @@ def draw_thumbnail(image: Volume, label_map: Volume, labels: Mapping[str, Sequen
         image: The scan; its first channel is shown.
         label_map: On its grid.
         labels: Name -> values as stored. All labels of the task, so that each keeps its colour.
-        modality: ``"CT"`` shows -160 to 240 HU; anything else, and a CT that is not in HU, the 1st to 99th percentile.
+        modality: ``"CT"`` shows HU, of soft tissue (-160 to 240), lung or bone, as most of what is labelled is; anything
+            else, and a CT that is not in HU, the 1st to 99th percentile.
+        window: HU to show instead.
     """
     axial = PLANES[0]
     turned, codes = to_orientation(Volume(image.array[:1], image.affine)), to_ras_array(label_map)
@@ -53,18 +89,21 @@ def draw_thumbnail(image: Volume, label_map: Volume, labels: Mapping[str, Sequen
     index = measure_areas(codes, labels, turned.spatial_shape).choose_slice(axial.axis)
     pixels, cut = cut_plane(scan, axial, index), cut_plane(codes, axial, index)
     region = _choose_region(compute_body_mask(pixels[None], modality), np.isin(cut, _list_values(labels)), pixel_mm)
-    grey = _to_grey(pixels[region], _choose_window(scan, modality))
-    return _encode(_draw(grey, cut[region], labels, pixel_mm))
+    grey = to_grey(pixels[region], _choose_window(scan, modality, codes, window))
+    jpeg = encode_small(draw_slice(grey, cut[region], labels, pixel_mm))
+    return Thumbnail(jpeg=jpeg, side_mm=max(grey.shape[0] * pixel_mm[1], grey.shape[1] * pixel_mm[0]))
 
 
 def _list_values(labels: Mapping[str, Sequence[int]]) -> list[int]:
     return [value for values in labels.values() for value in values]
 
 
-def _choose_window(scan: Array, modality: str) -> tuple[float, float]:
+def _choose_window(scan: Array, modality: str, codes: Array, window: Window | None) -> Window:
     low, high = np.percentile(scan, _PERCENTILES).tolist()
     is_hu = low < CT_WINDOW_HU[0] < high and high - low > _MIN_HU_RANGE
-    return CT_WINDOW_HU if modality == "CT" and is_hu else (low, max(high, low + 1e-6))
+    if modality == "CT" and is_hu:
+        return window or choose_ct_window(scan[codes > 0])
+    return low, max(high, low + 1e-6)
 
 
 def _choose_region(body: Array, labelled: Array, pixel_mm: tuple[float, float]) -> tuple[slice, slice]:
@@ -95,13 +134,22 @@ def _find_range(along: Array) -> tuple[int, int]:
     return int(found[0]), int(found[-1]) + 1
 
 
-def _to_grey(pixels: Array, window: tuple[float, float]) -> Array:
+def to_grey(pixels: Array, window: Window) -> Array:
+    """Pixels as uint8: 0 at the lower end of the window, 255 at the upper one."""
     low, high = window
     grey: Array = ((pixels.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
     return grey
 
 
-def _draw(grey: Array, cut: Array, labels: Mapping[str, Sequence[int]], pixel_mm: tuple[float, float]) -> Image:
+def draw_slice(grey: Array, cut: Array, labels: Mapping[str, Sequence[int]], pixel_mm: tuple[float, float]) -> Image:
+    """Grey values with the outlines of labels, as large as a thumbnail is.
+
+    Args:
+        grey: ``(rows, columns)`` uint8.
+        cut: Label values of the same pixels.
+        labels: Name -> values.
+        pixel_mm: Width and height of a pixel.
+    """
     from PIL import Image, ImageDraw
 
     height_mm, width_mm = grey.shape[0] * pixel_mm[1], grey.shape[1] * pixel_mm[0]
@@ -137,8 +185,8 @@ def _to_bytes(colour: Colour) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _encode(picture: Image) -> bytes:
-    """Noise needs many bytes: lower the quality first, then the size."""
+def encode_small(picture: Image) -> bytes:
+    """A JPEG of at most `MAX_BYTES`; noise needs many: the quality is lowered first, then the size."""
     from PIL import Image
 
     while True:

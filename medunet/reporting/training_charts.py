@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medunet.reporting.chart import BLUE, FAINT, INK, LINE, ORANGE, RED, build_chart, embed_chart, shorten, style_axes
+from medunet.reporting.box_plot import Box, draw_boxes
+from medunet.reporting.chart import BLUE, FAINT, LINE, ORANGE, build_chart, embed_chart, style_axes
 from medunet.reporting.page import Picture
 from medunet.reporting.palette import get_label_colours
 from medunet.volume import Array
@@ -25,12 +26,12 @@ _PANELS = (
     ("Dice: patches while training, watched cases", ("training_dice", "validation_dice"), "dice"),
     ("Learning rate", ("learning_rate",), "linear"),
     ("Waiting for data, share of the time", ("data_wait",), "share"),
+    ("Seconds per iteration", ("seconds_per_iteration",), "from zero"),
 )
 _COLOURS = {"validation_dice": ORANGE}
 _NAMES = {"training_dice": "patches (soft Dice)", "validation_dice": "watched cases"}
 _MAX_POINTS = 1500  # more than a curve has pixels
 MAX_STRIPS = 60
-_ROW_INCHES = 0.26
 
 
 def read_curves(path: Path) -> Curves:
@@ -55,7 +56,8 @@ def read_curves(path: Path) -> Curves:
 
 
 def draw_curves(curves: Curves) -> Picture | None:
-    """One panel per kind of number that the log holds; None when it holds none."""
+    """One panel per kind of number that the log holds, and how long an iteration took; None when it holds none."""
+    curves = {**curves, **_compute_speed(curves)}
     panels = [(title, [name for name in names if name in curves], scale) for title, names, scale in _PANELS]
     panels = [panel for panel in panels if panel[1]]
     if not panels:
@@ -90,38 +92,21 @@ def draw_dice_strips(dices: Mapping[str, Sequence[float]]) -> Picture | None:
     scored = [name for name, values in dices.items() if len(values)]
     worst = set(sorted(scored, key=lambda name: float(np.mean(dices[name])))[:MAX_STRIPS])
     shown = [name for name in scored if name in worst]
-    if not shown:
-        return None
-    figure = build_chart(8.0, 0.9 + _ROW_INCHES * max(2, len(shown)))
-    axes = figure.add_subplot()
-    jitter = np.random.default_rng(0)
-    for row, name in enumerate(shown):
-        values = np.asarray(dices[name], dtype=np.float64)
-        low, median, high = np.percentile(values, (25, 50, 75))
-        axes.barh(row, high - low, left=low, height=0.62, color=colours[name], alpha=0.3, linewidth=0)
-        axes.plot([median, median], [row - 0.36, row + 0.36], color=INK, linewidth=1.4)
-        heights = row + jitter.uniform(-0.24, 0.24, len(values))
-        is_lost = values == 0
-        axes.plot(
-            values[~is_lost],
-            heights[~is_lost],
-            ".",
-            color=colours[name],
-            markersize=4,
-            markeredgecolor=INK,
-            markeredgewidth=0.2,
-        )
-        if is_lost.any():
-            axes.plot(values[is_lost], heights[is_lost], "x", color=RED, markersize=5, clip_on=False)
-    axes.set_yticks(range(len(shown)), [shorten(name) for name in shown], parse_math=False)
-    axes.set_ylim(max(2, len(shown)) - 0.4, -0.6)
-    axes.set_xlim(0, 1)
-    axes.grid(axis="x", color=LINE, linewidth=0.6)
-    style_axes(axes, "Dice per case")
     more = f" The {MAX_STRIPS} worst of {len(scored)} labels." if len(scored) > len(shown) else ""
-    return embed_chart(
-        figure, f"Dice per label: a dot per case, a box from quartile to quartile, a stroke at the median.{more}"
-    )
+    boxes = [
+        Box(name=name, values=dices[name], is_lost=[dice == 0 for dice in dices[name]], colour=colours[name])
+        for name in shown
+    ]
+    return draw_boxes(boxes, "Dice per case", limits=(0.0, 1.0), note=more)
+
+
+def _compute_speed(curves: Curves) -> Curves:
+    """Seconds per iteration between two rows of the log; looks at validation cases count where they lie."""
+    seconds = curves.get("seconds")
+    if seconds is None or len(seconds) < 2:
+        return {}
+    steps = np.diff(seconds, axis=0)  # (rows - 1, 2): iterations and seconds
+    return {"seconds_per_iteration": np.stack([seconds[1:, 0], steps[:, 1] / steps[:, 0]], axis=1)}
 
 
 def _draw_curve(axes: Axes, points: Array, name: str) -> None:
@@ -141,6 +126,8 @@ def _set_scale(axes: Axes, scale: str, values: Sequence[Array]) -> None:
     lowest, highest = min(of_curve.min() for of_curve in values), max(of_curve.max() for of_curve in values)
     if scale == "dice":
         axes.set_ylim(0, 1)
+    elif scale == "from zero":
+        axes.set_ylim(0, 1.1 * highest if highest > 0 else 1)
     elif scale == "share":
         axes.set_ylim(0, max(0.1, 1.1 * highest))
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")

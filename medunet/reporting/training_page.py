@@ -26,6 +26,9 @@ from medunet.models.quality import Range
 from medunet.planning import Plan
 from medunet.reporting.case_pictures import CasePicture
 from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, embed_jpeg, number_cell, render_page
+from medunet.reporting.palette import get_label_colours, to_hex
+from medunet.reporting.patch_pictures import PatchPicture
+from medunet.reporting.score_cells import label_cell
 from medunet.reporting.training_charts import MAX_STRIPS, draw_curves, draw_dice_strips, read_curves
 from medunet.tasks import Task
 
@@ -41,6 +44,7 @@ _SECTIONS = {
     "cases": "Every case",
     "failed": "Not scored",
     "curves": "Curves",
+    "patches": "Patches",
     "plan": "Plan",
     "postprocessing": "Post-processing",
     "quality": "What the cases look like",
@@ -61,12 +65,15 @@ _FILES = {
 }
 
 
-def write_training_page(folder: Path, *, pictures: Sequence[CasePicture] = ()) -> Path:
+def write_training_page(
+    folder: Path, *, pictures: Sequence[CasePicture] = (), patches: Sequence[PatchPicture] = ()
+) -> Path:
     """Write ``report.html`` into a model folder.
 
     Args:
         folder: Of a finished training; what it does not hold (no validation, no log) the page leaves out.
-        pictures: From `medunet.reporting.draw_cases`.
+        pictures: From `medunet.reporting.case_pictures.draw_cases`.
+        patches: What the network saw while it learnt.
 
     Returns:
         The page.
@@ -76,11 +83,13 @@ def write_training_page(folder: Path, *, pictures: Sequence[CasePicture] = ()) -
         OutputError: If the page cannot be written.
     """
     path = folder / REPORT
-    write_text_atomic(path, build_training_page(folder, pictures=pictures))
+    write_text_atomic(path, build_training_page(folder, pictures=pictures, patches=patches))
     return path
 
 
-def build_training_page(folder: Path, *, pictures: Sequence[CasePicture] = ()) -> str:
+def build_training_page(
+    folder: Path, *, pictures: Sequence[CasePicture] = (), patches: Sequence[PatchPicture] = ()
+) -> str:
     """The page as HTML: one file that needs no network.
 
     Raises:
@@ -90,11 +99,12 @@ def build_training_page(folder: Path, *, pictures: Sequence[CasePicture] = ()) -
     metrics, training = records.metrics, records.training
     dices = list_dices(metrics, records.task)
     parts: dict[str, Any] = {
-        "labels": _build_label_table(metrics),
-        "pictures": [_build_picture(picture) for picture in pictures],
+        "labels": _build_label_table(metrics, records.task),
+        "pictures": [built for picture in pictures for built in _build_pictures(picture)],
         "cases": _build_case_table(records),
         "failed": _build_failure_table(metrics),
         "curves": draw_curves(read_curves(folder / LOG)),
+        "patches": [_build_patch(patch) for patch in patches],
         "plan": _describe_plan(records.plan),
         "postprocessing": _describe_postprocessing(records),
         "quality": _build_quality_table(records),
@@ -111,6 +121,7 @@ def build_training_page(folder: Path, *, pictures: Sequence[CasePicture] = ()) -
         strips=draw_dice_strips(dices),
         many_labels=len(dices) > MAX_STRIPS,
         folds=_build_fold_table(metrics),
+        legend=[(name, to_hex(colour)) for name, colour in get_label_colours(records.task.labels).items()],
         reasons=list(records.plan.reasons.items()),
         tried=_build_tried_table(records),
         settings=[(name, _format_value(value)) for name, value in training.settings.items()],
@@ -174,22 +185,28 @@ def _list_notices(records: ModelRecords) -> list[tuple[str, Tone]]:
 # ---- tables ------------------------------------------------------------------------------------------------------------
 
 
-def _build_label_table(metrics: Mapping[str, Any]) -> Table | None:
+def _build_label_table(metrics: Mapping[str, Any], task: Task) -> Table | None:
     labels: Mapping[str, Any] = metrics.get("labels", {})
     if not labels:
         return None
     before: Mapping[str, Any] = metrics.get("without_postprocessing", {})
+    colours = get_label_colours(task.labels)
     rows: Rows = [
-        [name, *_build_label_cells(row), *([_dice_cell(before["labels"][name]["mean"])] if before else [])]
+        [
+            label_cell(name, colours),
+            *_build_label_cells(row),
+            *([_dice_cell(before["labels"][name]["mean"])] if before else []),
+        ]
         for name, row in labels.items()
     ]
     mean: list[Cell | str] = ["mean over labels", _dice_cell(metrics["mean_dice"]), *[Cell(text="")] * 6]
-    rows.append([*mean, *([_dice_cell(before["mean_dice"])] if before else [])])
+    mean += [_dice_cell(before["mean_dice"])] if before else []
     headings = ["label", "Dice", "95 % interval", "median", "cases", "missed", "invented", "neither has it"]
     return Table(
         headings=[*headings, *(["without post-processing"] if before else [])],
         rows=rows,
         numeric=range(1, 9),
+        footer=[mean],
         caption="The interval is that of the mean over cases (bootstrap). A missed or invented structure counts as 0.",
     )
 
@@ -384,9 +401,20 @@ def _list_files(folder: Path) -> list[Fact]:
 # ---- how values look -----------------------------------------------------------------------------------------------------
 
 
-def _build_picture(picture: CasePicture) -> Picture:
+def _build_pictures(picture: CasePicture) -> list[Picture]:
     caption = f"{picture.case_id}: {picture.role}, mean Dice {picture.dice:.3f}"
-    return Picture(source=embed_jpeg(picture.jpeg), caption=caption, description=f"Contours on three planes. {caption}")
+    built = [
+        Picture(source=embed_jpeg(picture.jpeg), caption=caption, description=f"Contours on three planes. {caption}")
+    ]
+    if picture.error_map is not None:
+        errors = f"Where the mask of {picture.case_id} is wrong"
+        built.append(Picture(source=embed_jpeg(picture.error_map), caption=errors, description=errors))
+    return built
+
+
+def _build_patch(patch: PatchPicture) -> Picture:
+    description = f"Patch of case {patch.case_id} after augmentation, with its labels"
+    return Picture(source=embed_jpeg(patch.jpeg), caption=patch.case_id, description=description)
 
 
 def _dice_cell(dice: float | None) -> Cell:

@@ -32,7 +32,7 @@ from medunet.training.loop import LoopResult, Trainer
 from medunet.training.losses import LossName
 from medunet.training.previous_stage import PreviousStage
 from medunet.training.quantizing import quantize_after_training
-from medunet.training.report import write_report
+from medunet.training.report import draw_patches, write_report
 from medunet.training.speed import measure_speeds
 from medunet.training.validation import (
     NetworkSegmenter,
@@ -248,7 +248,8 @@ class _Fold:
             quality=quality,
             speed=speed,
         )
-        write_report(task, self.folder, validation, self.validation_cases, masks)
+        patches = draw_patches(self.trainer.sampler, task, result.iteration)
+        write_report(task, self.folder, validation, self.validation_cases, masks, patches=patches)
 
     def _quantize(self, training_seconds: float) -> None:
         """Last, when the model is finished. Only a network that ``--speed fast`` may take on this machine's CPU: the first of

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from medunet.augmentation import apply_intensity
+from medunet.errors import MedunetError
 from medunet.postprocessing import apply_postprocessing
 from medunet.reporting import draw_overlay
 from medunet.reporting.case_pictures import CasePicture, draw_cases
+from medunet.reporting.patch_pictures import PatchPicture, draw_patch
 from medunet.reporting.training_page import write_training_page
-from medunet.tasks import Case, Task, read_case
+from medunet.reporting.window import get_task_window
+from medunet.tasks import Case, Task, compute_membership, read_case
 from medunet.training.mask_pairs import has_mask_pair, read_mask_pair
+from medunet.training.sampling import PatchSampler
 from medunet.training.validation import Validation
 from medunet.volume import Volume
 
+logger = logging.getLogger(__name__)
+
 MIDDLE_CASE = "validation.png"
+NUM_PATCHES = 8
 
 
-def write_report(task: Task, folder: Path, validation: Validation | None, cases: Sequence[Case], masks: Path) -> None:
+def write_report(
+    task: Task,
+    folder: Path,
+    validation: Validation | None,
+    cases: Sequence[Case],
+    masks: Path,
+    *,
+    patches: Sequence[PatchPicture] = (),
+) -> None:
     """Write ``report.html`` into a finished model folder, and ``validation.png`` of the middle case.
 
     Args:
@@ -26,10 +45,48 @@ def write_report(task: Task, folder: Path, validation: Validation | None, cases:
         validation: Scores of the cases; None when there are none.
         cases: That were validated.
         masks: Where `medunet.training.validation.predict_masks` put their masks.
+        patches: From `draw_patches`.
     """
-    write_training_page(folder, pictures=[] if validation is None else _draw(task, validation, cases, masks))
+    pictures = [] if validation is None else _draw(task, validation, cases, masks)
+    write_training_page(folder, pictures=pictures, patches=patches)
     if validation is not None:
         _draw_middle_case(task, validation, cases, masks, folder / MIDDLE_CASE)
+
+
+def draw_patches(sampler: PatchSampler, task: Task, last_iteration: int) -> list[PatchPicture]:
+    """Some patches of the last iterations, as the network saw them: they are drawn anew, which gives the same ones.
+
+    Args:
+        sampler: That the training drew from.
+        task: Names the labels.
+        last_iteration: Of the training.
+
+    Returns:
+        None of them where a patch can no longer be made, with a warning.
+    """
+    labels = _list_label_codes(task)
+    pictures: list[PatchPicture] = []
+    for iteration in range(last_iteration, -1, -1):
+        if len(pictures) >= NUM_PATCHES:
+            break
+        try:
+            batch = sampler.draw(iteration)
+        except MedunetError as error:
+            logger.warning("The report shows no patches: %s", error)
+            return []
+        images = batch.image.cpu()
+        if batch.changes:
+            images = apply_intensity(images, batch.changes)
+        for case_id, image, codes in zip(batch.case_ids, images, batch.codes.cpu(), strict=True):
+            jpeg = draw_patch(image[0].numpy(), codes.numpy(), labels, sampler.spacing)
+            pictures.append(PatchPicture(case_id=case_id, jpeg=jpeg))
+    return pictures[:NUM_PATCHES]
+
+
+def _list_label_codes(task: Task) -> dict[str, list[int]]:
+    membership = compute_membership(task)  # (outputs, codes)
+    rows = membership if task.has_regions else membership[1:]  # without background
+    return {name: np.flatnonzero(row).tolist() for name, row in zip(task.labels, rows, strict=True)}
 
 
 def _draw_middle_case(task: Task, validation: Validation, cases: Sequence[Case], masks: Path, path: Path) -> None:
@@ -50,6 +107,7 @@ def _draw_middle_case(task: Task, validation: Validation, cases: Sequence[Case],
         path,
         title=f"{chosen}, mean Dice {dices[chosen]:.3f}" if chosen in dices else chosen,
         modality=task.modality,
+        window=get_task_window(task),
     )
 
 

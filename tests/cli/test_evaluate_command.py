@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from html_pages import Page
 from oracles import Outcome
 
 from medunet.io import write_nifti_labels
@@ -93,6 +94,45 @@ def test_another_grid(medunet_command: Command, sets: tuple[Path, Path, Path], t
     files = (tmp_path / "mask.nii.gz", labels / "p0.nii.gz")
     medunet_command("evaluate", *files).check_refused("different grids", "10x12x14", "5x6x7", "--resample")
     assert medunet_command("evaluate", *files, "--resample").exit_code == 0
+
+
+def test_page_with_scans_below_the_contours(
+    medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    good, _, labels = sets
+    page, scores = tmp_path / "scores.html", tmp_path / "scores.csv"
+    outcome = medunet_command("evaluate", good, labels, "--html", page, "-o", scores)
+    assert outcome.exit_code == 0, outcome.err
+    assert f"Written: {page}" in outcome.out
+    found = Page(page.read_text())
+    found.check_is_closed()
+    assert str(tmp_path) not in found.source
+    rows = {(row["case"], row["label"]): row["dice"] for row in csv.DictReader(scores.read_text().splitlines())}
+    for row in found.find_table("case", "label", "status")[1:]:
+        assert float(row[3]) == pytest.approx(float(rows[row[0], row[1]]), abs=0.0005)
+    images = [attributes for tag, attributes in found.elements if tag == "img"]
+    assert sum("contours" in str(image["alt"]) for image in images) == 5
+    medunet_command("evaluate", good, labels, "--html", page).check_refused("exists already")
+    medunet_command("evaluate", good, labels, "--html", tmp_path / "a.txt").check_refused("ending in .html")
+    medunet_command("evaluate", good, labels, "--html", page, "-o", page, "--overwrite").check_refused(
+        "different names"
+    )
+
+
+def test_page_of_a_comparison(medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    page, numbers = tmp_path / "compared.html", tmp_path / "compared.csv"
+    outcome = medunet_command("compare", *sets, "--html", page, "-o", numbers, "--agreement")
+    assert outcome.exit_code == 0, outcome.err
+    found = Page(page.read_text())
+    found.check_is_closed()
+    shown = [row for table in found.find_tables("label", "set") for row in table[1:]]
+    written = list(csv.DictReader(numbers.read_text().splitlines()))
+    assert [row[0] for row in shown] == [row["label"] for row in written]
+    assert [float(row[6]) for row in shown] == pytest.approx(
+        [float(row["mean_difference"]) for row in written], abs=0.0051
+    )
+    assert "good and worse" in " ".join(found.text)
+    medunet_command("compare", *sets, "--html", page).check_refused("exists already")
 
 
 @pytest.mark.parametrize(

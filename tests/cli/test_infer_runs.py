@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from html_pages import Page
 from oracles import ORACLE_TASK, Outcome
 
 from medunet.cli import infer_run
@@ -496,3 +497,70 @@ def test_outputs_of_two_runs_are_not_taken_for_those_of_one(
     assert read(tmp_path / "mask.nii.gz.manifest.json")["status"] == "running"
     assert infer(*call, "--continue").exit_code == 0
     assert read(tmp_path / "mask.nii.gz.manifest.json")["status"] == "done"
+
+
+# ---- the page about all scans ------------------------------------------------------------------------------------------
+
+
+def test_the_report_names_what_failed_and_shows_the_rest(infer: Command, scans: Path, tmp_path: Path) -> None:
+    (scans / "c.nii.gz").write_text("no volume")
+    for name in "defghij":
+        (scans / f"{name}.nii.gz").unlink()
+    outcome = infer(scans, "-o", tmp_path / "masks", "--report", tmp_path / "report.html")
+    assert outcome.exit_code == 2
+    assert f"Report: {tmp_path / 'report.html'}" in outcome.out
+    page = Page((tmp_path / "report.html").read_text())
+    page.check_is_closed()
+    assert str(tmp_path) not in page.source  # folders may be named after patients
+    table = page.find_table("scan", "state")
+    assert [row[:2] for row in table[1:]] == [["c", "failed"], ["a", "nothing unusual"], ["b", "nothing unusual"]]
+    assert "c.nii.gz is no NIfTI file" in " ".join(page.text)
+    for name in "ab":
+        volumes = read(tmp_path / "masks" / "manifests" / f"{name}.nii.gz.json")["volumes"]
+        (row,) = [row for row in table if row[0] == name]
+        assert [cell.strip("≥ ").split(",")[0] for cell in row[2:7]] == [
+            f"{volume['visible_ml']:.3g}" for volume in volumes.values()
+        ]
+
+
+def test_a_single_scan_that_fails_is_on_its_report_too(infer: Command, scans: Path, tmp_path: Path) -> None:
+    (scans / "a.nii.gz").write_text("no volume")
+    arguments = (scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", "--report", tmp_path / "report.html")
+    infer(*arguments).check_refused("is no NIfTI file")
+    assert "is no NIfTI file" in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_of_a_continued_run_holds_all_scans(infer: Command, scans: Path, tmp_path: Path) -> None:
+    for name in "cdefghij":
+        (scans / f"{name}.nii.gz").unlink()
+    report = ("--report", tmp_path / "report.html")
+    infer(scans / "a.nii.gz", scans / "b.nii.gz", "-o", tmp_path / "masks", *report)
+    (tmp_path / "masks" / "b.nii.gz").unlink()
+    infer(scans, "-o", tmp_path / "masks", *report).check_refused("exists already")
+    outcome = infer(scans, "-o", tmp_path / "masks", "--continue", *report)
+    assert outcome.exit_code == 0, outcome.err
+    page = Page((tmp_path / "report.html").read_text())
+    assert [row[0] for row in page.find_table("scan", "state")[1:]] == ["a", "b"]
+    contours = [
+        attributes for tag, attributes in page.elements if tag == "img" and "contours" in str(attributes["alt"])
+    ]
+    assert len(contours) == 2
+    assert " ".join(page.text).count("Made by an earlier run.") == 1
+    (tmp_path / "report.html").write_text("somebody else's")
+    infer(scans, "-o", tmp_path / "masks", "--continue", *report).check_refused("exists already")
+
+
+@pytest.mark.parametrize("name", ["report.txt", "masks/a.nii.gz", "masks/manifests/a.nii.gz.json"])
+def test_a_report_that_is_no_page_or_a_mask_is_refused(infer: Command, scans: Path, tmp_path: Path, name: str) -> None:
+    infer(scans, "-o", tmp_path / "masks", "--report", tmp_path / name).check_refused("expected a name ending in .html")
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_mask(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medunet.reporting.scan_pictures.build_overlay", fail_to_write)
+    outcome = infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", "--report", tmp_path / "report.html")
+    assert outcome.exit_code == 0, outcome.err
+    assert (tmp_path / "mask.nii.gz").exists()
+    assert "could not be drawn" in (tmp_path / "report.html").read_text()

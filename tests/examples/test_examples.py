@@ -59,6 +59,15 @@ def test_dicom_segmentation(tmp_path: Path) -> None:
         assert written.FrameOfReferenceUID == slices[0].FrameOfReferenceUID
 
 
+def test_evaluation_report(tmp_path: Path) -> None:
+    done = run_example("evaluation_report.py", "--task", "hippocampus-mr", "--num-cases", "2", cwd=tmp_path)
+    assert "Mean Dice 0." in done.stdout
+    page = (tmp_path / "out" / "scores.html").read_text()
+    assert page.count("<img") == 3 + 2 * 2  # charts, and two cases with two pictures each
+    assert "missed" in page
+    assert (tmp_path / "out" / "worst.jpg").read_bytes().startswith(b"\xff\xd8")
+
+
 def write_raters(folder: Path) -> tuple[Path, Path]:
     """Two raters, one patient, both sides of an organ; the second rater's left one is a voxel wider."""
     for rater, width in (("one", 4), ("two", 5)):

@@ -19,7 +19,7 @@ from medunet.io import write_nifti_image, write_nifti_labels
 from medunet.reporting import dataset_page
 from medunet.reporting.dataset_charts import draw_charts
 from medunet.reporting.dataset_page import Thumbnails, render_dataset_page
-from medunet.reporting.thumbnail import MAX_BYTES, draw_thumbnail
+from medunet.reporting.thumbnail import MAX_BYTES, draw_thumbnail, embed_thumbnail
 from medunet.tasks import Case, Dataset, Task
 from medunet.volume import Volume
 
@@ -185,7 +185,7 @@ def test_pictures_are_small_even_of_noise() -> None:
     noise = np.random.default_rng(0).normal(40, 300, (1, 512, 512, 3)).astype(np.float32)
     labels = (np.random.default_rng(1).random((1, 512, 512, 3)) < 0.001).astype(np.uint8)
     affine = np.diag([0.7, 0.7, 3.0, 1.0])
-    content = draw_thumbnail(Volume(noise, affine), Volume(labels, affine), {"a": [1]}, modality="CT")
+    content = draw_thumbnail(Volume(noise, affine), Volume(labels, affine), {"a": [1]}, modality="CT").jpeg
     assert len(content) <= MAX_BYTES
     assert open_picture(content).std() > 20
 
@@ -199,7 +199,7 @@ def test_the_outline_lies_on_the_organ(make_volume: Any, orientation: str) -> No
     offset = world - world.reshape(-1, 3).mean(axis=0) - (-8, 8, 0)
     block = (np.abs(offset) < 5).all(axis=-1)[None]
     scan = image.with_array(np.where(block, 200.0, 0.0).astype(np.float32))
-    content = draw_thumbnail(scan, scan.with_array(block.astype(np.uint8)), {"a": [1]}, modality="CT")
+    content = draw_thumbnail(scan, scan.with_array(block.astype(np.uint8)), {"a": [1]}, modality="CT").jpeg
     pixels = open_picture(content)
     bright = (pixels.min(axis=-1) > 200).nonzero()
     orange = ((pixels[..., 0] > 180) & (pixels[..., 2] < 80)).nonzero()
@@ -217,8 +217,31 @@ def test_pictures_are_to_scale() -> None:
     image = np.full((1, 60, 40, 3), 40, np.float32)
     affine = np.diag([1.0, 3.0, 5.0, 1.0])
     labels = Volume(np.ones_like(image, dtype=np.uint8), affine)
-    pixels = open_picture(draw_thumbnail(Volume(image, affine), labels, {"a": [1]}, modality="CT"))
+    pixels = open_picture(draw_thumbnail(Volume(image, affine), labels, {"a": [1]}, modality="CT").jpeg)
     assert pixels.shape[0] / pixels.shape[1] == pytest.approx(2.0, rel=0.02)
+
+
+def test_the_bar_is_as_long_as_it_says() -> None:
+    """A body of 60 x 120 mm without air fills the picture: a bar of 2 cm is a sixth of its longer edge."""
+    image = np.full((1, 60, 40, 3), 40, np.float32)
+    affine = np.diag([1.0, 3.0, 5.0, 1.0])
+    labels = Volume(np.ones_like(image, dtype=np.uint8), affine)
+    thumbnail = draw_thumbnail(Volume(image, affine), labels, {"a": [1]}, modality="CT")
+    picture = embed_thumbnail(thumbnail, "a body")
+    assert thumbnail.side_mm == pytest.approx(120)
+    assert picture.bar_text == "2 cm"
+    assert picture.bar_percent == pytest.approx(100 * 20 / 120, abs=0.001)
+
+
+def test_every_picture_has_its_sides_and_its_bar(make_dataset: Make) -> None:
+    _, html = render(make_dataset("a", "b", "c", broken="b"))
+    tags = Page(html).tags
+    assert sum(attributes.get("class") == "frame sides" for _, attributes in tags) == 2
+    bars = [attributes["style"] for _, attributes in tags if attributes.get("class") == "bar"]
+    assert len(bars) == 2
+    assert all(0 < float(style.removeprefix("width: ").removesuffix("%")) <= 25 for style in bars)
+    assert '.sides::before { content: "R"; left:' in html
+    assert '.sides::after { content: "L"; right:' in html
 
 
 def test_small_organs_are_shown_with_their_surroundings() -> None:
@@ -227,7 +250,7 @@ def test_small_organs_are_shown_with_their_surroundings() -> None:
     labels = np.zeros(image.shape, np.uint8)
     labels[0, 30:40, 150:160, 1] = 1
     affine = np.diag([2.0, 2.0, 5.0, 1.0])
-    pixels = open_picture(draw_thumbnail(Volume(image, affine), Volume(labels, affine), {"a": [1]}, modality="CT"))
+    pixels = open_picture(draw_thumbnail(Volume(image, affine), Volume(labels, affine), {"a": [1]}, modality="CT").jpeg)
     columns = ((pixels[..., 0] > 150) & (pixels[..., 2] < 100)).nonzero()[1]
     assert 0.2 < np.ptp(columns) / pixels.shape[1] < 0.5
 
@@ -237,14 +260,14 @@ def test_small_organs_are_shown_with_their_surroundings() -> None:
 def test_constant_scans_without_labels_have_a_picture(value: float, modality: str) -> None:
     image = Volume(np.full((1, 9, 8, 1), value, np.float32), np.eye(4))
     empty = Volume(np.zeros((1, 9, 8, 1), np.uint8), np.eye(4))
-    pixels = open_picture(draw_thumbnail(image, empty, {"a": [1]}, modality=modality))
+    pixels = open_picture(draw_thumbnail(image, empty, {"a": [1]}, modality=modality).jpeg)
     assert pixels.shape[0] / pixels.shape[1] == pytest.approx(8 / 9, rel=0.02)
 
 
 def test_a_ct_that_is_not_in_hu_is_not_black() -> None:
     image = np.random.default_rng(0).random((1, 30, 30, 3)).astype(np.float32)
     empty = Volume(np.zeros(image.shape, np.uint8), np.eye(4))
-    pixels = open_picture(draw_thumbnail(Volume(image, np.eye(4)), empty, {"a": [1]}, modality="CT"))
+    pixels = open_picture(draw_thumbnail(Volume(image, np.eye(4)), empty, {"a": [1]}, modality="CT").jpeg)
     assert pixels.max() - pixels.min() > 200
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import permutations, product
 
 import matplotlib.image
 import numpy as np
@@ -12,6 +13,7 @@ from medunet.reporting import draw_overlay
 from medunet.reporting.figure import build_overlay, choose_scale_mm
 
 LABELS = {"liver": [3], "spleen": [5]}
+ORIENTATIONS = ["".join(axes) for order in permutations(["RL", "AP", "SI"]) for axes in product(*order)]
 
 
 def make_scene(make_volume, orientation="LPI"):
@@ -102,6 +104,56 @@ def test_letters_and_scale_bar(make_volume):
     bar = figure.axes[0].lines[0].get_xdata()
     side_mm = np.diff(figure.axes[0].get_xlim())[0]
     assert (bar[1] - bar[0]) * side_mm == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_letters_stand_on_the_side_of_a_marked_voxel(make_volume, orientation):
+    """For every order of axes: a voxel far to the left, in front and on top lies near the letters L, A and S."""
+    image = make_volume((14, 15, 16), (1.0, 1.5, 2.0), orientation)
+    indices = np.stack(np.meshgrid(*[np.arange(n) for n in image.spatial_shape], indexing="ij"), axis=-1)
+    world = indices @ image.affine[:3, :3].T + image.affine[:3, 3]
+    middle = world.reshape(-1, 3).mean(axis=0)
+    corner = (np.sign(world - middle) == (-1, 1, 1)).all(axis=-1)  # left, anterior, superior: an eighth of the scan
+    figure = build_overlay(image.with_array(np.where(corner, 200.0, -100.0)[None].astype(np.float32)), None, None, {})
+    seen = set()
+    for axes in figure.axes[:3]:
+        pixels = np.asarray(axes.images[0].get_array())
+        rows, columns = np.nonzero(pixels > 100)
+        if not len(rows):  # this plane cuts the other half
+            continue
+        height, width = pixels.shape
+        side = {"x": columns.mean() / width > 0.5, "y": rows.mean() / height < 0.5}  # right of the middle; above it
+        for text in axes.texts[:4]:
+            x, y = text.get_position()
+            axis, is_there = ("y", (y > 0.5) == side["y"]) if x == 0.5 else ("x", (x > 0.5) == side["x"])
+            assert is_there == (text.get_text() in "LAS"), (orientation, text.get_text(), axis)
+            seen.add(text.get_text())
+    assert len(seen) >= 4
+
+
+def test_scale_bar_is_as_long_as_it_says_in_pixels(make_volume):
+    for shape, spacing in [
+        ((40, 44, 36), (1.0, 1.0, 1.0)),
+        ((30, 40, 20), (0.3, 0.3, 0.5)),
+        ((90, 60, 50), (4.0, 4.0, 5.0)),
+    ]:
+        figure = build_overlay(make_volume(shape, spacing), None, None, {})
+        for axes in figure.axes[:3]:
+            (text,) = [text.get_text() for text in axes.texts if text.get_text().endswith("m")]
+            number, unit = text.split()
+            (start, end), height = axes.lines[0].get_xdata(), axes.lines[0].get_ydata()[0]
+            bar_pixels = np.ptp(axes.transAxes.transform([(start, height), (end, height)])[:, 0])
+            pixels_per_mm = np.ptp(axes.transData.transform([(0.0, 0.0), (1.0, 0.0)])[:, 0])
+            assert bar_pixels / pixels_per_mm == pytest.approx(float(number) * {"mm": 1, "cm": 10}[unit])
+
+
+def test_without_a_scan_contours_lie_on_a_plain_ground(make_volume, tmp_path):
+    _, reference = make_scene(make_volume)
+    figure = build_overlay(None, None, reference, LABELS)
+    assert np.ptp(np.asarray(figure.axes[0].images[0].get_array())) == 0
+    assert len(find_contours(figure, 0)) == 1
+    with pytest.raises(ValueError, match="neither a scan nor a label map"):
+        draw_overlay(None, None, None, LABELS, tmp_path / "figure.png")
 
 
 @pytest.mark.parametrize(("side_mm", "scale_mm"), [(44, 10), (40, 10), (39, 5), (330, 50), (800, 200), (3, 0.5)])

@@ -8,12 +8,12 @@ import io
 import logging
 import re
 from collections.abc import Callable, Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from html_pages import Page
 from oracles import ORACLE_TASK
 from PIL import Image
 
@@ -22,11 +22,12 @@ from medunet.io import write_nifti_image, write_nifti_labels
 from medunet.models import ModelRecords, Postprocessing, TriedStep, read_records, write_results
 from medunet.postprocessing import measure_case
 from medunet.postprocessing.quality import build_quality_ranges
-from medunet.reporting import case_pictures, training_charts
+from medunet.reporting import box_plot, case_pictures, training_charts
 from medunet.reporting.case_pictures import CasePicture, choose_cases, draw_cases
 from medunet.reporting.page import Cell, Table, render_page
 from medunet.reporting.training_charts import draw_curves, draw_dice_strips, read_curves
 from medunet.reporting.training_page import build_training_page, compute_case_dices, write_training_page
+from medunet.reporting.window import get_task_window
 from medunet.tasks import Case, Task
 from medunet.training.validation import summarize_validation
 from medunet.volume import Volume
@@ -38,48 +39,6 @@ LOG = """iteration,seconds,learning_rate,loss,training_dice,validation_dice,data
 11,5.00,,,,0.45000,
 20,9.00,5.000e-04,0.25000,0.60000,,0.0100
 """
-
-
-class Page(HTMLParser):
-    """What a browser would see of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.tables: list[list[list[str]]] = []
-        self.text: list[str] = []
-        self.script = ""
-        self._inside: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._inside.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._inside and self._inside.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if self._inside and self._inside[-1] == "script":
-            self.script += data
-            return
-        if self._inside and self._inside[-1] in ("td", "th"):
-            self.tables[-1][-1][-1] += data
-        self.text.append(data)
-
-    def find_table(self, first_heading: str) -> list[list[str]]:
-        (table,) = [table for table in self.tables if table[0][0] == first_heading]
-        return table
-
-    def list_values(self, *names: str) -> list[str]:
-        return [value or "" for _, attributes in self.elements for name, value in attributes.items() if name in names]
 
 
 def build_metrics(dices: Mapping[str, Mapping[str, tuple[int, int, int]]], **more: Any) -> dict[str, Any]:
@@ -315,6 +274,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return description
 
     monkeypatch.setattr(training_charts, "embed_chart", keep)
+    monkeypatch.setattr(box_plot, "embed_chart", keep)
     return figures
 
 
@@ -328,6 +288,7 @@ def test_the_curves_are_those_of_the_log(tmp_path: Path, drawn: list[Any]) -> No
         [[[1, 0.1], [20, 0.6]], [[11, 0.45]]],
         [[[1, 1e-3], [20, 5e-4]]],
         [[[1, 0.25], [20, 0.01]]],
+        [[[11, pytest.approx(4.5 / 10)], [20, pytest.approx(4 / 9)]]],  # seconds per iteration
     ]
     assert figure.axes[0].get_yscale() == "log"  # it falls to an eighth
     assert figure.axes[1].get_ylim() == (0, 1)
@@ -436,7 +397,7 @@ def test_the_pictures_show_image_reference_and_mask(cases: list[Case], monkeypat
 
     def look(image: Volume, prediction: Volume, reference: Volume, labels: Any, **options: Any) -> Any:
         seen.append((float(image.array.sum()), int(prediction.array.sum()), int(reference.array.sum())))
-        assert options == {"modality": "CT"}
+        assert options == {"modality": "CT", "window": get_task_window(ORACLE_TASK)}
         return draw(image, prediction, reference, labels, **options)
 
     draw = case_pictures.build_overlay

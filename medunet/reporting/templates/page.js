@@ -33,3 +33,20 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+/* A sheet of paper cannot be unfolded: what is closed is opened for printing, and closed again. */
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  for (const part of closed) part.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const part of closed) part.open = false;
+});
+/* A link to a closed part opens it. */
+const openTarget = () => {
+  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+  if (target) target.scrollIntoView();
+};
+addEventListener("hashchange", openTarget);
+openTarget();

@@ -1,0 +1,337 @@
+"""The page of an evaluation holds the numbers of the files, shows the cases that are worst, and reaches for nothing."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from html_pages import Page
+from PIL import Image
+
+from medunet.evaluation import (
+    METRICS,
+    Evaluation,
+    LabelMetrics,
+    build_evaluation,
+    evaluate,
+    give_advice,
+    summarize_metrics,
+    write_scores_csv,
+)
+from medunet.evaluation.sides import SideOptions
+from medunet.io import write_nifti_image, write_nifti_labels
+from medunet.reporting import evaluation_page, figure
+from medunet.reporting.case_pictures import CasePicture, draw_evaluated_cases
+from medunet.reporting.evaluation_page import build_evaluation_page, write_evaluation_page
+from medunet.reporting.score_cells import build_empty_sides_table
+from medunet.tasks import Task
+from medunet.volume import Volume
+
+SCRIPT = "<script>alert(1)</script>"
+ATTRIBUTE = '"><img src=x onerror=alert(1)>'
+AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many pixels take long."""
+    monkeypatch.setattr(figure, "_PAGE_DPI", 30)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """A folder of label maps from boxes: case -> value -> first and last slice along the first axis."""
+
+    def write_folder(name: str, cases: Mapping[str, Mapping[int, tuple[int, int]]]) -> Path:
+        for case_id, boxes in cases.items():
+            array = np.zeros((1, 20, 12, 10), np.uint8)
+            for value, (first, last) in boxes.items():
+                array[0, first:last, 2 + 3 * value : 5 + 3 * value, 3:7] = value
+            write_nifti_labels(Volume(array, AFFINE), tmp_path / name / f"{case_id}.nii.gz")
+        return tmp_path / name
+
+    return write_folder
+
+
+@pytest.fixture
+def folders(write: Write) -> tuple[Path, Path]:
+    """Seven cases; in p3 the first structure is missed, in p5 the second is invented."""
+    references = {f"p{case}": {1: (2, 12), 2: (4, 12)} for case in range(7)}
+    references["p5"] = {1: (2, 12)}
+    masks = {f"p{case}": {1: (2 + case % 4, 12), 2: (4 + case % 3, 12)} for case in range(7)}
+    masks["p3"] = {2: (4, 12)}
+    return write("masks", masks), write("labels", references)
+
+
+@pytest.fixture
+def evaluation(folders: tuple[Path, Path]) -> Evaluation:
+    return evaluate(*folders)
+
+
+def build_task(**changes: object) -> Task:
+    values = {
+        "name": "test-ct",
+        "title": f"Test {SCRIPT}",
+        "modality": "MR",
+        "channels": ["mr"],
+        "labels": {f"one {SCRIPT}": 1, f"two {ATTRIBUTE}": 2},
+        "intensity": "zscore",
+    }
+    return Task.model_validate(values | changes)
+
+
+# ---- numbers -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_are_those_of_the_csv(evaluation: Evaluation, tmp_path: Path) -> None:
+    write_scores_csv(evaluation, tmp_path / "scores.csv")
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    page = Page(build_evaluation_page(evaluation))
+    (table,) = [table for table in page.cells if [text for text, _ in table[0]][:3] == ["case", "label", "status"]]
+    headings = [text for text, _ in table[0]]
+    columns = {METRICS[name].title: name for name in METRICS} | {
+        "reference ml": "reference_ml",
+        "mask ml": "prediction_ml",
+    }
+    assert len(table) - 1 == len(rows) == 14
+    for cells, row in zip(table[1:], rows, strict=True):
+        assert [text for text, _ in cells[:3]] == [row["case"], row["label"], row["status"]]
+        for heading, (text, order) in zip(headings[3:], cells[3:], strict=True):
+            written = row[columns[heading]]
+            assert written == ("" if order is None else f"{float(order):.6g}")
+            assert text == ("–" if order is None else text)
+            assert order is None or float(text) == pytest.approx(float(order), abs=0.00501)
+
+
+def test_the_summary_is_that_of_the_scores(evaluation: Evaluation) -> None:
+    page = Page(build_evaluation_page(evaluation))
+    tables = [table for table in page.cells if [text for text, _ in table[0]][:2] == ["label", "mean"]]
+    assert len(tables) == 3  # Dice, NSD, HD95
+    for table, metric in zip(tables, ("dice", "nsd", "hd95_mm"), strict=True):
+        summaries = {one.label: one for one in summarize_metrics(evaluation.scores, [metric])}
+        for (label, *cells), summary in zip(table[1:3], summaries.values(), strict=True):
+            assert label[0] == summary.label
+            orders = [None if order is None else float(order) for _, order in cells[:8]]
+            assert orders == [
+                summary.mean,
+                summary.interval_low,
+                summary.median,
+                summary.lower_quartile,
+                summary.num_scored,
+                summary.num_missed,
+                summary.num_invented,
+                summary.num_both_empty,
+            ]
+            assert cells[8][0] == summary.worst_cases[0]
+        mean = np.mean([summary.mean for summary in summaries.values()])
+        assert float(table[3][1][1] or "nan") == pytest.approx(mean)
+        assert [row[6][0] for row in table[1:3]] == ["1", "0"]  # missed in p3
+        assert [row[7][0] for row in table[1:3]] == ["0", "1"]  # invented in p5
+
+
+def test_advice_and_rules_are_said(evaluation: Evaluation) -> None:
+    text = " ".join(Page(build_evaluation_page(evaluation)).text)
+    for advice in give_advice(evaluation):
+        assert advice in text
+    assert "diagonal of the image" in text
+    assert "not counted" in text
+
+
+def test_the_rules_are_what_is_done(evaluation: Evaluation) -> None:
+    """Every metric of a missed and an invented structure has the value that the table says."""
+    table = build_empty_sides_table(list(METRICS))
+    lost = [score for score in evaluation.scores if score.status in ("missed", "invented")]
+    diagonal = float(np.linalg.norm(np.array([20, 12, 10]) * np.diag(AFFINE)[:3]))
+    assert {score.status for score in lost} == {"missed", "invented"}
+    names = {metric.title: name for name, metric in METRICS.items()}
+    for title, rule, _, _ in table.rows:
+        for score in lost:
+            value = getattr(score, names[str(title)])
+            if rule == "0":
+                assert value == 0, title
+            elif rule == "diagonal of the image":
+                assert value == pytest.approx(diagonal), title
+            else:
+                assert rule == "computed"
+                assert abs(value) > 0, title
+    assert {field.name for field in fields(LabelMetrics)} >= set(names.values())
+
+
+# ---- cases ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_pictures")
+def test_the_worst_case_is_the_first_one_shown(folders: tuple[Path, Path], evaluation: Evaluation) -> None:
+    pictures = draw_evaluated_cases(evaluation, SideOptions())
+    dices = {case: dice for case, dice in evaluation.mean_dice_per_case().items() if dice is not None}
+    worst, best = min(dices, key=lambda case: dices[case]), max(dices, key=lambda case: dices[case])
+    assert worst in ("p3", "p5")
+    assert (pictures[0].case_id, pictures[0].role) == (worst, "worst")
+    assert (pictures[-1].case_id, pictures[-1].role) == (best, "best")
+    page = Page(build_evaluation_page(evaluation, pictures=pictures))
+    assert page.find_table("case", "mean Dice")[1][0] == worst
+    text = " ".join(page.text)
+    assert f"{len(pictures)} of 7 cases" in text
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    shown = [str(attributes["alt"]) for attributes in images if str(attributes["src"]).startswith("data:image/jpeg")]
+    assert shown[0] == f"Case {worst}, worst, mean Dice {dices[worst]:.3f}: contours of reference and mask"
+    assert "voxels where the mask is wrong" in shown[1]
+    assert len(shown) == 2 * len(pictures)
+
+
+@pytest.mark.usefixtures("small_pictures")
+def test_scans_lie_below_the_contours(folders: tuple[Path, Path], evaluation: Evaluation, tmp_path: Path) -> None:
+    bright = np.full((1, 20, 12, 10), 100, np.float32)
+    bright[0, :10] = 900
+    for case in range(7):
+        write_nifti_image(Volume(bright, AFFINE), tmp_path / "scans" / f"p{case}.nii.gz")
+    for image in ((tmp_path / "scans"), None):
+        (picture, *_) = draw_evaluated_cases(evaluation, SideOptions(), images=image, num_worst=1)
+        pixels = np.asarray(Image.open(io.BytesIO(picture.jpeg)).convert("L"))
+        assert picture.remark == ""
+        # The bright half fills a good part of the panels; without the scan nothing but lines and letters is light.
+        assert (np.mean(pixels > 200) > 0.1) == (image is not None)
+
+
+@pytest.mark.usefixtures("small_pictures")
+def test_a_scan_on_another_grid_is_left_out_and_that_is_said(evaluation: Evaluation, tmp_path: Path) -> None:
+    for case in range(7):
+        write_nifti_image(
+            Volume(np.zeros((1, 5, 6, 5), np.float32), AFFINE @ np.diag([2.0, 2, 2, 1])),
+            tmp_path / "scans" / f"p{case}.nii.gz",
+        )
+    pictures = draw_evaluated_cases(evaluation, SideOptions(), images=tmp_path / "scans", num_worst=1)
+    assert len(pictures) == 3
+    assert "another grid" in pictures[0].remark
+    assert pictures[0].remark in " ".join(Page(build_evaluation_page(evaluation, pictures=pictures)).text)
+
+
+@pytest.mark.usefixtures("small_pictures")
+def test_scans_along_other_axes_are_turned(evaluation: Evaluation, tmp_path: Path) -> None:
+    flipped = AFFINE @ np.diag([-1.0, 1, 1, 1])
+    flipped[0, 3] = 19.0
+    for case in range(7):
+        write_nifti_image(
+            Volume(np.zeros((1, 20, 12, 10), np.float32), flipped), tmp_path / "scans" / f"p{case}.nii.gz"
+        )
+    assert draw_evaluated_cases(evaluation, SideOptions(), images=tmp_path / "scans", num_worst=1)[0].remark == ""
+
+
+# ---- odd cohorts ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_case() -> None:
+    page = Page(build_evaluation_page(build_evaluation([])))
+    page.check_is_closed()
+    assert "No case was scored" in " ".join(page.text)
+    assert not [table for table in page.tables if table[0][0] == "label"]
+
+
+@pytest.mark.usefixtures("small_pictures")
+def test_one_case(write: Write) -> None:
+    folders = write("masks", {"p0": {1: (2, 11)}}), write("labels", {"p0": {1: (2, 12)}})
+    evaluation = evaluate(*folders)
+    pictures = draw_evaluated_cases(evaluation, SideOptions())
+    page = Page(build_evaluation_page(evaluation, pictures=pictures))
+    page.check_is_closed()
+    assert [picture.role for picture in pictures] == ["worst"]
+    table = page.find_tables("label", "mean")[0]
+    assert table[1][:3] == ["label 1", f"{2 * 9 / 19:.3f}", "–"]  # no interval of one case
+    assert len(table) == 2  # nor a mean over one label
+
+
+@pytest.mark.usefixtures("small_pictures")
+def test_everything_missed(write: Write) -> None:
+    references = {f"p{case}": {1: (2, 12)} for case in range(3)}
+    evaluation = evaluate(write("masks", {case: {} for case in references}), write("labels", references))
+    page = Page(build_evaluation_page(evaluation, pictures=draw_evaluated_cases(evaluation, SideOptions())))
+    page.check_is_closed()
+    text = " ".join(page.text)
+    assert page.find_tables("label", "mean")[0][1][6] == "3"
+    assert "Mean Dice below 0.5: label 1." in text
+    assert text.count("missed") > 5
+
+
+def test_nothing_anywhere(write: Write) -> None:
+    folders = write("masks", {"p0": {}}), write("labels", {"p0": {}})
+    page = Page(build_evaluation_page(evaluate(*folders, task=build_task())))
+    page.check_is_closed()
+    assert "nothing to score" in " ".join(page.text)
+
+
+def test_failures_are_named(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "p1.nii.gz").write_text("no volume")
+    (folders[0] / "stranger.nii.gz").write_bytes((folders[0] / "p2.nii.gz").read_bytes())
+    page = Page(build_evaluation_page(evaluate(*folders)))
+    rows = [row for table in page.tables if table[0] == ["case", "reason"] for row in table[1:]]
+    assert rows[0][0] == "p1"
+    assert "stranger.nii.gz has no reference" in rows[1][1]
+    assert "1 case(s) could not be scored" in " ".join(page.text)
+
+
+# ---- what names may do ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_pictures")
+def test_names_that_are_scripts_are_text(write: Write) -> None:
+    case = "a <img src=x onerror=alert(1)>"
+    folders = write("masks", {case: {1: (2, 11)}}), write("labels", {case: {1: (2, 12), 2: (3, 4)}})
+    task = build_task()
+    evaluation = evaluate(*folders, task=task)
+    pictures = draw_evaluated_cases(evaluation, SideOptions(task=task))
+    assert len(pictures) == 1
+    page = Page(build_evaluation_page(evaluation, task=task, pictures=pictures, sources={f"masks {SCRIPT}": ATTRIBUTE}))
+    page.check_is_closed()
+    text = " ".join(page.text)
+    for name in (case, *task.labels, task.title, SCRIPT, ATTRIBUTE):
+        assert name in text
+
+
+def test_no_path_of_this_machine_is_on_the_page(
+    evaluation: Evaluation, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = write_evaluation_page(evaluation, tmp_path / "new" / "scores.html", sources={"masks": folders[0].name})
+    assert path == tmp_path / "new" / "scores.html"
+    assert str(tmp_path) not in path.read_text()
+
+
+def test_labels_keep_their_colour(evaluation: Evaluation) -> None:
+    text = build_evaluation_page(evaluation)
+    assert text.count("background: #e69f00") > 3
+    assert "background: #56b4e9" in text
+
+
+# ---- size ----------------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_few_and_small(evaluation: Evaluation) -> None:
+    pictures = draw_evaluated_cases(evaluation, SideOptions())
+    assert len(pictures) == 5
+    for picture in pictures:
+        assert isinstance(picture, CasePicture)
+        assert picture.error_map is not None
+        assert len(picture.jpeg) + len(picture.error_map) < 400_000
+    page = Page(build_evaluation_page(evaluation, pictures=pictures))
+    for value in page.list_values("src"):
+        kind, content = value.split(",", 1)
+        width, height = Image.open(io.BytesIO(base64.b64decode(content))).size
+        assert "base64" in kind
+        assert max(width, height) < 2500
+
+
+def test_long_tables_are_cut_and_say_so(evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_page, "MAX_ROWS", 3)
+    monkeypatch.setattr(evaluation_page, "MAX_LABEL_COLUMNS", 1)
+    page = Page(build_evaluation_page(evaluation))
+    text = " ".join(page.text)
+    assert "The 3 worst cases; 4 better ones are in the CSV file." in text
+    assert "The 3 worst rows; 11 better ones are in the CSV file." in text
+    table = page.find_table("case", "mean Dice", "worst label", "its Dice")
+    assert table[1][2:] == ["label 1", "missed"] or table[1][2:] == ["label 2", "invented"]
