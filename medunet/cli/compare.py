@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import JsonFileOption, JsonOption
 from medunet.cli.scoring import (
     LabelMap,
     LabelTask,
@@ -18,6 +18,7 @@ from medunet.cli.scoring import (
     build_settings,
     list_files,
 )
+from medunet.cli.terminal import build_console, print_json
 from medunet.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -43,9 +44,8 @@ def compare(
     surface: Surface = "elements",
     resample: Resample = False,
     images: Annotated[Path | None, typer.Option("--images", help="Scans, for RTSTRUCT.")] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="File for all numbers; - prints them instead of tables.")
-    ] = None,
+    as_json: JsonOption = False,
+    json_file: JsonFileOption = None,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="PNG of the differences with their intervals.")
     ] = None,
@@ -69,9 +69,8 @@ def compare(
     chosen = _parse_metrics(metrics)
     recipe = None if task is None else load_task(task)
     settings = build_settings(tolerance, surface, recipe)
-    json_path = None if json_file in (None, "-") else Path(str(json_file))
     inputs = [file for path in paths for file in list_files(path)]
-    outputs = [path for path in (output, json_path, picture) if path is not None]
+    outputs = [path for path in (output, json_file, picture) if path is not None]
     for path in outputs:
         check_output(path, inputs, overwrite=overwrite)
     if len({path.absolute() for path in outputs}) < len(outputs):
@@ -101,14 +100,14 @@ def compare(
     if output is not None:
         _write_csv(comparison, output)
     content = _describe(comparison, evaluations, raters, chosen)
-    if json_path is not None:
-        write_json_atomic(json_path, content)
+    if json_file is not None:
+        write_json_atomic(json_file, content)
     if picture is not None:
         from medunet.reporting.comparison_chart import draw_differences
 
         write_bytes_atomic(picture, draw_differences(comparison))
-    if json_file == "-":
-        print(json.dumps(content, indent=2, allow_nan=False))
+    if as_json:
+        print_json(content)
     else:
         _print(comparison, raters, chosen, outputs)
     _report_failures(evaluations | raters)
@@ -159,12 +158,11 @@ def _describe(
 
 
 def _print(comparison: Comparison, raters: dict[str, Evaluation], metrics: list[str], written: list[Path]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from medunet.reporting.score_table import build_difference_table, build_metric_table, build_ranking_table
 
-    console = Console()
+    console = build_console()
     for metric in metrics:
         console.print(build_difference_table(comparison, metric))
     console.print(build_ranking_table(comparison.rankings))

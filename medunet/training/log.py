@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from medunet.io import describe_write_error, write_bytes_atomic
+from medunet.models.names import LOG
 
 logger = logging.getLogger(__name__)
 
-LOG = "log.csv"
 COLUMNS = ("iteration", "seconds", "learning_rate", "loss", "training_dice", "validation_dice", "data_wait")
 
 

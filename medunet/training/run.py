@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,16 +11,18 @@ from medunet.errors import OutputError
 from medunet.io import check_output
 from medunet.models import SYNTHETIC_WARNING
 from medunet.models.names import ENSEMBLE, WEIGHTS
+from medunet.runs import list_network_folders
+from medunet.runs.failure import recorded_failure
+from medunet.runs.lock import RunLock
 from medunet.tasks import load_task
 from medunet.training.cascade import train_cascade
 from medunet.training.cross_validation import train_every_fold
 from medunet.training.distributed import World
 from medunet.training.experiment import prepare_experiment
 from medunet.training.fold import TrainingResult, train_fold
-from medunet.training.folders import find_unfinished_run, list_network_folders, name_run_folder
+from medunet.training.folders import find_unfinished_run, name_run_folder
 from medunet.training.launch import open_world
 from medunet.training.locating import train_located
-from medunet.training.lock import RunLock
 from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings, build_settings, has_settings, read_settings, take_over_settings
 from medunet.training.signals import StopSignals
@@ -63,7 +65,10 @@ def train(
     started = settings if begun is None else read_settings(begun)  # a run goes on with as many processes as it had
     with open_world(arguments, devices=started.devices, nodes=started.nodes, device=started.device) as world:
         folder = Path(world.share(str(begun or _name_folder(settings, output)) if world.is_first else None))
-        with RunLock(folder) if world.is_first else nullcontext():
+        with ExitStack() as stack:
+            if world.is_first:
+                stack.enter_context(RunLock(folder))
+                stack.enter_context(recorded_failure(folder))
             return _train_in(folder, settings, world, observer or Observer(), resume=resume)
 
 

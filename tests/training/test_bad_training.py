@@ -24,7 +24,7 @@ from medunet.io import describe_write_error, read_label_map, read_volume, write_
 from medunet.models import read_model
 from medunet.planning import Effort
 from medunet.training import Observer, Step, TrainingResult, train
-from medunet.training.lock import LOCK_FILE, RunLock
+from medunet.runs.lock import LOCK_FILE, RunLock
 from medunet.training.log import TrainingLog
 from medunet.training.state import find_state, has_state
 from medunet.volume import Volume
