@@ -43,8 +43,8 @@ def compare_documents(
         if key in silent or (before := first.get(key)) == (after := second.get(key)):
             continue
         path = f"{where}.{key}" if where else key
-        if all(isinstance(value, Mapping | None) for value in (before, after)):
-            yield from compare_documents(before or {}, after or {}, where=path)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from compare_documents(before, after, where=path)
         elif _is_list_of_documents(before) and _is_list_of_documents(after) and len(before) == len(after):
             for index, (one, other) in enumerate(zip(before, after, strict=True)):
                 yield from compare_documents(one, other, where=f"{path}.{index}")
@@ -85,6 +85,8 @@ def format_value(value: Any, separator: str = "x") -> str:
     """
     if value is None:
         return "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {format_value(item, separator)}" for key, item in value.items()) or "none"
     if not isinstance(value, list | tuple):
         return str(value)
     if any(isinstance(item, list | tuple) for item in value):

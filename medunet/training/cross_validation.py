@@ -91,6 +91,7 @@ def train_every_fold(
     with experiment.world.in_turn():  # the first process writes what the others read
         if experiment.world.is_first:
             validation = _finish(experiment, folder, folds, masks)
+            experiment.observer.on_model(folder)
             if not keeps_masks:
                 shutil.rmtree(masks)
         record = read_records(folder).training
