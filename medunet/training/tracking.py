@@ -8,6 +8,7 @@ imported.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import time
@@ -34,6 +35,7 @@ _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOU
 _CLOSE_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 """After a signal: what sent it may not wait long."""
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _LEFT_OUT = frozenset({STATE_FOLDER, TENSORBOARD, LOCK_FILE})
 _MAX_PARAMETERS = 100
 _MAX_VALUE = 500
@@ -259,6 +261,9 @@ def _build_client(uri: str) -> Any:
     except ImportError as error:
         msg = "--mlflow needs MLflow, which is not installed; install it with: pip install 'medunet[mlflow]'"
         raise InputError(msg) from error
+    if urlsplit(uri).scheme.split("+")[0] in _DATABASES and importlib.util.find_spec("sqlalchemy") is None:
+        msg = f"A database such as {uri} needs the whole of MLflow: pip install mlflow. Or give a server, or a folder."
+        raise InputError(msg)
     try:
         return MlflowClient(tracking_uri=uri)
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setenv(name, "true")
     for name, value in tracking._PATIENCE.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("medunet.training.mlflow_sender._SECONDS", 0.01)
-    monkeypatch.setattr("medunet.training.mlflow_sender._CLOSING_SECONDS", 0.01)
     monkeypatch.setattr("medunet.training.loop._REPORT_SECONDS", 0.0)
     return str(tmp_path / "mlflow")
 
@@ -169,7 +167,13 @@ def test_folds_are_nested_runs(train_tiny: Train, store: str, read_runs: Any, cl
 
 
 def test_a_failing_server_costs_a_warning_and_later_gets_everything(
-    train_tiny: Train, store: str, read_runs: Any, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    train_tiny: Train,
+    store: str,
+    read_runs: Any,
+    client: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
 ) -> None:
     from mlflow import MlflowClient
 
@@ -223,7 +227,7 @@ def test_a_database_needs_the_whole_of_mlflow(train_tiny: Train, store: str, tmp
     try:
         import sqlalchemy  # noqa: F401
     except ImportError:
-        with pytest.raises(InputError, match="pip install mlflow"):
+        with pytest.raises(InputError, match="the whole of MLflow: pip install mlflow"):
             train_tiny(tmp_path / "run", mlflow=f"sqlite:///{tmp_path}/mlflow.db")
 
 
@@ -260,10 +264,9 @@ def test_a_folder_may_be_a_plain_path(text: str, uri: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medunet.training.mlflow_sender._SECONDS", 0.01)
     monkeypatch.setattr("medunet.training.mlflow_sender._CLOSING_SECONDS", 0.01)
-    yield
 
 
 def test_numbers_arrive_in_order_and_in_batches() -> None:
