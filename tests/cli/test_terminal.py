@@ -35,12 +35,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
-    stream = Terminal()
-    monkeypatch.setattr("sys.stdout", stream)
-    return stream
+    return Terminal()
 
 
-def test_a_terminal_gets_colours_and_bars(terminal: Terminal) -> None:
+def test_a_terminal_gets_colours_and_bars(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", terminal)
     build_console().print("bold", style="bold red")
     with ConsoleObserver() as observer:
         observer.on_step(STEP)
@@ -50,6 +49,7 @@ def test_a_terminal_gets_colours_and_bars(terminal: Terminal) -> None:
 
 def test_no_color_leaves_nothing_but_text(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stdout", terminal)
     build_console().print("bold", style="bold red")
     with ConsoleObserver() as observer:
         observer.on_case("reading", "a", 1, 1)
@@ -69,8 +69,9 @@ def test_what_is_said_while_a_document_is_made_goes_to_stderr(capsys: pytest.Cap
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_a_file_all(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.stdout", terminal)
     row = {"first": "a" * 30, "second": "b" * 30, "third": "c" * 30}
     console = build_console()
     console.width = 70
@@ -93,13 +94,9 @@ def test_a_pipe_gets_no_codes(tmp_path: Path, command: list[str]) -> None:
         write_scored_run(tmp_path / name)
     environment = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")}
     environment |= {"TERM": "xterm-256color", "MEDUNET_HOME": str(tmp_path)}
+    arguments = [str(tmp_path / word) if word in ("a", "b") else word for word in command]
     ended = subprocess.run(
-        [sys.executable, "-m", "medunet", *command],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-m", "medunet", *arguments], env=environment, capture_output=True, text=True, check=True
     )
     assert ended.stdout
     assert ESCAPE not in ended.stdout + ended.stderr
