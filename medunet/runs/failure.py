@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from medunet.errors import TrainingStoppedError
+from medunet.errors import ModelError, TrainingStoppedError
 from medunet.io import write_json_atomic
 from medunet.models.names import FAILURE, SETTINGS, STATE_FOLDER
 
@@ -32,7 +32,8 @@ class Failure(BaseModel):
 def recorded_failure(folder: Path) -> Iterator[None]:
     """Write down why a training fails, and forget an earlier failure when it goes on.
 
-    An error before there is anything to go on with leaves no file: such a folder is removed again.
+    An error before there is anything to go on with leaves no file: such a folder is removed again. Nor does a refusal to go on,
+    because of other data for example: the run is as good as before.
 
     Args:
         folder: The run folder.
@@ -42,7 +43,7 @@ def recorded_failure(folder: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
     try:
         yield
-    except TrainingStoppedError:
+    except (TrainingStoppedError, ModelError):
         raise
     except Exception as error:
         if (folder / STATE_FOLDER / SETTINGS).is_file():

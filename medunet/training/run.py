@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +77,6 @@ def train(
                 name = load_task(settings.task).name
                 follower = follow_in_mlflow(mlflow, folder, name, observer, resumes=begun is not None)
                 observer = Observers([observer, TensorBoardNotes(), stack.enter_context(follower)])
-                stack.enter_context(recorded_failure(folder))
             return _train_in(folder, settings, world, observer, resume=resume)
 
 
@@ -113,13 +112,14 @@ def _train_in(
     train_one = train_fold if experiment.low_plan is None else train_cascade
     if experiment.locator_plan is not None:
         train_one = train_located
-    if settings.fold == "cv":
-        result = train_every_fold(experiment, folder, train_one=train_one)
-    else:
-        # A run that was killed before its first save has a plan, but no state to go on from.
-        resumes = has_state(folder) if resume == "auto" else resume
-        fold = None if settings.fold == "all" else settings.fold
-        result = train_one(experiment, folder, fold, resumes=resumes)
+    with recorded_failure(folder) if world.is_first else nullcontext():
+        if settings.fold == "cv":
+            result = train_every_fold(experiment, folder, train_one=train_one)
+        else:
+            # A run that was killed before its first save has a plan, but no state to go on from.
+            resumes = has_state(folder) if resume == "auto" else resume
+            fold = None if settings.fold == "all" else settings.fold
+            result = train_one(experiment, folder, fold, resumes=resumes)
     if experiment.dataset.is_synthetic and world.is_first:
         logger.warning(SYNTHETIC_WARNING)
     return result

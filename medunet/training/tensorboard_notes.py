@@ -89,5 +89,5 @@ def _add_parameter_row(writer: Any, parameters: Mapping[str, Any], scores: list[
     """What `SummaryWriter.add_hparams` does, without its folder of its own."""
     from torch.utils.tensorboard.summary import hparams
 
-    for summary in hparams(dict(parameters), dict.fromkeys(scores, 0.0)):
+    for summary in hparams(dict(parameters), dict.fromkeys(scores, 0.0)):  # type: ignore[no-untyped-call]
         writer.file_writer.add_summary(summary)

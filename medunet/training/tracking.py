@@ -76,7 +76,10 @@ def follow_in_mlflow(
         InputError: If MLflow is not installed, or cannot be used there.
     """
     before = _read_followed(folder) if resumes else None
-    uri = _to_uri(uri) if uri is not None else before and before.uri
+    if uri is not None:
+        uri = _to_uri(uri)
+    elif before is not None:
+        uri = before.uri
     if uri is None:
         yield Observer()
         return

@@ -56,6 +56,13 @@ def test_an_error_is_remembered_until_the_run_goes_on(tmp_path: Path) -> None:
     assert (read_run(folder).state, read_run(folder).reason) == ("interrupted", None)
 
 
+def test_a_refusal_to_go_on_is_no_failure(tmp_path: Path) -> None:
+    folder = write_begun_run(tmp_path / "a")
+    with pytest.raises(ModelError), recorded_failure(folder):
+        raise ModelError("other cases")
+    assert read_run(folder).state == "interrupted"
+
+
 def test_an_error_before_anything_was_settled_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), RunLock(tmp_path / "a"), recorded_failure(tmp_path / "a"):
         raise RuntimeError
