@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import re
 import time
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
-from medunet.errors import InputError, TrainingStoppedError
+from medunet.errors import InputError, ModelError, TrainingStoppedError
 from medunet.io import write_json_atomic
 from medunet.models.documents import read_document
 from medunet.models.names import MLFLOW, STATE_FOLDER
@@ -28,6 +29,8 @@ from medunet.training.log import TENSORBOARD
 from medunet.training.mlflow_sender import Sender, describe_error
 from medunet.training.progress import Observer, Step, TrainingStart
 from medunet.training.tensorboard_notes import list_pictures, read_final_scores
+
+logger = logging.getLogger(__name__)
 
 _NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -48,6 +51,7 @@ class FollowedRun(BaseModel):
 
     Attributes:
         uri: Of the server, or of a folder.
+        experiment_id: MLflow's id of the experiment.
         runs: Network -> MLflow's id of its run. A network is named by its folder below the run folder; ``""`` is the run
             itself.
     """
@@ -55,6 +59,7 @@ class FollowedRun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     uri: str
+    experiment_id: str
     runs: dict[str, str]
 
 
@@ -73,24 +78,24 @@ def follow_in_mlflow(
         resumes: Whether the run goes on.
 
     Raises:
-        InputError: If MLflow is not installed, or cannot be used there.
+        InputError: If MLflow is not installed, or cannot be used there. A run that goes on where it was followed is not
+            refused.
     """
     before = _read_followed(folder) if resumes else None
-    if uri is not None:
-        uri = _to_uri(uri)
-    elif before is not None:
-        uri = before.uri
-    if uri is None:
+    if uri is None and before is None:
         yield Observer()
         return
-    experiment = f"medunet-{task_name}"
-    client = _build_client(uri)
-    experiment_id = _find_experiment(client, experiment, uri)
+    try:
+        follower = _start(uri, folder, task_name, before)
+    except InputError as error:
+        if uri is not None:
+            raise
+        logger.warning("%s The training goes on, and is no longer followed.", error)  # nobody has asked for it now
+        yield Observer()
+        return
     observer.on_message(
-        f"MLflow: experiment {experiment} at {uri}. MLflow's reports of its usage are switched off in this process."
+        f"MLflow: experiment medunet-{task_name} at {follower.uri}. MLflow's reports of its usage are switched off in this process."
     )
-    known = before.runs if before is not None and before.uri == uri else {}
-    follower = _Follower(client, experiment_id, uri, folder, known)
     try:
         yield follower
     except (TrainingStoppedError, KeyboardInterrupt):
@@ -102,13 +107,21 @@ def follow_in_mlflow(
     follower.close("FINISHED", _CLOSE_SECONDS)
 
 
+def _start(uri: str | None, folder: Path, task_name: str, before: FollowedRun | None) -> _Follower:
+    address = _to_uri(uri) if uri is not None else before.uri if before is not None else ""
+    client = _build_client(address)
+    if before is not None and before.uri == address:  # a job that goes on at night shall not end because MLflow sleeps
+        return _Follower(client, before.experiment_id, address, folder, before.runs)
+    return _Follower(client, _find_experiment(client, f"medunet-{task_name}", address), address, folder, {})
+
+
 class _Follower(Observer):
     """Hands everything to a thread that talks to MLflow; each method returns at once."""
 
     def __init__(self, client: Any, experiment_id: str, uri: str, folder: Path, known: Mapping[str, str]) -> None:
         self._client = client
         self._experiment_id = experiment_id
-        self._uri = uri
+        self.uri = uri
         self._folder = folder
         self._runs = dict(known)
         self._opened: set[str] = set()
@@ -196,7 +209,7 @@ class _Follower(Observer):
             run = self._client.create_run(self._experiment_id, tags=tags, run_name=title)
             self._runs[name] = run.info.run_id
         self._opened.add(name)
-        record = FollowedRun(uri=self._uri, runs=self._runs)
+        record = FollowedRun(uri=self.uri, experiment_id=self._experiment_id, runs=self._runs)
         with contextlib.suppress(OSError):  # then a resumed run is followed as a new one
             write_json_atomic(self._folder / STATE_FOLDER / MLFLOW, record.model_dump(mode="json"))
         return self._runs[name]
@@ -245,7 +258,11 @@ def _to_uri(text: str) -> str:
 
 def _read_followed(folder: Path) -> FollowedRun | None:
     path = folder / STATE_FOLDER / MLFLOW
-    return read_document(FollowedRun, path) if path.is_file() else None
+    try:
+        return read_document(FollowedRun, path) if path.is_file() else None
+    except ModelError as error:
+        logger.warning("%s Where the run was followed is not known any more.", error)
+        return None
 
 
 def _build_client(uri: str) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_in_mlflow import build_modules
 
 from medunet.errors import InputError
 from medunet.models import read_records
@@ -19,10 +21,14 @@ from medunet.training.mlflow_sender import Sender
 Train = Callable[..., TrainingResult]
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A folder as a server, or a skip; the variables that medunet sets are forgotten afterwards."""
-    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'medunet[mlflow]'")
+@pytest.fixture(params=["stand-in", "mlflow"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder as a server: of a stand-in, and of MLflow where it is installed."""
+    if request.param == "stand-in":
+        for name, module in build_modules().items():
+            monkeypatch.setitem(sys.modules, name, module)
+    else:
+        pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'medunet[mlflow]'")
     for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_ALLOW_FILE_STORE"):
         monkeypatch.setenv(name, "true")
     for name, value in tracking._PATIENCE.items():
@@ -222,13 +228,34 @@ def test_a_server_that_is_not_there_is_said_before_training(train_tiny: Train, s
     assert not (tmp_path / "run").exists()
 
 
-def test_a_database_needs_the_whole_of_mlflow(train_tiny: Train, store: str, tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
-    try:
-        import sqlalchemy  # noqa: F401
-    except ImportError:
-        with pytest.raises(InputError, match="the whole of MLflow: pip install mlflow"):
-            train_tiny(tmp_path / "run", mlflow=f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_database_needs_the_whole_of_mlflow(
+    train_tiny: Train, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="the whole of MLflow: pip install mlflow"):
+        train_tiny(tmp_path / "run", mlflow=f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_run_goes_on_though_the_server_or_mlflow_is_gone(
+    train_tiny: Train, store: str, read_runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "run", mlflow=store)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3, KeyboardInterrupt())
+        patch.setitem(sys.modules, "mlflow", None)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tmp_path / "run", resume=True)
+    assert "is no longer followed" in caplog.text
+    path = tmp_path / "run" / "state" / "mlflow.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"uri": "http://127.0.0.1:9"}))
+    monkeypatch.setattr(tracking, "_CLOSE_SECONDS", 0.1)
+    assert train_tiny(tmp_path / "run", resume=True).num_iterations == 4
+    assert "could not be sent to MLflow at http://127.0.0.1:9" in caplog.text
+    path.write_text("{")
+    assert [run.info.status for run in read_runs().values()] == ["KILLED"]
 
 
 def test_a_password_in_the_address_is_refused(train_tiny: Train, tmp_path: Path) -> None:
@@ -240,7 +267,7 @@ def test_a_password_in_the_address_is_refused(train_tiny: Train, tmp_path: Path)
 def test_without_mlflow_the_error_names_the_extra(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(InputError, match=r"pip install 'medunet\[mlflow\]'"):
         train_tiny(tmp_path / "run", mlflow=str(tmp_path / "mlflow"))
     assert not (tmp_path / "run").exists()
