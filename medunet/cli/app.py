@@ -25,6 +25,7 @@ from medunet.cli.networks import networks
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
 from medunet.cli.quantize import quantize
+from medunet.cli.runs import app as runs_app
 from medunet.cli.select import select
 from medunet.cli.series import series
 from medunet.cli.tasks import app as tasks_app
@@ -58,6 +59,7 @@ app.command()(phantom)
 app.command()(networks)
 app.command()(doctor)
 app.add_typer(tasks_app, name="tasks")
+app.add_typer(runs_app, name="runs")
 
 
 def _print_version(wanted: bool) -> None:

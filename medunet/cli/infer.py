@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.cli.options import DeviceOption, check_page_name
+from medunet.cli.options import DeviceOption, JsonOption, check_page_name
 from medunet.cli.reading import (
     AffineChoice,
     AllowGaps,
@@ -103,7 +103,7 @@ def infer(
     strict: Annotated[
         bool, typer.Option("--strict", help=f"Exit with {FLAGGED} if a scan or mask is unlike training.")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Segment scans; each mask lies exactly on its scan's grid."""
     from medunet.cli.infer_jobs import Wishes, list_jobs
@@ -153,10 +153,10 @@ def infer(
         precision=precision,  # type: ignore[arg-type]
     )
     run = InferRun(
-        jobs=jobs, wishes=wishes, options=options, settings=settings, folder=folder, is_quiet=json_, device=device
+        jobs=jobs, wishes=wishes, options=options, settings=settings, folder=folder, is_quiet=as_json, device=device
     )
     outcome = run.process(list(task.labels) if task else [], continues=continue_)
-    if json_:
+    if as_json:
         run.print_json(outcome)
     if outcome.num_failed:
         others = f"; the masks of the others are in {output}" if outcome.num_failed < len(jobs) else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from medunet.cli.infer_jobs import Job, Wishes, check_outputs, check_report, list_job_outputs
 from medunet.cli.infer_report import ReportWriter
 from medunet.cli.reading import print_remarks
+from medunet.cli.terminal import print_json
 from medunet.errors import InputError, MedunetError, OutputError
 from medunet.inference.manifest import (
     Manifest,
@@ -215,8 +215,7 @@ class InferRun:
 
     def print_json(self, outcome: InferOutcome) -> None:
         """Everything as one JSON document, in the order of the scans."""
-        manifests = [outcome.manifests[job] for job in self.jobs if job in outcome.manifests]
-        print(json.dumps([manifest.model_dump(mode="json") for manifest in manifests], indent=2))
+        print_json([outcome.manifests[job] for job in self.jobs if job in outcome.manifests])
 
     def _is_finished(self, job: Job, manifest: Manifest, names: Sequence[str]) -> bool:
         """Whether nothing is left to do; a finished run of another kind is refused, unless it may be replaced."""

@@ -44,6 +44,12 @@ MemoryOption = Annotated[
     typer.Option("--memory-gb", help="Device memory that the plan may use; default: 8, or the preset's."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout in place of text; messages go to stderr.")
+]
+JsonFileOption = Annotated[
+    Path | None, typer.Option("--json-file", help="File for the document that --json prints, beside what is printed.")
+]
 
 
 def check_page_name(path: Path | None) -> None:

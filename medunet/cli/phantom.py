@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medunet.cli.options import JsonOption
+from medunet.cli.terminal import print_json
 from medunet.errors import InputError
 
 
@@ -15,6 +17,7 @@ def phantom(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the Decathlon dataset.")],
     num_cases: Annotated[int, typer.Option("--num-cases", "-n", help="Patients.")] = 24,
     seed: Annotated[int, typer.Option("--seed", help="Other seeds give other patients.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Make synthetic labelled volumes as a Medical Segmentation Decathlon folder."""
     from medunet.tasks import load_task
@@ -27,4 +30,7 @@ def phantom(
     from medunet.phantoms import write_phantom_dataset
 
     write_phantom_dataset(recipe.phantom, output, num_cases=num_cases, seed=seed)
+    if as_json:
+        print_json({"folder": output, "phantom": recipe.phantom, "num_cases": num_cases, "seed": seed})
+        return
     print(f"{num_cases} synthetic cases ({recipe.phantom}, seed {seed}): {output}")

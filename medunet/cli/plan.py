@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,8 @@ from medunet.cli.options import (
     ConfigurationOption,
     DataOption,
     DeviceOption,
+    JsonFileOption,
+    JsonOption,
     MapOption,
     MemoryOption,
     NetworkOption,
@@ -20,6 +21,7 @@ from medunet.cli.options import (
     PresetOption,
     TaskOption,
 )
+from medunet.cli.terminal import print_json
 
 if TYPE_CHECKING:
     from medunet.planning import Fingerprint, Plan
@@ -38,9 +40,8 @@ def plan(
     network: NetworkOption = "auto",
     network_options: NetworkSettingOption = None,
     device: DeviceOption = "auto",
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="File for fingerprint and plan; - prints them instead of the page.")
-    ] = None,
+    as_json: JsonOption = False,
+    json_file: JsonFileOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the JSON file.")] = False,
 ) -> None:
     """Show what a dataset looks like and how `medunet train` would train on it here, with the reason of every choice."""
@@ -65,10 +66,9 @@ def plan(
     )
     settings.resolve_budget(recipe)  # what contradicts it is said before the dataset is read
     dataset = read_dataset(data, mapping=parse_mapping(mapping or ()))
-    json_path = None if json_file in (None, "-") else Path(str(json_file))
-    if json_path is not None:
+    if json_file is not None:
         files = [path for case in dataset.cases for path in (*case.images, case.labels)]
-        check_output(json_path, [data, Path(task), dataset.folder / "dataset.json", *files], overwrite=overwrite)
+        check_output(json_file, [data, Path(task), dataset.folder / "dataset.json", *files], overwrite=overwrite)
     with CaseProgress("reading", len(dataset.cases)) as progress:
         fingerprint = compute_fingerprint(dataset.cases, recipe, num_workers=count_workers(), on_case=progress.on_case)
     plans = _fit_plans(fingerprint, recipe, settings)
@@ -76,17 +76,17 @@ def plan(
         "fingerprint": fingerprint.model_dump(mode="json"),
         "plans": {one.configuration: one.model_dump(mode="json") for one in plans},
     }
-    if json_path is not None:
-        write_json_atomic(json_path, content)
-    if json_file == "-":
-        print(json.dumps(content, indent=2, allow_nan=False))
+    if json_file is not None:
+        write_json_atomic(json_file, content)
+    if as_json:
+        print_json(content)
         return
     print(format_fingerprint(fingerprint, recipe))
     for one in plans:
         print(f"\n{format_plan(one)}")
     print(f"\n{_describe_inference(fingerprint, plans[-1], settings)}")
-    if json_path is not None:
-        print(f"\nWritten: {json_path}")
+    if json_file is not None:
+        print(f"\nWritten: {json_file}")
 
 
 def _describe_inference(fingerprint: Fingerprint, plan: Plan, settings: TrainingSettings) -> str:

@@ -12,6 +12,7 @@ from medunet.cli.options import (
     BudgetOption,
     ConfigurationOption,
     DeviceOption,
+    JsonOption,
     MapOption,
     MemoryOption,
     NetworkOption,
@@ -20,6 +21,7 @@ from medunet.cli.options import (
     SplitsOption,
     TaskOption,
 )
+from medunet.cli.terminal import build_console, print_json
 from medunet.errors import InputError, TrainingError, TrainingStoppedError
 
 if TYPE_CHECKING:
@@ -89,6 +91,11 @@ def train(
     requeue: Annotated[
         bool, typer.Option("--requeue", help="Go on with --output where it holds a run, else start: for batch jobs.")
     ] = False,
+    mlflow: Annotated[
+        str | None,
+        typer.Option("--mlflow", help="Also follow the training in MLflow: http://server:5000, or a folder."),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a network on labelled volumes, validate it, and leave a model folder."""
     if requeue and output is None:
@@ -99,7 +106,7 @@ def train(
     from medunet.cli.progress import ConsoleObserver
     from medunet.training.place import is_first_process
 
-    with ConsoleObserver() as observer:
+    with ConsoleObserver(stderr=as_json) as observer:
         try:
             result = training.train(
                 task,
@@ -128,6 +135,7 @@ def train(
                 workers=workers,
                 seed=seed,
                 deterministic=deterministic,
+                mlflow=mlflow,
             )
         except (TrainingStoppedError, KeyboardInterrupt) as stop:
             reason = "Interrupted" if isinstance(stop, KeyboardInterrupt) else f"Stopped ({stop.reason})"
@@ -139,20 +147,43 @@ def train(
                 raise typer.Exit(EXIT_REQUEUE) from stop
             raise TrainingError(msg) from stop
     if is_first_process():  # of those that torchrun or SLURM started
-        _print_result(result)
+        if as_json:
+            print_json(_describe_result(result))
+        else:
+            _print_result(result)
+
+
+def _describe_result(result: TrainingResult) -> dict[str, object]:
+    from medunet.models import read_records
+    from medunet.models.names import REPORT
+    from medunet.training.report import MIDDLE_CASE
+
+    records, evaluation = read_records(result.folder), result.evaluation
+    report, picture = (result.folder / name for name in (REPORT, MIDDLE_CASE))
+    return {
+        "model": result.folder,
+        "task": records.task.name,
+        "num_iterations": result.num_iterations,
+        "seconds": result.seconds,
+        "num_cases": records.metrics["num_cases"],
+        "mean_dice": records.metrics["mean_dice"],
+        "interval_95": None if evaluation is None else evaluation.compute_interval(),
+        "labels": records.metrics["labels"],
+        "failed": records.metrics["failed"],
+        "report": report if report.is_file() else None,
+        "picture": picture if picture.is_file() else None,
+    }
 
 
 def _print_result(result: TrainingResult) -> None:
-    from rich.console import Console
-
-    from medunet.cli.progress import format_duration
+    from medunet.cli.durations import format_duration
     from medunet.models.names import REPORT
     from medunet.reporting import build_dice_table
     from medunet.training.report import MIDDLE_CASE
 
     print(f"Trained {result.num_iterations} iterations in {format_duration(result.seconds)} min.")
     if result.evaluation is not None:
-        Console().print(build_dice_table(result.evaluation))
+        build_console().print(build_dice_table(result.evaluation))
     for name, path in (("Picture", result.folder / MIDDLE_CASE), ("Report", result.folder / REPORT)):
         if path.is_file():
             print(f"{name}: {path}")

@@ -21,7 +21,7 @@ from medunet.evaluation.case_metrics import (
 from medunet.evaluation.catalogue import MetricSettings
 from medunet.evaluation.pairing import pair_sources
 from medunet.evaluation.sides import LabelMapPair, NamedPair, SideOptions, read_sides
-from medunet.evaluation.statistics import Summary, summarize_scores
+from medunet.evaluation.statistics import Summary, bootstrap_interval, summarize_scores
 from medunet.tasks import Task, check_mapping, load_task
 
 OnCase = Callable[[str], None]
@@ -80,6 +80,11 @@ class Evaluation:
         for score in self.scores:
             dice_per_case.setdefault(score.case_id, []).append(score.dice)
         return {case_id: _compute_mean(dice) for case_id, dice in dice_per_case.items()}
+
+    def compute_interval(self) -> tuple[float, float] | None:
+        """95 % bootstrap interval of the mean over cases of each case's mean Dice; None for fewer than 2 cases."""
+        dices = self.mean_dice_per_case().values()
+        return bootstrap_interval([dice for dice in dices if dice is not None])
 
 
 def build_evaluation(

@@ -2,7 +2,7 @@
 
 from medunet.training.budget import Budget, parse_budget
 from medunet.training.fold import TrainingResult
-from medunet.training.progress import Observer, Step
+from medunet.training.progress import Observer, Step, TrainingStart
 from medunet.training.quantizing import Quantized, quantize
 from medunet.training.run import train
 from medunet.training.selection import Selection, select
@@ -16,6 +16,7 @@ __all__ = [
     "Step",
     "TrainingResult",
     "TrainingSettings",
+    "TrainingStart",
     "parse_budget",
     "quantize",
     "select",

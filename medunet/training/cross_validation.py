@@ -22,7 +22,7 @@ from medunet.models import (
     write_ensemble,
     write_results,
 )
-from medunet.models.names import METRICS
+from medunet.models.names import METRICS, STATE_FOLDER
 from medunet.postprocessing import compute_quality_ranges
 from medunet.tasks import Case, count_folds, split_fold
 from medunet.training.experiment import Experiment, count_cases
@@ -30,7 +30,7 @@ from medunet.training.fold import TrainingResult, train_fold
 from medunet.training.identity import describe_other_cases
 from medunet.training.mask_pairs import has_mask_pair
 from medunet.training.report import write_report
-from medunet.training.state import STATE_FOLDER, has_state
+from medunet.training.state import has_state
 from medunet.training.validation import (
     Validation,
     fit_calibrations,
@@ -91,6 +91,7 @@ def train_every_fold(
     with experiment.world.in_turn():  # the first process writes what the others read
         if experiment.world.is_first:
             validation = _finish(experiment, folder, folds, masks)
+            experiment.observer.on_model(folder)
             if not keeps_masks:
                 shutil.rmtree(masks)
         record = read_records(folder).training

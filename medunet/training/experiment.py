@@ -14,7 +14,7 @@ from medunet.device import Precision, choose_device, choose_precision, count_wor
 from medunet.errors import InputError
 from medunet.models import get_runs_folder
 from medunet.models.folder import Model, read_single_model, write_description
-from medunet.models.names import LOCATE, LOW
+from medunet.models.names import LOCATE, LOW, STATE_FOLDER
 from medunet.phantoms import write_phantom_dataset
 from medunet.planning import Fingerprint, Plan, build_locator_task, compute_fingerprint
 from medunet.preprocessing import StoredCase, prepare_cases
@@ -39,7 +39,7 @@ from medunet.training.folders import read_plan
 from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings, write_settings
 from medunet.training.signals import StopSignals
-from medunet.training.state import STATE_FOLDER, has_state
+from medunet.training.state import has_state
 
 logger = logging.getLogger(__name__)
 

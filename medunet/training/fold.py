@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as get_version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ from medunet.models.folder import TrainingRecord, write_results, write_weights
 from medunet.models.names import LOCATE
 from medunet.postprocessing import compute_quality_ranges
 from medunet.preprocessing import StoredCase
+from medunet.runs.documents import flatten_document
 from medunet.tasks import Case, split_fold
 from medunet.training.experiment import Experiment, count_cases
 from medunet.training.fine_tune import load_matching_weights
@@ -31,6 +33,7 @@ from medunet.training.identity import RunIdentity
 from medunet.training.loop import LoopResult, Trainer
 from medunet.training.losses import LossName
 from medunet.training.previous_stage import PreviousStage
+from medunet.training.progress import TrainingStart
 from medunet.training.quantizing import quantize_after_training
 from medunet.training.report import draw_patches, write_report
 from medunet.training.speed import measure_speeds
@@ -96,6 +99,15 @@ def train_fold(
         f"({experiment.dataset.layout})"
     )
     trainer = _build_trainer(experiment, folder, training_cases, validation_cases, previous)
+    experiment.observer.on_training(
+        TrainingStart(
+            folder=folder,
+            resumes=resumes,
+            parameters=_list_parameters(experiment, fold, trainer)
+            | {"training_cases": len(training_cases), "validation_cases": len(validation_cases)},
+            tags=_list_tags(experiment),
+        )
+    )
     if experiment.source is not None and not resumes:
         report = load_matching_weights(
             trainer.engine.network, experiment.task, experiment.plan, experiment.source
@@ -196,6 +208,7 @@ class _Fold:
                 validation = self._validate(segmenter, masks, speed)
                 self._write(result, validation, masks, speed)
                 self._quantize(result.seconds)
+            self.experiment.observer.on_model(self.folder)
         return TrainingResult(
             folder=self.folder,
             validation_cases=self.validation_cases,
@@ -266,7 +279,6 @@ class _Fold:
 
     def _build_record(self, result: LoopResult) -> TrainingRecord:
         experiment = self.experiment
-        settings = dataclasses.asdict(experiment.settings)
         return TrainingRecord(
             medunet_version=medunet.__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -283,13 +295,50 @@ class _Fold:
             is_deterministic=experiment.settings.deterministic,
             device=_describe_device(experiment.device),
             precision=experiment.precision,
-            # Without paths: a model travels, and folders may be named after patients.
-            settings={name: value for name, value in settings.items() if name not in _PATHS}
-            | self.trainer.describe()
-            | {"from_model": experiment.settings.from_model and Path(experiment.settings.from_model).name},
-            versions={name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
-            | {"python": platform.python_version()},
+            settings=_list_settings(experiment, self.trainer),
+            versions=_list_versions(),
         )
+
+
+def _list_settings(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
+    """Without paths: a model travels, and folders may be named after patients."""
+    settings = dataclasses.asdict(experiment.settings)
+    return (
+        {name: value for name, value in settings.items() if name not in _PATHS}
+        | trainer.describe()
+        | {"from_model": experiment.settings.from_model and Path(experiment.settings.from_model).name}
+    )
+
+
+def _list_versions() -> dict[str, str]:
+    versions = {name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
+    return versions | {"python": platform.python_version()}
+
+
+def _list_parameters(experiment: Experiment, fold: int | None, trainer: Trainer) -> dict[str, int | float | bool | str]:
+    """Settings and plan as one row."""
+    settings = _list_settings(experiment, trainer)
+    del settings["optimizer"]  # the plan holds it
+    facts = {
+        "fold": "all" if fold is None else fold,
+        "budget": experiment.settings.budget or experiment.task.budget,
+        "dataset": experiment.dataset.name,
+        "device": _describe_device(experiment.device),
+        "precision": experiment.precision,
+    }
+    plan = experiment.plan.model_dump(mode="json", exclude={"reasons", "version"})
+    return flatten_document(settings | facts) | flatten_document(plan, where="plan")
+
+
+def _list_tags(experiment: Experiment) -> dict[str, str]:
+    task = experiment.task
+    versions = {"medunet": medunet.__version__, **_list_versions()}
+    return {
+        "task": task.name,
+        "title": task.title,
+        "modality": task.modality,
+        "is_synthetic": str(experiment.dataset.is_synthetic),
+    } | {f"version.{name}": version for name, version in versions.items()}
 
 
 def _compute_checksum(case: StoredCase) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from medunet.io import describe_write_error, write_bytes_atomic
+from medunet.models.names import LOG
 
 logger = logging.getLogger(__name__)
 
-LOG = "log.csv"
+TENSORBOARD = "tensorboard"
 COLUMNS = ("iteration", "seconds", "learning_rate", "loss", "training_dice", "validation_dice", "data_wait")
 
 
@@ -45,7 +46,7 @@ class TrainingLog:
         purge_step = None if resumes_at is None else resumes_at + 1
         try:
             self._file = self._path.open("ab", buffering=0)
-            self._events: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+            self._events: Any = SummaryWriter(str(folder / TENSORBOARD), purge_step=purge_step)
         except OSError as error:
             raise describe_write_error(self._path, error) from error
 
@@ -112,7 +113,7 @@ class TrainingLog:
     def _give_up_events(self, error: OSError) -> None:
         """TensorBoard's writer ends with its first fault."""
         self._events = None
-        folder = self._path.with_name("tensorboard")
+        folder = self._path.with_name(TENSORBOARD)
         fault = describe_write_error(folder, error)
         logger.warning("%s Training goes on; TensorBoard shows no more of this session.", fault)
 

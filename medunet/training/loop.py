@@ -289,6 +289,7 @@ class Trainer:
                 seconds=state.seconds,
                 seconds_left=state.seconds * (1 - progress) / max(progress, 1e-6),
                 data_wait=data_wait,
+                learning_rate=learning_rate,
             )
         )
         log.write_step(
@@ -313,6 +314,7 @@ class Trainer:
                 self.engine.network.train()
         log.write_validation(self.state.iteration, self.state.seconds, dice)
         if dice is not None:
+            self.observer.on_look(self.state.iteration, dice)
             self.observer.on_message(f"iteration {self.state.iteration}: Dice {dice:.3f} on validation cases")
 
     def _give_up_looks(self, clock: Clock) -> None:

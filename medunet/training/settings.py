@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from medunet.device import PrecisionName
 from medunet.errors import InputError, ModelError
 from medunet.io import write_json_atomic
+from medunet.models.names import SETTINGS, STATE_FOLDER
 from medunet.networks import find_architecture
 from medunet.planning import Configuration, Preset
 from medunet.tasks import Task, load_task, suggest
@@ -19,11 +20,9 @@ from medunet.training.budget import Budget, parse_budget
 from medunet.training.compilation import Compilation
 from medunet.training.losses import LossName
 from medunet.training.sampling import AugmentationMode
-from medunet.training.state import SAVE_SECONDS, STATE_FOLDER
+from medunet.training.state import SAVE_SECONDS
 
 logger = logging.getLogger(__name__)
-
-SETTINGS = "settings.json"
 
 Fold: TypeAlias = int | Literal["all", "cv"]
 
