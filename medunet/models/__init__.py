@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from medunet.models.card import SYNTHETIC_WARNING
 from medunet.models.find import HOME_VARIABLE, find_newest_model, get_runs_folder
-from medunet.models.postprocessing import Postprocessing, TriedStep
+from medunet.models.postprocessing import LabelStep, Postprocessing, TriedStep
 from medunet.models.quality import QualityRanges
 from medunet.models.speed import MeasuredSpeed, SpeedRecord, combine_speed_records
 
@@ -48,6 +48,7 @@ __all__ = [
     "SYNTHETIC_WARNING",
     "AnyModel",
     "Ensemble",
+    "LabelStep",
     "MeasuredSpeed",
     "Model",
     "ModelRecords",

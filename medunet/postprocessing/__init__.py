@@ -3,7 +3,7 @@
 Both are learnt from labelled cases after training, and travel in the model folder.
 """
 
-from medunet.models.postprocessing import Postprocessing, TriedStep
+from medunet.models.postprocessing import LabelStep, Postprocessing, TriedStep
 from medunet.models.quality import DiceCalibration, QualityRanges
 from medunet.postprocessing.agreement import (
     AgreementCounter,
@@ -12,6 +12,8 @@ from medunet.postprocessing.agreement import (
     decide,
     join_agreement,
 )
+from medunet.postprocessing.apply import PostprocessedLabels, apply_postprocessing, postprocess_labels
+from medunet.postprocessing.apply_steps import StepEffect, apply_steps
 from medunet.postprocessing.calibration import (
     PredictedDice,
     fit_dice_calibration,
@@ -19,8 +21,8 @@ from medunet.postprocessing.calibration import (
     predict_dice,
 )
 from medunet.postprocessing.choose import choose_postprocessing
+from medunet.postprocessing.choose_steps import choose_steps
 from medunet.postprocessing.flags import Flag, find_flags, judge_case
-from medunet.postprocessing.keep_largest import apply_postprocessing
 from medunet.postprocessing.quality import CaseFacts, compute_quality_ranges, measure_case
 from medunet.postprocessing.volumes import LabelVolume, compute_label_volumes
 
@@ -30,13 +32,18 @@ __all__ = [
     "CaseFacts",
     "DiceCalibration",
     "Flag",
+    "LabelStep",
     "LabelVolume",
+    "PostprocessedLabels",
     "Postprocessing",
     "PredictedDice",
     "QualityRanges",
+    "StepEffect",
     "TriedStep",
     "apply_postprocessing",
+    "apply_steps",
     "choose_postprocessing",
+    "choose_steps",
     "compute_agreement",
     "compute_label_volumes",
     "compute_quality_ranges",
@@ -47,5 +54,6 @@ __all__ = [
     "join_agreement",
     "judge_case",
     "measure_case",
+    "postprocess_labels",
     "predict_dice",
 ]
