@@ -24,6 +24,7 @@ from medunet.cli.infer import infer
 from medunet.cli.networks import networks
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
+from medunet.cli.postprocess import postprocess
 from medunet.cli.select import select
 from medunet.cli.series import series
 from medunet.cli.tasks import app as tasks_app
@@ -44,6 +45,7 @@ app.command()(check)
 app.command()(plan)
 app.command()(train)
 app.command()(infer)
+app.command()(postprocess)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(select)

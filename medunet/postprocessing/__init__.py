@@ -22,24 +22,33 @@ from medunet.postprocessing.calibration import (
 )
 from medunet.postprocessing.choose import choose_postprocessing
 from medunet.postprocessing.choose_steps import choose_steps
+from medunet.postprocessing.crf_settings import DenseCrf
 from medunet.postprocessing.flags import Flag, find_flags, judge_case
+from medunet.postprocessing.image_steps import ImageEffect, apply_image_step
 from medunet.postprocessing.quality import CaseFacts, compute_quality_ranges, measure_case
+from medunet.postprocessing.run_steps import Postprocessed, postprocess
+from medunet.postprocessing.supervoxels import Supervoxels, compute_supervoxels
 from medunet.postprocessing.volumes import LabelVolume, compute_label_volumes
 
 __all__ = [
     "AgreementCounter",
     "AgreementCounts",
     "CaseFacts",
+    "DenseCrf",
     "DiceCalibration",
     "Flag",
+    "ImageEffect",
     "LabelStep",
     "LabelVolume",
+    "Postprocessed",
     "PostprocessedLabels",
     "Postprocessing",
     "PredictedDice",
     "QualityRanges",
     "StepEffect",
+    "Supervoxels",
     "TriedStep",
+    "apply_image_step",
     "apply_postprocessing",
     "apply_steps",
     "choose_postprocessing",
@@ -47,6 +56,7 @@ __all__ = [
     "compute_agreement",
     "compute_label_volumes",
     "compute_quality_ranges",
+    "compute_supervoxels",
     "decide",
     "find_flags",
     "fit_dice_calibration",
@@ -54,6 +64,7 @@ __all__ = [
     "join_agreement",
     "judge_case",
     "measure_case",
+    "postprocess",
     "postprocess_labels",
     "predict_dice",
 ]

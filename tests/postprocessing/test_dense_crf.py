@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from medunet.postprocessing.dense_crf import DenseCrf, refine_logits, refine_probabilities
+from medunet.postprocessing import DenseCrf
+from medunet.postprocessing.dense_crf import refine_logits, refine_probabilities
 from medunet.volume import Spacing
 
 SPACING = (0.7, 1.2, 3.0)
