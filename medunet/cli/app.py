@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 import medunet
+from medunet.cli.baseline import baseline
 from medunet.cli.check import check
 from medunet.cli.compare import compare
 from medunet.cli.convert import convert
@@ -46,6 +47,7 @@ app.command()(plan)
 app.command()(train)
 app.command()(infer)
 app.command()(postprocess)
+app.command()(baseline)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(select)
