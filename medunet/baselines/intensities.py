@@ -23,7 +23,8 @@ def take_channel(image: Volume, channel: int | None) -> Array:
     if not 0 <= channel < image.num_channels:
         msg = f"There is no channel {channel}; the scan has {image.num_channels}, counted from 0."
         raise InputError(msg)
-    return image.array[channel].astype(np.float32)
+    taken: Array = image.array[channel].astype(np.float32)
+    return taken
 
 
 def smooth(array: Array, spacing: Spacing, mm: float) -> Array:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-import edt
+import edt  # type: ignore[import-not-found]  # compiled, without type information
 import numpy as np
 
 from medunet.volume import Array, Spacing
@@ -77,5 +77,5 @@ def compute_distance(mask: Array, spacing: Spacing) -> Array:
     Returns:
         float32; 0 outside of the mask, infinite everywhere where all is mask.
     """
-    distance: Array = edt.edt(np.ascontiguousarray(mask), anisotropy=spacing, black_border=False)
+    distance: Array = edt.edt(np.ascontiguousarray(mask), anisotropy=spacing, black_border=False, parallel=1)
     return distance

@@ -40,6 +40,6 @@ class DenseCrf:
         for key in ("appearance", "smoothness"):
             if getattr(self, key) != 0:
                 check_positive(self.name, key, getattr(self, key))
-        if not isinstance(self.iterations, int):
+        if self.iterations % 1:
             msg = f"{self.name}: iterations is {self.iterations!r}; expected a whole number"
             raise ValueError(msg)

@@ -75,7 +75,7 @@ def refine_logits(logits: Tensor, image: Tensor, spacing: Spacing, crf: DenseCrf
     alike = _Appearance(features, spacing, reach, crf) if crf.appearance else None
     near = _Smoothness(unary, spacing, reach, crf) if crf.smoothness else None
     field = unary.exp()
-    for _ in range(crf.iterations):
+    for _ in range(int(crf.iterations)):
         energy = unary.clone()
         if alike is not None:
             energy += crf.appearance * alike.gather(field)

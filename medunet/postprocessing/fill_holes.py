@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 import cc3d
 import numpy as np
 
 from medunet.volume import Array
 
-_CONNECTIVITY = 6  # of what is outside, where the mask itself holds together by corners
+_CONNECTIVITY: Final = 6  # of what is outside, where the mask itself holds together by corners
 
 
 def fill_holes(mask: Array, *, flat_axes: Collection[int] = ()) -> Array:

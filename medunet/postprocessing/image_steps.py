@@ -26,7 +26,7 @@ ImageStep: TypeAlias = DenseCrf | Supervoxels
 IMAGE_STEPS: Final[Mapping[str, type[Any]]] = {kind.name: kind for kind in (DenseCrf, Supervoxels)}
 """Name -> kind of step."""
 
-_CERTAINTY = 0.9  # that a mask without probabilities is right
+_CERTAINTY = 0.7  # that a mask without probabilities is right: low enough for neighbours to outvote it
 _LEAST_FOREGROUND = 0.01  # what is more surely background is not looked at
 _MAX_SUM_ERROR = 0.1  # of probabilities that were rounded to bytes and interpolated
 
@@ -67,7 +67,7 @@ def apply_image_step(
         step: What to do.
         image: ``(N, I, J, K)`` on the same grid.
         probabilities: ``(1 + labels, I, J, K)`` on the same grid, background first; without them a voxel has its label with
-            a probability of 0.9.
+            a probability of 0.7.
         device: That computes the CRF.
 
     Returns:
@@ -130,7 +130,8 @@ def _decide(
         if probabilities is None:
             return vote_in_supervoxels(codes, segments)
         averages = average_in_supervoxels(probabilities, segments)
-        return averages.argmax(axis=0).astype(codes.dtype)
+        likeliest: Array = averages.argmax(axis=0).astype(codes.dtype)
+        return likeliest
     import torch
 
     from medunet.postprocessing.dense_crf import refine_probabilities

@@ -273,11 +273,12 @@ def _read_images(
     if image is None:
         msg = f"{looking[0].name} looks at the image; expected the scan that the mask was made of. Name it."
         raise InputError(msg)
-    found = []
-    for source, name in ((image, "The image"), (probabilities, "The map of probabilities")):
-        if source is None:
-            found.append(None)
-            continue
-        volume = source if isinstance(source, Volume) else read_scan(source, options).volume
-        found.append(align_to_grid(volume, label_map, name, "the mask"))
-    return found[0], found[1]
+    picture = _read_on_grid(image, "The image", label_map, options)
+    if probabilities is None:
+        return picture, None
+    return picture, _read_on_grid(probabilities, "The map of probabilities", label_map, options)
+
+
+def _read_on_grid(source: Any, name: str, grid: Volume, options: ReadOptions | None) -> Volume:
+    volume = source if isinstance(source, Volume) else read_scan(source, options).volume
+    return align_to_grid(volume, grid, name, "the mask")
