@@ -1,6 +1,6 @@
 """What steps of post-processing, the dense CRF and supervoxels gain or lose in Dice.
 
-On phantoms, whose made-up network blurs the truth by 2 mm and adds noise with a correlation of 2 mm to its logits; and, with a model
+On phantoms, whose made-up network blurs the truth by 2 mm and adds noise with a correlation of 2 mm to its logits; or, with a model
 and its dataset, on validation cases of the model, with the probabilities of its network. Nothing is fitted to these cases.
 
     python benchmarks/bench_postprocessing.py
@@ -61,16 +61,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="model folder with validation cases")
     parser.add_argument("--data", type=Path, help="the dataset that it learnt from")
-    parser.add_argument("--cases", type=int, default=8, help="cases of each set")
-    parser.add_argument("--pelvis", type=int, default=3, help="cases of the large phantom")
+    parser.add_argument("--cases", type=int, default=10, help="cases of each set")
+    parser.add_argument("--pelvis", type=int, default=2, help="cases of the large phantom")
     arguments = parser.parse_args()
-    for name, num_cases in (("hippocampus-mr", arguments.cases), ("male-pelvis-ct", arguments.pelvis)):
-        labels = {label: (value,) for label, value in PHANTOMS[name].labels.items()}
-        measure(f"phantom {name}, {num_cases} cases", make_phantoms(name, num_cases), labels)
     if arguments.model is not None and arguments.data is not None:
         segmenter = Segmenter(read_model(arguments.model), settings=InferenceSettings(flips="none"))
         cases = read_cases(segmenter, arguments.data, arguments.cases)
         measure(f"{segmenter.task.name}, real, {arguments.cases} validation cases", cases, segmenter.task.labels)
+        return
+    for name, num_cases, coarsest_mm in (
+        ("hippocampus-mr", arguments.cases, 0.0),
+        ("male-pelvis-ct", arguments.pelvis, 2.0),
+    ):
+        labels = {label: (value,) for label, value in PHANTOMS[name].labels.items()}
+        measure(f"phantom {name}, {num_cases} cases", make_phantoms(name, num_cases, coarsest_mm), labels)
 
 
 def measure(title: str, cases: Iterator[BenchCase], labels: Mapping[str, tuple[int, ...]]) -> None:
@@ -112,8 +116,8 @@ def compute_dice(case: BenchCase, mask: Volume, labels: Mapping[str, tuple[int, 
     return float(np.mean([score.dice for score in scores if score.dice is not None]))
 
 
-def make_phantoms(name: str, num_cases: int, coarsest_mm: float = 2.0) -> Iterator[BenchCase]:
-    """Phantoms on the box of their structures with 10 mm around, with a made-up network; voxels are left out down to 2 mm."""
+def make_phantoms(name: str, num_cases: int, coarsest_mm: float) -> Iterator[BenchCase]:
+    """Phantoms on the box of their structures with 10 mm around, with a made-up network; finer voxels are left out."""
     values = [0, *PHANTOMS[name].labels.values()]
     for seed in range(num_cases):
         made = make_phantom_case(name, seed)
@@ -149,7 +153,7 @@ def blur_to_logit(mask: np.ndarray, sigmas: np.ndarray, rng: np.random.Generator
 
 def read_cases(segmenter: Segmenter, data: Path, num_cases: int) -> Iterator[BenchCase]:
     """The first validation cases of a model, as its network sees them."""
-    dataset = read_dataset(data, segmenter.task)
+    dataset = read_dataset(data)
     held_out = set(segmenter.model.training.validation_cases)
     for case in itertools.islice((case for case in dataset.cases if case.case_id in held_out), num_cases):
         image, reference = read_case(case, segmenter.task)
