@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from medunet.exporting import export
     from medunet.inference import Segmentation, Segmenter, load
     from medunet.io import read_volume
+    from medunet.postprocessing import postprocess
     from medunet.runs import compare_runs, list_runs
     from medunet.tasks import list_tasks, load_task
     from medunet.training import train
@@ -39,6 +40,7 @@ _HOMES = {
     "list_tasks": "tasks",
     "load": "inference",
     "load_task": "tasks",
+    "postprocess": "postprocessing",
     "read_volume": "io",
     "train": "training",
 }
@@ -55,6 +57,7 @@ __all__ = [
     "list_tasks",
     "load",
     "load_task",
+    "postprocess",
     "read_volume",
     "train",
 ]

@@ -23,6 +23,7 @@ PUBLIC = [
     "list_tasks",
     "load",
     "load_task",
+    "postprocess",
     "read_volume",
     "train",
 ]

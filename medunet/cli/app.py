@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 import medunet
+from medunet.cli.baseline import baseline
 from medunet.cli.check import check
 from medunet.cli.compare import compare
 from medunet.cli.convert import convert
@@ -24,6 +25,7 @@ from medunet.cli.infer import infer
 from medunet.cli.networks import networks
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
+from medunet.cli.postprocess import postprocess
 from medunet.cli.quantize import quantize
 from medunet.cli.runs import app as runs_app
 from medunet.cli.select import select
@@ -47,6 +49,8 @@ app.command()(check)
 app.command()(plan)
 app.command()(train)
 app.command()(infer)
+app.command()(postprocess)
+app.command()(baseline)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(view)

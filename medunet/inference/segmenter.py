@@ -33,7 +33,7 @@ from medunet.io import (
 from medunet.models import SYNTHETIC_WARNING, AnyModel, Int8Record, find_newest_model, read_model
 from medunet.networks import PatchNetwork
 from medunet.planning import Plan
-from medunet.postprocessing import apply_postprocessing, find_flags
+from medunet.postprocessing import find_flags, postprocess_labels
 from medunet.tasks import Task, check_channels, suggest
 from medunet.volume import build_grid
 
@@ -162,7 +162,10 @@ class Segmenter:
             painter.abandon()  # what is closed already stays
         if painter.is_wanted:
             clock.stop("maps")
-        labels = apply_postprocessing(labels, self.task, self.model.postprocessing)
+        postprocessed = postprocess_labels(labels, self.task, self.model.postprocessing)
+        labels = postprocessed.labels
+        for note in postprocessed.notes:
+            logger.warning("Post-processing: %s.", note)
         clock.stop("postprocess")
         flags = find_flags(image, labels, self.task, self.model.quality, agreement=counted)
         clock.stop("flags")

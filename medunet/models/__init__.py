@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from medunet.models.card import SYNTHETIC_WARNING
 from medunet.models.find import HOME_VARIABLE, find_newest_model, get_runs_folder
 from medunet.models.int8 import Int8Record
-from medunet.models.postprocessing import Postprocessing, TriedStep
+from medunet.models.postprocessing import LabelStep, Postprocessing, TriedStep
 from medunet.models.quality import QualityRanges
 from medunet.models.speed import MeasuredSpeed, SpeedRecord, combine_speed_records
 
@@ -50,6 +50,7 @@ __all__ = [
     "AnyModel",
     "Ensemble",
     "Int8Record",
+    "LabelStep",
     "MeasuredSpeed",
     "Model",
     "ModelRecords",

@@ -49,7 +49,7 @@ def build_card(
 | Network | {_join(map(_describe_network, plans))} |
 | Voxels | {_join(f"{_format(one.spacing)} mm, patches of {_format(one.patch_size)}" for one in plans)} |
 | Training | {loop} |
-| Post-processing | {(postprocessing or Postprocessing()).describe()} |
+| Post-processing | {(postprocessing or Postprocessing.of_task(task)).describe()} |
 | Written by | medunet {training["medunet_version"]}, {training["created"]} |
 
 ## Validation

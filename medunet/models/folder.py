@@ -9,7 +9,7 @@ plan.json             how a scan becomes patches (medunet.planning.Plan)
 task.json             what is segmented (medunet.tasks.Task)
 training.json         how it was trained: settings, versions, seed, cases, checksum
 metrics.json          Dice on the validation cases, where there are any
-postprocessing.json   what is done to a mask after the network; without it, nothing is
+postprocessing.json   what is done to a mask after the network; without it, what the task asks for
 quality.json          what scans and masks looked like in training
 speed.json            what more or less work per scan is worth
 int8.json             what the network in eight bits costs and scores, where that was tried; it lies in backends/
@@ -168,7 +168,7 @@ def write_results(
         plan: For the card.
         training: For the card.
         metrics: From validation.
-        postprocessing: None writes no file, which means that masks stay as the network makes them.
+        postprocessing: None writes no file, which means that nothing is done but what the task asks for.
         quality: None writes no file.
         speed: None writes no file.
         other_plans: For the card: of the members of an ensemble that have another plan.

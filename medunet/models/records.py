@@ -76,7 +76,7 @@ class ModelRecords:
         plan: How.
         training: Where it comes from.
         metrics: What it scored in validation; empty when it was not validated.
-        postprocessing: What is done to a mask after the network; nothing, where the folder does not say.
+        postprocessing: What is done to a mask after the network; what the task asks for, where the folder does not say.
         quality: What scans and masks looked like in training; None where the folder does not say.
         speed: What more or less work per scan is worth; None where the folder does not say.
         int8: What the network in eight bits costs and scores; None where the folder does not say.
@@ -106,7 +106,7 @@ def read_records(folder: str | Path) -> ModelRecords:
     _check_fits(task, plan, folder)
     training = read_document(TrainingRecord, folder / TRAINING)
     metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
-    postprocessing = Postprocessing()
+    postprocessing = Postprocessing.of_task(task)
     if (folder / POSTPROCESSING).is_file():
         postprocessing = read_document(Postprocessing, folder / POSTPROCESSING)
         _check_names_labels(postprocessing, task, folder)
@@ -178,7 +178,7 @@ def _check_fits(task: Task, plan: Plan, folder: Path) -> None:
 
 
 def _check_names_labels(postprocessing: Postprocessing, task: Task, folder: Path) -> None:
-    if unknown := [name for name in postprocessing.keep_largest if name not in task.labels]:
+    if unknown := [name for name in postprocessing.label_names if name not in task.labels]:
         msg = (
             f"{folder / POSTPROCESSING} names the label '{unknown[0]}'; {TASK} has {', '.join(task.labels)}. Are the "
             "files of one model?"

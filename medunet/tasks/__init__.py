@@ -18,28 +18,59 @@ from medunet.tasks.encoding import (
     list_class_values,
 )
 from medunet.tasks.folds import Splits, count_folds, read_splits, split_fold
+from medunet.tasks.mask_steps import (
+    MASK_STEPS,
+    Closing,
+    FillHoles,
+    KeepLargest,
+    MaskStep,
+    OnePerSide,
+    Opening,
+    RemoveSmall,
+    Smooth,
+    StepField,
+    build_step,
+    check_positive,
+    describe_step,
+    parse_step,
+    split_step,
+)
 from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.recipes import list_tasks, load_task
 from medunet.tasks.structure_names import check_mapping, match_structure, parse_mapping, structures_to_labels
-from medunet.tasks.task import IntensityRule, Task, describe_first_fault, parse_task, suggest
+from medunet.tasks.suggestion import suggest
+from medunet.tasks.task import IntensityRule, Task, describe_first_fault, parse_task
 
 __all__ = [
     "IGNORE_CODE",
+    "MASK_STEPS",
     "Case",
+    "Closing",
     "Code",
     "Dataset",
+    "FillHoles",
     "IntensityRule",
+    "KeepLargest",
+    "MaskStep",
+    "OnePerSide",
+    "Opening",
+    "RemoveSmall",
+    "Smooth",
     "Splits",
+    "StepField",
     "Task",
+    "build_step",
     "check_annotated",
     "check_annotated_values",
     "check_channels",
     "check_label_values",
     "check_mapping",
+    "check_positive",
     "compute_membership",
     "compute_mirrored_outputs",
     "count_folds",
     "describe_first_fault",
+    "describe_step",
     "encode_labels",
     "list_case_files",
     "list_class_values",
@@ -47,12 +78,14 @@ __all__ = [
     "load_task",
     "match_structure",
     "parse_mapping",
+    "parse_step",
     "parse_task",
     "read_case",
     "read_case_scan",
     "read_dataset",
     "read_splits",
     "split_fold",
+    "split_step",
     "structures_to_labels",
     "suggest",
 ]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from medunet.errors import TaskError
 from medunet.io.structures import Code
+from medunet.tasks.mask_steps import MaskStep, OnePerSide, StepField
+from medunet.tasks.suggestion import suggest
 
 IntensityRule = Literal["ct-window", "ct-percentile", "zscore", "none"]
 LabelValues = tuple[int, ...]
@@ -40,6 +40,8 @@ class Task(BaseModel):
         synonyms: Label name -> other names that structure lists (RTSTRUCT, DICOM SEG) use for it; case, spaces and
             ``_-.`` make no difference.
         tolerances_mm: Label name -> distance in mm up to which two surfaces agree, for the NSD of an evaluation.
+        postprocessing: Label name -> steps that are taken after the network, in this order; labels that are not named here
+            get what validation finds to help.
         phantom: Synthetic data that stand in when no data are given.
         budget: Training budget when none is given, such as ``"10min"`` or ``"5000it"``.
     """
@@ -58,6 +60,7 @@ class Task(BaseModel):
     codes: dict[str, Code] = {}
     synonyms: dict[str, tuple[str, ...]] = {}
     tolerances_mm: dict[str, float] = {}
+    postprocessing: dict[str, tuple[StepField, ...]] = {}
     phantom: str | None = None
     budget: str = "30min"
 
@@ -74,6 +77,16 @@ class Task(BaseModel):
         if not isinstance(synonyms, dict):
             return synonyms
         return {name: (others,) if isinstance(others, str) else others for name, others in synonyms.items()}
+
+    @field_validator("postprocessing", mode="before")
+    @classmethod
+    def _listify_steps(cls, postprocessing: Any) -> Any:
+        if not isinstance(postprocessing, dict):
+            return postprocessing
+        return {
+            label: (steps,) if isinstance(steps, (str, dict, MaskStep)) else steps
+            for label, steps in postprocessing.items()
+        }
 
     @model_validator(mode="after")
     def _check(self) -> Task:
@@ -96,6 +109,7 @@ class Task(BaseModel):
             *self.codes,
             *self.synonyms,
             *self.tolerances_mm,
+            *self.postprocessing,
         ]:
             if name not in self.labels:
                 msg = f"'{name}' is not among the labels; {suggest(name, self.labels)}"
@@ -112,6 +126,7 @@ class Task(BaseModel):
             msg = f"window_hu {list(self.window_hu)} must rise from one finite number to another"
             raise ValueError(msg)
         self._check_synonyms()
+        self._check_postprocessing()
         for name, tolerance_mm in self.tolerances_mm.items():
             if not 0 <= tolerance_mm < math.inf:
                 msg = f"tolerances_mm: {tolerance_mm} of label '{name}' is no distance; expected a number from 0 on"
@@ -204,6 +219,17 @@ class Task(BaseModel):
                     msg = f"synonyms: '{synonym}' of label '{label}' is also {how} of label '{owner}'"
                     raise ValueError(msg)
 
+    def _check_postprocessing(self) -> None:
+        """A step for paired organs needs a pair."""
+        paired = {name for pair in self.laterality for name in pair}
+        for name, steps in self.postprocessing.items():
+            if any(isinstance(step, OnePerSide) for step in steps) and (name not in paired or self.has_regions):
+                msg = (
+                    f"postprocessing: {OnePerSide.name} of '{name}' needs a pair of plain labels; expected '{name}' in a pair "
+                    "of laterality, and no regions"
+                )
+                raise ValueError(msg)
+
     def _check_nesting(self) -> None:
         """A label map holds one value per voxel, so it can show regions within each other, but not any overlap."""
         for name, other in itertools.combinations(self.labels, 2):
@@ -270,10 +296,3 @@ def fold_name(name: str) -> str:
         True
     """
     return re.sub(r"[\s_.-]", "", unicodedata.normalize("NFKC", name).casefold())
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """``"did you mean 'channels'?"`` or the list of what is known; ends like a sentence."""
-    known = list(known)
-    nearest = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
-    return f"did you mean '{nearest[0]}'?" if nearest else f"known are {', '.join(known)}."

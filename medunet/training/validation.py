@@ -34,6 +34,7 @@ from medunet.postprocessing import (
     Postprocessing,
     apply_postprocessing,
     choose_postprocessing,
+    choose_steps,
     compute_agreement,
     fit_dice_calibration,
 )
@@ -257,6 +258,9 @@ def score_masks(cases: Sequence[Case], task: Task, folder: Path, failures: Itera
     postprocessing = choose_postprocessing(
         task, scorer.num_cases, lambda candidate: _compute_mean_dices(scorer.score(candidate), task)
     )
+    postprocessing = choose_steps(
+        task, postprocessing, lambda candidate: _list_case_dices(scorer.score(candidate), task)
+    )
     evaluation = build_evaluation(scorer.score(postprocessing), failures)
     return Validation(
         scores=evaluation.scores,
@@ -316,6 +320,13 @@ class _Scorer:
 def _compute_mean_dices(scores: Iterable[LabelScore], task: Task) -> dict[str, float | None]:
     dices = list_dices(scores)
     return {name: float(np.mean(dices[name])) if name in dices else None for name in task.labels}
+
+
+def _list_case_dices(scores: Iterable[LabelScore], task: Task) -> dict[str, dict[str, float | None]]:
+    dices: dict[str, dict[str, float | None]] = {name: {} for name in task.labels}
+    for score in scores:
+        dices[score.label][score.case_id] = score.dice
+    return dices
 
 
 def list_dices(scores: Iterable[LabelScore]) -> dict[str, list[float]]:
