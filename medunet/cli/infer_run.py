@@ -246,7 +246,7 @@ class InferRun:
         if not self.is_quiet:
             print_remarks(scan)
         check_channels(scan.volume, segmenter.task, str(scan.path))
-        outputs = list_job_outputs(job, list(segmenter.task.labels), self.wishes)
+        outputs = list_job_outputs(job, list(segmenter.task.semantic_labels), self.wishes)
         before = _Before.of(job.manifest, outputs)
         with before.restored_on_failure():
             begun = begin_manifest(job.manifest, job.images, outputs, segmenter, self._describe_reading())
@@ -270,6 +270,8 @@ class InferRun:
                 seg_kind=self.wishes.seg_kind,
                 overwrite=True,  # `check_outputs` has asked before anything was computed
             )
+            if job.semantic is not None:
+                made.segmentation.save_semantic(job.semantic, overwrite=True)
             if job.mesh is not None:
                 write_mesh(made.segmentation.structures, job.mesh)
             if job.preview is not None:
@@ -287,9 +289,17 @@ class InferRun:
         assert done.result is not None
         outcome.manifests[done.job] = done.result
         self._print(_describe_result(done.job, done.result, self.wishes))
+        for name, found in done.result.objects.items():
+            self._print(f"  {_describe_objects(name, found)}")
         for flag in done.result.flags:
             self._print(f"  look at it: {flag['message']}")
-        for path in (done.job.preview, done.job.mesh, done.job.probabilities, done.job.uncertainty):
+        for path in (
+            done.job.preview,
+            done.job.mesh,
+            done.job.probabilities,
+            done.job.uncertainty,
+            done.job.semantic,
+        ):
             if path is not None:
                 self._print(f"  also: {path}")
 
@@ -315,6 +325,11 @@ def _describe_result(job: Job, manifest: Manifest, wishes: Wishes) -> str:
     where = job.mask.with_name(f"{strip_suffix(job.mask.name)}_<label>") if wishes.split else job.mask
     seconds = sum(manifest.seconds.values())
     return f"{job.images[0].name} -> {where}  {seconds:.1f} s  {', '.join(volumes) or 'no structure found'}"
+
+
+def _describe_objects(name: str, found: dict[str, float]) -> str:
+    volumes = f"{found['smallest_mm3']:.4g} to {found['largest_mm3']:.4g} mm3, median {found['median_mm3']:.4g} mm3"
+    return f"{name}: {found['count']:.0f} object{'' if found['count'] == 1 else 's'} of {volumes}"
 
 
 def _describe_volume(name: str, volume: dict[str, float | None]) -> str:

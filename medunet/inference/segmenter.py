@@ -12,11 +12,20 @@ from typing import Any
 from medunet.device import choose_device, choose_precision
 from medunet.errors import InputError, ModelError, OutputError
 from medunet.inference.many import read_ahead
-from medunet.inference.maps import ArraySink, Box, MapPainter, MapSink, OpenSink, list_outside
+from medunet.inference.maps import (
+    ArraySink,
+    Box,
+    MapPainter,
+    MapSink,
+    OpenSink,
+    ProbabilityListener,
+    compute_certain_probabilities,
+    list_outside,
+)
 from medunet.inference.predictor import Predictor
 from medunet.inference.segmentation import Segmentation, list_scan_files
 from medunet.inference.settings import InferenceSettings
-from medunet.inference.sliding_window import OnTiles
+from medunet.inference.sliding_window import OnTiles, Slab
 from medunet.io import (
     MapWriter,
     ReadOptions,
@@ -32,9 +41,9 @@ from medunet.io import (
 from medunet.models import SYNTHETIC_WARNING, AnyModel, find_newest_model, read_model
 from medunet.networks import PatchNetwork
 from medunet.planning import Plan
-from medunet.postprocessing import apply_postprocessing, find_flags
+from medunet.postprocessing import Objects, apply_postprocessing, find_flags, separate_objects
 from medunet.tasks import Task, check_channels, suggest
-from medunet.volume import build_grid
+from medunet.volume import Volume, build_grid
 
 logger = logging.getLogger(__name__)
 
@@ -138,12 +147,19 @@ class Segmenter:
             probabilities=self._choose_sink("probabilities", probabilities, origin, options, in_memory),
             uncertainty=self._choose_sink("uncertainty", uncertainty, origin, options, in_memory),
         )
+        listener = ProbabilityListener(self.task, image) if self._needs_probabilities else None
+
+        def listen(slab: Slab, grid: Volume, axis: int) -> None:
+            painter.add(slab, grid, axis)
+            if listener is not None:
+                listener.add(slab, grid, axis)
+
         try:
             labels, agreement = self._predictor.segment_with_agreement(
                 image,
                 on_tiles=on_tiles,
                 on_stage=clock.stop,
-                on_slab=painter.add if painter.is_wanted else None,
+                on_slab=listen if painter.is_wanted or listener is not None else None,
             )
             painter.close()
         finally:
@@ -154,9 +170,15 @@ class Segmenter:
         clock.stop("postprocess")
         flags = find_flags(image, labels, self.task, self.model.quality, agreement=agreement)
         clock.stop("flags")
+        objects: Objects | None = None
+        if self.task.has_instances:
+            known = listener.finish() if listener else compute_certain_probabilities(labels, self.task)
+            objects, labels = separate_objects(known, labels, self.task, self.model.instances)
+            flags = tuple(flag for flag in flags if flag.label not in self.task.borders.values())
+            clock.stop("objects")
         return Segmentation(
             labels=labels,
-            label_values=dict(self.task.labels),
+            label_values=dict(self.task.semantic_labels),
             timings=clock.seconds,
             device=str(self.device),
             codes=self.task.codes,
@@ -165,8 +187,14 @@ class Segmenter:
             model=self._name,
             flags=flags,
             agreement=agreement,
+            objects=objects,
             **{name: sink.volume for name, sink in in_memory.items()},
         )
+
+    @property
+    def _needs_probabilities(self) -> bool:
+        """Networks of several plans have none in common; their objects are told apart by the label map."""
+        return self.task.has_instances and self._predictor.shares_plan
 
     @property
     def _name(self) -> tuple[str, str]:

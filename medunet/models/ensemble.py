@@ -15,6 +15,7 @@ from medunet.models.members import EnsembleRecord, is_ensemble, list_members
 from medunet.models.names import (
     CARD,
     ENSEMBLE,
+    INSTANCES,
     LOCATE,
     LOG,
     LOW,
@@ -28,7 +29,7 @@ from medunet.models.names import (
     WEIGHTS,
 )
 
-_COPIED = (TASK, PLAN, METRICS, POSTPROCESSING, QUALITY, SPEED, CARD, LOG, WEIGHTS, ENSEMBLE, TRAINING)
+_COPIED = (TASK, PLAN, METRICS, POSTPROCESSING, INSTANCES, QUALITY, SPEED, CARD, LOG, WEIGHTS, ENSEMBLE, TRAINING)
 """In the order in which they are copied: without the last two, a folder counts as no model."""
 
 

@@ -21,6 +21,7 @@ from medunet.postprocessing.calibration import (
 from medunet.postprocessing.choose import choose_postprocessing
 from medunet.postprocessing.flags import Flag, find_flags, judge_case
 from medunet.postprocessing.keep_largest import apply_postprocessing
+from medunet.postprocessing.objects import ObjectFacts, Objects, flood, separate_objects
 from medunet.postprocessing.quality import CaseFacts, compute_quality_ranges, measure_case
 from medunet.postprocessing.volumes import LabelVolume, compute_label_volumes
 
@@ -31,6 +32,8 @@ __all__ = [
     "DiceCalibration",
     "Flag",
     "LabelVolume",
+    "ObjectFacts",
+    "Objects",
     "Postprocessing",
     "PredictedDice",
     "QualityRanges",
@@ -43,9 +46,11 @@ __all__ = [
     "decide",
     "find_flags",
     "fit_dice_calibration",
+    "flood",
     "is_predicted_poor",
     "join_agreement",
     "judge_case",
     "measure_case",
     "predict_dice",
+    "separate_objects",
 ]

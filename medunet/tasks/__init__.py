@@ -8,6 +8,7 @@ from medunet.tasks.cases import (
     list_case_files,
     read_case,
     read_case_scan,
+    read_objects,
 )
 from medunet.tasks.dataset import Dataset, read_dataset
 from medunet.tasks.encoding import (
@@ -18,6 +19,7 @@ from medunet.tasks.encoding import (
     list_class_values,
 )
 from medunet.tasks.folds import Splits, count_folds, read_splits, split_fold
+from medunet.tasks.instances import build_target_map, check_object_values, compute_semantic_map
 from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.recipes import list_tasks, load_task
 from medunet.tasks.structure_names import check_mapping, match_structure, parse_mapping, structures_to_labels
@@ -31,13 +33,16 @@ __all__ = [
     "IntensityRule",
     "Splits",
     "Task",
+    "build_target_map",
     "check_annotated",
     "check_annotated_values",
     "check_channels",
     "check_label_values",
     "check_mapping",
+    "check_object_values",
     "compute_membership",
     "compute_mirrored_outputs",
+    "compute_semantic_map",
     "count_folds",
     "describe_first_fault",
     "encode_labels",
@@ -51,6 +56,7 @@ __all__ = [
     "read_case",
     "read_case_scan",
     "read_dataset",
+    "read_objects",
     "read_splits",
     "split_fold",
     "structures_to_labels",

@@ -24,7 +24,7 @@ from medunet.inference import InferenceSettings, build_tile_networks, compute_lo
 from medunet.inference.backends import TorchBackend
 from medunet.inference.locating import Locator, Region, reaches_sides
 from medunet.inference.members import MembersWatch
-from medunet.inference.predictor import choose_flips
+from medunet.inference.predictor import OnSlab, choose_flips
 from medunet.models import SpeedRecord
 from medunet.planning import Plan
 from medunet.postprocessing import (
@@ -124,7 +124,12 @@ class NetworkSegmenter:
     locator: Locator | None = None
 
     def segment(
-        self, image: Volume, settings: InferenceSettings | None = None, speed: SpeedRecord | None = None
+        self,
+        image: Volume,
+        settings: InferenceSettings | None = None,
+        speed: SpeedRecord | None = None,
+        *,
+        on_slab: OnSlab | None = None,
     ) -> Volume:
         """From a scan to a mask on its grid, without post-processing.
 
@@ -132,7 +137,10 @@ class NetworkSegmenter:
             image: ``(C, I, J, K)`` with the channels of the task.
             settings: How much is computed.
             speed: What was measured before; decides about mirrored passes where the settings leave it open.
+            on_slab: Called with finished logits; then all of the scan is looked at.
         """
+        if on_slab is not None:
+            return self._segment_region(image, None, settings or InferenceSettings(), speed, on_slab)[0]
         return self.segment_with_agreement(image, settings, speed)[0]
 
     def segment_with_agreement(
@@ -149,7 +157,12 @@ class NetworkSegmenter:
         return found
 
     def _segment_region(
-        self, image: Volume, region: Region | None, settings: InferenceSettings, speed: SpeedRecord | None
+        self,
+        image: Volume,
+        region: Region | None,
+        settings: InferenceSettings,
+        speed: SpeedRecord | None,
+        on_slab: OnSlab | None = None,
     ) -> tuple[Volume, AgreementCounts | None]:
         prepared = preprocess_image(image, self.plan, region=region)
         if self.add_channels is not None:
@@ -158,7 +171,8 @@ class NetworkSegmenter:
         num_flips = len(choose_flips(self.plan, settings, speed))
         watch = MembersWatch(self.task, 1, num_flips, self.device)
         tiles = build_tile_networks(networks, self.plan, self.task, settings, speed, on_members=watch.add)
-        return paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings), watch.read()
+        labels = paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings, on_slab=on_slab)
+        return labels, watch.read()
 
 
 def validate_cases(
@@ -242,8 +256,10 @@ def score_masks(cases: Sequence[Case], task: Task, folder: Path, failures: Itera
         [case for case in cases if case.case_id not in failed and has_mask_pair(folder, case.case_id)]
     )
     raw = scorer.score(Postprocessing())
+    # Of objects the largest is no better than the others.
+    num_judges = 0 if task.has_instances else scorer.num_cases
     postprocessing = choose_postprocessing(
-        task, scorer.num_cases, lambda candidate: _compute_mean_dices(scorer.score(candidate), task)
+        task, num_judges, lambda candidate: _compute_mean_dices(scorer.score(candidate), task)
     )
     evaluation = build_evaluation(scorer.score(postprocessing), failures)
     return Validation(
