@@ -300,7 +300,7 @@ def _add_borders(content: dict[str, Any]) -> dict[str, Any]:
     values = [value for one in labels.values() for value in (one if isinstance(one, (list, tuple)) else (one,))]
     if not all(isinstance(value, int) for value in values):
         return content
-    free = itertools.count(max(values, default=0) + 1)
+    free = (value for value in itertools.count(max(values, default=0) + 1) if value != content.get("ignore"))
     laterality = content.get("laterality", ())
     pairs = [
         (borders[left], borders[right])
