@@ -19,7 +19,12 @@ from medunet.tasks.encoding import (
     list_class_values,
 )
 from medunet.tasks.folds import Splits, count_folds, read_splits, split_fold
-from medunet.tasks.instances import build_target_map, check_object_values, compute_semantic_map
+from medunet.tasks.instances import (
+    build_target_map,
+    check_object_values,
+    compute_semantic_map,
+    list_object_values,
+)
 from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.recipes import list_tasks, load_task
 from medunet.tasks.structure_names import check_mapping, match_structure, parse_mapping, structures_to_labels
@@ -48,6 +53,7 @@ __all__ = [
     "encode_labels",
     "list_case_files",
     "list_class_values",
+    "list_object_values",
     "list_tasks",
     "load_task",
     "match_structure",

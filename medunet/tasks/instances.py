@@ -40,6 +40,23 @@ def check_object_values(objects: Volume, task: Task, name: str) -> None:
             raise LabelError(msg)
 
 
+def list_object_values(objects: Volume, task: Task) -> dict[str, tuple[int, ...]]:
+    """Label -> the values of its objects, rising; labels of which there is none are left out.
+
+    Args:
+        objects: ``(1, I, J, K)`` as in label files; must have been checked (`check_object_values`).
+        task: With instances.
+    """
+    found = [value for value in np.unique(objects.array).tolist() if value not in (0, task.ignore)]
+    if task.label_divisor is None:
+        return {name: tuple(found) for name in task.semantic_labels if found}
+    of_label = {
+        name: tuple(value for value in found if value // task.label_divisor == label)
+        for name, (label, *_) in task.semantic_labels.items()
+    }
+    return {name: values for name, values in of_label.items() if values}
+
+
 def compute_semantic_map(objects: Volume, task: Task) -> Volume:
     """Which label each voxel belongs to, without the objects.
 

@@ -21,6 +21,7 @@ from medunet.tasks import (
     compute_mirrored_outputs,
     compute_semantic_map,
     encode_labels,
+    list_object_values,
     parse_task,
     read_case,
     read_objects,
@@ -195,3 +196,11 @@ def test_what_cannot_say_which_object_is_which_is_refused(tmp_path: Path) -> Non
         )
     with pytest.raises(LabelError, match="holds the value 1, which is of label 0"):
         read_case(case, build_task(TISSUE))
+
+
+def test_the_values_of_every_label_can_be_listed() -> None:
+    objects = to_volume(0, 3000, 2001, 2007, 5001, 255)
+    task = build_task(TISSUE, ignore=255)
+    assert list_object_values(objects, task) == {"nucleus": (2001, 2007), "stroma": (3000,), "cell": (5001,)}
+    assert list_object_values(to_volume(0, 9, 4, 9), build_task()) == {"nucleus": (4, 9)}
+    assert list_object_values(to_volume(0, 0), build_task()) == {}
