@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import cc3d
 import numpy as np
@@ -22,7 +23,7 @@ from medunet.volume import Array, Volume
 
 logger = logging.getLogger(__name__)
 
-_FACES = 6
+_FACES: Final = 6
 """Seeds that touch by a corner only are two: the border between thin objects may be one voxel wide."""
 _SEED_SHARE = 0.1
 """Of the least volume of an object; smaller seeds are noise, unless they are the only one of their region."""
