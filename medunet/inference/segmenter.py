@@ -41,7 +41,7 @@ from medunet.io import (
 from medunet.models import SYNTHETIC_WARNING, AnyModel, find_newest_model, read_model
 from medunet.networks import PatchNetwork
 from medunet.planning import Plan
-from medunet.postprocessing import Objects, apply_postprocessing, find_flags, separate_objects
+from medunet.postprocessing import Flag, Objects, apply_postprocessing, find_flags, separate_objects
 from medunet.tasks import Task, check_channels, suggest
 from medunet.volume import Volume, build_grid
 
@@ -174,7 +174,7 @@ class Segmenter:
         if self.task.has_instances:
             known = listener.finish() if listener else compute_certain_probabilities(labels, self.task)
             objects, labels = separate_objects(known, labels, self.task, self.model.instances)
-            flags = tuple(flag for flag in flags if flag.label not in self.task.borders.values())
+            flags = tuple(flag for flag in flags if _is_worth_saying(flag, self.task))
             clock.stop("objects")
         return Segmentation(
             labels=labels,
@@ -299,6 +299,11 @@ def load(
         raise InputError(msg)
     settings = replace(settings or InferenceSettings(), **choices)
     return Segmenter(read_model(model if model is not None else find_newest_model()), device, settings)
+
+
+def _is_worth_saying(flag: Flag, task: Task) -> bool:
+    """Not about borders, which only the network knows, nor about how many parts the bodies have before the watershed."""
+    return flag.label not in task.borders.values() and not (flag.code == "num-parts" and flag.label in task.things)
 
 
 def _name_outputs(task: Task) -> list[str]:
