@@ -183,3 +183,18 @@ def test_a_mask_without_instances_is_its_labels(build_oracle: Build, make_densit
     assert np.array_equal(found.mask.array, mask.array)
     with pytest.raises(ValueError, match="has no instances"):
         _ = found.object_structures
+
+
+def test_convert_keeps_every_object_and_names_its_label(
+    tmp_path: Path, medunet_command: Callable[..., Outcome]
+) -> None:
+    row = draw_row(3)
+    numbers = Volume(np.where(row.array > 0, row.array.astype(np.uint16) + 2000, 3000), row.affine)
+    write_nifti_labels(numbers, tmp_path / "a.nii.gz")
+    recipe = tmp_path / "task.yaml"
+    recipe.write_text(build_task(TISSUE).model_dump_json())
+    outcome = medunet_command("convert", tmp_path / "a.nii.gz", "-o", tmp_path / "b.nii.gz", "--task", recipe)
+    assert outcome.exit_code == 0, outcome.err
+    assert np.array_equal(read_label_map(tmp_path / "b.nii.gz").array, numbers.array)
+    named = {one.name: one.values for one in read_structures(tmp_path / "b.nii.gz").structures}
+    assert named == {"nucleus": (2001, 2002, 2003), "stroma": (3000,)}

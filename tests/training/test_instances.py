@@ -21,7 +21,7 @@ import medunet
 from medunet.evaluation import compute_instance_overlaps, score_instances
 from medunet.inference.sliding_window import Slab
 from medunet.io import read_label_map, read_volume, write_nifti_image, write_nifti_labels
-from medunet.models import read_records
+from medunet.models import combine_instance_rules, read_records
 from medunet.phantoms import make_phantom_case, write_phantom_dataset
 from medunet.tasks import Case, Task, load_task, read_dataset
 from medunet.training.instances import fit_instances, measure_smallest_objects
@@ -186,3 +186,20 @@ def test_the_phantom_is_a_task_of_its_own(tmp_path: Path) -> None:
     (case,) = read_dataset(tmp_path).cases
     assert int(read_label_map(case.labels).array.max()) > 20
     assert task.phantom == "nuclei-2d"
+
+
+@pytest.mark.slow
+def test_folds_become_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDUNET_HOME", str(tmp_path / "home"))
+    cases = write_rows(tmp_path / "data", 4)
+    (tmp_path / "task.yaml").write_text(TASK.model_dump_json())
+    (tmp_path / "folds.csv").write_text("case,fold\n0,0\n1,0\n2,1\n3,1\n")
+    medunet.train(
+        tmp_path / "task.yaml", tmp_path / "data", output=tmp_path / "model", fold="cv",
+        splits=str(tmp_path / "folds.csv"), budget="2it", device="cpu",
+    )  # fmt: skip
+    whole, *folds = (read_records(tmp_path / "model" / part) for part in ("", "fold_0", "fold_1"))
+    assert whole.instances.num_cases == 4
+    assert whole.instances == combine_instance_rules([fold.instances for fold in folds])
+    assert all("instances" in fold for fold in whole.metrics["folds"])
+    assert medunet.load(tmp_path / "model", device="cpu").segment(cases[0].images[0]).objects is not None
