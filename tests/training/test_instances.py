@@ -126,7 +126,7 @@ def test_a_training_leaves_rules_and_scores(
     )
 
 
-def write_tiles(picture: Volume, objects: Volume, folder: Path, *, name: str, edge: int = 64) -> None:
+def write_tiles(picture: Volume, objects: Volume, folder: Path, *, name: str, edge: int = 40) -> None:
     """Pieces of a picture as cases, so small that a step is quick."""
     for number, (i, j) in enumerate(
         (i, j) for i in range(0, picture.spatial_shape[0], edge) for j in range(0, picture.spatial_shape[1], edge)
@@ -155,7 +155,7 @@ def test_touching_nuclei_are_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for seed in range(4):
         case = make_phantom_case("nuclei-2d", seed)
         write_tiles(case.image, case.labels, tmp_path / "data", name=case.case_id)
-    medunet.train("nuclei-2d", tmp_path / "data", output=tmp_path / "model", fold="all", budget="120it", device="cpu")
+    medunet.train("nuclei-2d", tmp_path / "data", output=tmp_path / "model", fold="all", budget="100it", device="cpu")
     segmenter = medunet.load(tmp_path / "model", device="cpu")
     for seed in (100, 101):
         unseen = make_phantom_case("nuclei-2d", seed)
@@ -174,7 +174,7 @@ def test_real_nuclei_are_told_apart(real_data: Path, tmp_path: Path, monkeypatch
         for half in (slice(0, 256), slice(256, 512))
     )
     write_tiles(*second, tmp_path / "data", name="half")
-    medunet.train("nuclei-2d", tmp_path / "data", output=tmp_path / "model", fold="all", budget="120it", device="cpu")
+    medunet.train("nuclei-2d", tmp_path / "data", output=tmp_path / "model", fold="all", budget="100it", device="cpu")
     found = medunet.load(tmp_path / "model", device="cpu").segment(first[0]).mask
     parts = cc3d.connected_components(first[0].array[0] > threshold_otsu(first[0].array[0]), connectivity=6)
     assert compute_ap(first[1], found.array[0]) > compute_ap(first[1], parts) + 0.1
