@@ -173,14 +173,14 @@ def _read_mask(
     """
     from medunet.io import from_label_map, is_dicom_source, read_structures
     from medunet.io.reading import has_structure_names
-    from medunet.tasks import check_label_values, load_task, parse_mapping, structures_to_labels
+    from medunet.tasks import check_label_values, list_object_values, load_task, parse_mapping, structures_to_labels
 
     if task_name is None:
         return read_structures(source, scan, options)
     task: Task = load_task(task_name)
     names = parse_mapping(mapping)
     found = read_structures(source, scan, options)
-    if is_dicom_source(source) or has_structure_names(source):
+    if is_dicom_source(source) or (has_structure_names(source) and not task.has_instances):
         labels = structures_to_labels(found, task, mapping=names, name=str(source))
     elif names:
         msg = (
@@ -190,7 +190,9 @@ def _read_mask(
     else:
         labels = found.to_label_map()
         check_label_values(labels, task, str(source))
-    return from_label_map(labels, task.labels, codes=task.codes)
+        if task.has_instances:
+            return from_label_map(labels, list_object_values(labels, task), codes=task.codes)
+    return from_label_map(labels, task.semantic_labels, codes=task.codes)
 
 
 def _name_algorithm() -> Algorithm:

@@ -84,6 +84,9 @@ def infer(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write the entropy of the probabilities, 0 to 1.")
     ] = False,
+    semantic: Annotated[
+        bool, typer.Option("--semantic", help="Of a task with instances: also write the labels without objects.")
+    ] = False,
     mesh: Annotated[
         Path | None, typer.Option("--mesh", help="Surfaces as .stl or .vtp; a folder where the output is one.")
     ] = None,
@@ -122,6 +125,7 @@ def infer(
         mesh=mesh,
         probabilities=probabilities,
         uncertainty=uncertainty,
+        semantic=semantic,
     )
     for scan in (*scans, *([Path(reference)] if reference else [])):
         if not os.path.lexists(scan):  # a link to nothing is a scan that cannot be read, like others
@@ -129,6 +133,9 @@ def infer(
             raise InputError(msg)
     folder = model or find_newest_model()
     task = _read_task(folder)
+    if semantic and task is not None and not task.has_instances:
+        msg = f"--semantic belongs to tasks with instances; the mask of task '{task.name}' holds its labels already."
+        raise InputError(msg)
     jobs = list_jobs(scans, output, wishes, num_channels=len(task.channels) if task else 1)
     options = build_options(
         series=series,
@@ -155,7 +162,7 @@ def infer(
     run = InferRun(
         jobs=jobs, wishes=wishes, options=options, settings=settings, folder=folder, is_quiet=as_json, device=device
     )
-    outcome = run.process(list(task.labels) if task else [], continues=continue_)
+    outcome = run.process(list(task.semantic_labels) if task else [], continues=continue_)
     if as_json:
         run.print_json(outcome)
     if outcome.num_failed:

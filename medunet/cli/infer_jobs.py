@@ -31,6 +31,7 @@ class Job:
         probabilities: Map of the classes; None makes none.
         uncertainty: Map of the entropy; None makes none.
         mesh: Surfaces; None makes none.
+        semantic: Label map without objects; None makes none.
     """
 
     images: tuple[Path, ...]
@@ -40,6 +41,7 @@ class Job:
     probabilities: Path | None = None
     uncertainty: Path | None = None
     mesh: Path | None = None
+    semantic: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,7 @@ class Wishes:
     mesh: Path | None = None
     probabilities: bool = False
     uncertainty: bool = False
+    semantic: bool = False
 
 
 def list_jobs(scans: list[Path], output: Path, wishes: Wishes, *, num_channels: int) -> list[Job]:
@@ -145,6 +148,7 @@ def _build_job(images: tuple[Path, ...], mask: Path, wishes: Wishes) -> Job:
         probabilities=mask.with_name(f"{name}_probabilities.nii.gz") if wishes.probabilities else None,
         uncertainty=mask.with_name(f"{name}_uncertainty.nii.gz") if wishes.uncertainty else None,
         mesh=wishes.mesh,
+        semantic=mask.with_name(f"{name}_semantic.nii.gz") if wishes.semantic else None,
     )
 
 
@@ -158,6 +162,7 @@ def _build_folder_job(images: tuple[Path, ...], output: Path, case_id: str, suff
         probabilities=output / "probabilities" / f"{case_id}.nii.gz" if wishes.probabilities else None,
         uncertainty=output / "uncertainty" / f"{case_id}.nii.gz" if wishes.uncertainty else None,
         mesh=wishes.mesh and wishes.mesh / f"{case_id}.vtp",
+        semantic=output / "semantic" / f"{case_id}.nii.gz" if wishes.semantic else None,
     )
 
 
@@ -187,6 +192,8 @@ def list_job_outputs(job: Job, names: Sequence[str], wishes: Wishes) -> list[Pat
 
     outputs = list_outputs(job.mask, _choose_format(job.mask, wishes.mask_format), list(names), split=wishes.split)
     outputs += [path for path in (job.preview, job.probabilities, job.uncertainty) if path is not None]
+    if job.semantic is not None:
+        outputs += list_outputs(job.semantic, "nifti", [], split=False)
     if job.mesh is not None:
         outputs += list_mesh_outputs(job.mesh, list(names))
     places = [path.resolve() for path in outputs]

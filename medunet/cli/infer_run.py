@@ -289,7 +289,7 @@ class InferRun:
         if not self.is_quiet:
             print_remarks(scan)
         check_channels(scan.volume, segmenter.task, str(scan.path))
-        outputs = list_job_outputs(job, list(segmenter.task.labels), self.wishes)
+        outputs = list_job_outputs(job, list(segmenter.task.semantic_labels), self.wishes)
         before = _Before.of(job.manifest, outputs, self._emptied)
         with before.restored_on_failure():
             begun = begin_manifest(
@@ -315,6 +315,8 @@ class InferRun:
                 seg_kind=self.wishes.seg_kind,
                 overwrite=True,  # `check_outputs` has asked before anything was computed
             )
+            if job.semantic is not None:
+                made.segmentation.save_semantic(job.semantic, overwrite=True)
             if job.mesh is not None:
                 write_mesh(made.segmentation.structures, job.mesh)
             if job.preview is not None:
@@ -332,6 +334,8 @@ class InferRun:
         assert done.result is not None
         outcome.manifests[done.job] = done.result
         self._print(_describe_result(done.job, done.result, self.wishes))
+        for name, found in done.result.objects.items():
+            self._print(f"  {_describe_objects(name, found)}")
         for flag in done.result.flags:
             self._print(f"  look at it: {flag['message']}")
         for path in _list_more(done.job, done.result):
@@ -367,6 +371,11 @@ def _describe_result(job: Job, manifest: Manifest, wishes: Wishes) -> str:
     where = job.mask.with_name(f"{strip_suffix(job.mask.name)}_<label>") if wishes.split else job.mask
     seconds = sum(manifest.seconds.values())
     return f"{job.images[0].name} -> {where}  {seconds:.1f} s  {', '.join(volumes) or 'no structure found'}"
+
+
+def _describe_objects(name: str, found: dict[str, float]) -> str:
+    volumes = f"{found['smallest_mm3']:.4g} to {found['largest_mm3']:.4g} mm3, median {found['median_mm3']:.4g} mm3"
+    return f"{name}: {found['count']:.0f} object{'' if found['count'] == 1 else 's'} of {volumes}"
 
 
 def _describe_volume(name: str, volume: dict[str, float | None]) -> str:

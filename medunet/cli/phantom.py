@@ -24,7 +24,7 @@ def phantom(
 
     recipe = load_task(task)
     if recipe.phantom is None:
-        msg = f"Task '{recipe.name}' has no phantoms; prostate-ct and hippocampus-mr have."
+        msg = f"Task '{recipe.name}' has no phantoms; prostate-ct, hippocampus-mr and nuclei-2d have."
         raise InputError(msg)
 
     from medunet.phantoms import write_phantom_dataset

@@ -29,7 +29,7 @@ def list_all(context: typer.Context, as_json: JsonOption = False) -> None:
     for name in ("what", "labels", "embedded data"):
         table.add_column(name)
     for task in map(load_task, list_tasks()):
-        table.add_row(task.name, task.title, ", ".join(task.labels), task.phantom or "-")
+        table.add_row(task.name, task.title, ", ".join(task.semantic_labels), task.phantom or "-")
     build_console().print(table)
 
 

@@ -15,6 +15,8 @@ from medunet.evaluation.case_instances import (
     InstanceSummary,
     LabelInstances,
     measure_instances,
+    measure_objects,
+    select_objects,
     summarize_instances,
 )
 from medunet.evaluation.case_metrics import CaseAgreement, LabelMetrics, compute_agreement, measure_case
@@ -89,10 +91,12 @@ __all__ = [
     "give_advice",
     "measure_case",
     "measure_instances",
+    "measure_objects",
     "score_case",
     "score_counts",
     "score_instances",
     "score_lesions",
+    "select_objects",
     "summarize_instances",
     "summarize_metrics",
     "summarize_scores",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medunet.errors import InputError
+from medunet.errors import InputError, LabelError
 from medunet.evaluation.pairing import find_case
 from medunet.evaluation.regrid import join_frames, put_mask_on_grid
 from medunet.io import (
@@ -120,6 +120,12 @@ def read_sides(case_id: str, mask: Path, reference: Path, options: SideOptions) 
 def _read_label_map(path: Path, case_id: str, options: SideOptions) -> Volume:
     if options.task is None or not _goes_by_name(path):
         return read_label_map(path)
+    if options.task.has_instances:
+        msg = (
+            f"{path} holds structures by name; task '{options.task.name}' (output: {options.task.output}) compares label maps with "
+            "a value per object. Convert it to NIfTI."
+        )
+        raise LabelError(msg)
     structures = read_structures(path, _find_scan(path, case_id, options))
     return structures_to_labels(structures, options.task, mapping=options.mapping, name=str(path))
 

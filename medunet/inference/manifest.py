@@ -56,6 +56,7 @@ class Manifest(BaseModel):
         estimated_memory_mib: What this scan was expected to take: ``host``, ``device``, and the terms of both.
         peak_memory_mib: Most memory that the process has taken until then; on CUDA also of the device.
         volumes: Label -> ``volume_ml``, ``visible_ml`` and the reason where the volume is not known.
+        objects: Of a task with instances: label -> how many objects it has, and how large they are.
         flags: What is unlike training.
         notes: What the reader changed, left out or found odd.
     """
@@ -80,6 +81,7 @@ class Manifest(BaseModel):
     estimated_memory_mib: dict[str, float] = {}
     peak_memory_mib: dict[str, float] = {}
     volumes: dict[str, dict[str, Any]] = {}
+    objects: dict[str, dict[str, float]] = {}
     flags: list[dict[str, Any]] = []
     notes: list[str] = []
 
@@ -143,6 +145,9 @@ def finish_manifest(path: Path, begun: Manifest, segmentation: Segmentation, sec
             "estimated_memory_mib": segmentation.memory.to_json() if segmentation.memory is not None else {},
             "peak_memory_mib": measure_peak_memory(),
             "volumes": {name: asdict(volume) for name, volume in segmentation.volumes.items()},
+            "objects": {}
+            if segmentation.objects is None
+            else {name: asdict(found) for name, found in segmentation.objects.summarize().items()},
             "flags": [asdict(flag) for flag in segmentation.flags],
             "notes": list(segmentation.scan.notes) if segmentation.scan is not None else [],
         }

@@ -84,6 +84,11 @@ class Predictor:
         self._locator = None if locator is None else Locator(locator, device, precision, self._settings)
 
     @property
+    def shares_plan(self) -> bool:
+        """Whether all networks see the same patches, so that they have probabilities in common."""
+        return len(self._groups) == 1
+
+    @property
     def description(self) -> str:
         """One line for people: what computes, and how often."""
         parts = [self._groups[0].networks[0].description]
@@ -171,7 +176,7 @@ class Predictor:
         Raises:
             InputError: If logits are asked for, and the networks do not share a plan.
         """
-        if len(self._groups) > 1:
+        if not self.shares_plan:
             if on_slab is not None:
                 msg = (
                     f"The model averages networks of {len(self._groups)} plans, whose probabilities share no grid before "

@@ -12,11 +12,20 @@ from typing import Any
 from medunet.device import choose_device, choose_precision
 from medunet.errors import InputError, ModelError, OutputError
 from medunet.inference.many import read_ahead
-from medunet.inference.maps import ArraySink, Box, MapPainter, MapSink, OpenSink, list_outside
+from medunet.inference.maps import (
+    ArraySink,
+    Box,
+    MapPainter,
+    MapSink,
+    OpenSink,
+    ProbabilityListener,
+    compute_certain_probabilities,
+    list_outside,
+)
 from medunet.inference.predictor import Predictor
 from medunet.inference.segmentation import Segmentation
 from medunet.inference.settings import InferenceSettings
-from medunet.inference.sliding_window import OnTiles
+from medunet.inference.sliding_window import OnTiles, Slab
 from medunet.io import (
     MapWriter,
     ReadOptions,
@@ -33,9 +42,9 @@ from medunet.io import (
 from medunet.models import SYNTHETIC_WARNING, AnyModel, Int8Record, find_newest_model, read_model
 from medunet.networks import PatchNetwork
 from medunet.planning import Plan
-from medunet.postprocessing import find_flags, postprocess_labels
+from medunet.postprocessing import Flag, Objects, find_flags, postprocess_labels, separate_objects
 from medunet.tasks import Task, check_channels, suggest
-from medunet.volume import build_grid
+from medunet.volume import Volume, build_grid
 
 logger = logging.getLogger(__name__)
 
@@ -149,13 +158,20 @@ class Segmenter:
             probabilities=self._choose_sink("probabilities", probabilities, origin, options, in_memory),
             uncertainty=self._choose_sink("uncertainty", uncertainty, origin, options, in_memory),
         )
+        listener = ProbabilityListener(self.task, image) if self._needs_probabilities else None
+
+        def listen(slab: Slab, grid: Volume, axis: int) -> None:
+            painter.add(slab, grid, axis)
+            if listener is not None:
+                listener.add(slab, grid, axis)
+
         try:
             labels, counted = self._predictor.segment_with_agreement(
                 image,
                 counts_agreement=agreement or self._predicts_dice,
                 on_tiles=on_tiles,
                 on_stage=clock.stop,
-                on_slab=painter.add if painter.is_wanted else None,
+                on_slab=listen if painter.is_wanted or listener is not None else None,
             )
             painter.close()
         finally:
@@ -169,9 +185,15 @@ class Segmenter:
         clock.stop("postprocess")
         flags = find_flags(image, labels, self.task, self.model.quality, agreement=counted)
         clock.stop("flags")
+        objects: Objects | None = None
+        if self.task.has_instances:
+            known = listener.finish() if listener else compute_certain_probabilities(labels, self.task)
+            objects, labels = separate_objects(known, labels, self.task, self.model.instances)
+            flags = tuple(flag for flag in flags if _is_worth_saying(flag, self.task))
+            clock.stop("objects")
         return Segmentation(
             labels=labels,
-            label_values=dict(self.task.labels),
+            label_values=dict(self.task.semantic_labels),
             timings=clock.seconds,
             device=str(self.device),
             codes=self.task.codes,
@@ -181,6 +203,7 @@ class Segmenter:
             flags=flags,
             agreement=counted,
             memory=memory,
+            objects=objects,
             **{name: sink.volume for name, sink in in_memory.items()},
         )
 
@@ -190,6 +213,9 @@ class Segmenter:
         labels = self.model.quality.labels.values() if self.model.quality is not None else ()
         calibrations = [label.dice_calibration for label in labels]
         return any(one is not None and one.members == self._predictor.members for one in calibrations)
+    def _needs_probabilities(self) -> bool:
+        """Networks of several plans have none in common; their objects are told apart by the label map."""
+        return self.task.has_instances and self._predictor.shares_plan
 
     @property
     def _name(self) -> tuple[str, str]:
@@ -294,6 +320,11 @@ def load(
         raise InputError(msg)
     settings = replace(settings or InferenceSettings(), **choices)
     return Segmenter(read_model(model if model is not None else find_newest_model()), device, settings)
+
+
+def _is_worth_saying(flag: Flag, task: Task) -> bool:
+    """Not about borders, which only the network knows, nor about how many parts the bodies have before the watershed."""
+    return flag.label not in task.borders.values() and not (flag.code == "num-parts" and flag.label in task.things)
 
 
 def _name_outputs(task: Task) -> list[str]:

@@ -16,6 +16,7 @@ from medunet.models.names import (
     BACKENDS,
     CARD,
     ENSEMBLE,
+    INSTANCES,
     INT8,
     LOCATE,
     LOG,
@@ -30,7 +31,21 @@ from medunet.models.names import (
     WEIGHTS,
 )
 
-_COPIED = (TASK, PLAN, METRICS, POSTPROCESSING, QUALITY, SPEED, INT8, CARD, LOG, WEIGHTS, ENSEMBLE, TRAINING)
+_COPIED = (
+    TASK,
+    PLAN,
+    METRICS,
+    POSTPROCESSING,
+    INSTANCES,
+    QUALITY,
+    SPEED,
+    INT8,
+    CARD,
+    LOG,
+    WEIGHTS,
+    ENSEMBLE,
+    TRAINING,
+)
 """In the order in which they are copied: without the last two, a folder counts as no model."""
 
 

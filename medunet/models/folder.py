@@ -10,6 +10,7 @@ task.json             what is segmented (medunet.tasks.Task)
 training.json         how it was trained: settings, versions, seed, cases, checksum
 metrics.json          Dice on the validation cases, where there are any
 postprocessing.json   what is done to a mask after the network; without it, what the task asks for
+instances.json        how objects that touch are told apart, for tasks with instances
 quality.json          what scans and masks looked like in training
 speed.json            what more or less work per scan is worth
 int8.json             what the network in eight bits costs and scores, where that was tried; it lies in backends/
@@ -32,9 +33,11 @@ from torch import Tensor
 from medunet.errors import ModelError
 from medunet.io import write_bytes_atomic, write_json_atomic, write_text_atomic
 from medunet.models.card import build_card
+from medunet.models.instances import InstanceRules
 from medunet.models.members import check_lies_within, is_ensemble, list_members
 from medunet.models.names import (
     CARD,
+    INSTANCES,
     LOCATE,
     LOW,
     METRICS,
@@ -155,12 +158,13 @@ def write_results(
     metrics: dict[str, Any],
     *,
     postprocessing: Postprocessing | None = None,
+    instances: InstanceRules | None = None,
     quality: QualityRanges | None = None,
     speed: SpeedRecord | None = None,
     other_plans: Sequence[Plan] = (),
 ) -> None:
     """Write what is known after training: the card, ``metrics.json``, ``postprocessing.json``,
-    ``quality.json`` and ``speed.json``.
+    ``instances.json``, ``quality.json`` and ``speed.json``.
 
     Args:
         folder: The model folder.
@@ -169,6 +173,7 @@ def write_results(
         training: For the card.
         metrics: From validation.
         postprocessing: None writes no file, which means that nothing is done but what the task asks for.
+        instances: None writes no file, as for every task without instances.
         quality: None writes no file.
         speed: None writes no file.
         other_plans: For the card: of the members of an ensemble that have another plan.
@@ -178,6 +183,8 @@ def write_results(
     """
     if postprocessing is not None:  # first: once metrics.json is there, the folder counts as finished
         write_json_atomic(folder / POSTPROCESSING, postprocessing.model_dump(mode="json"))
+    if instances is not None:
+        write_json_atomic(folder / INSTANCES, instances.model_dump(mode="json"))
     if quality is not None:
         write_json_atomic(folder / QUALITY, quality.model_dump(mode="json"))
     if speed is not None:

@@ -10,9 +10,22 @@ from pydantic import BaseModel, ConfigDict
 
 from medunet.errors import ModelError
 from medunet.models.documents import read_document, read_json
+from medunet.models.instances import InstanceRules
 from medunet.models.int8 import Int8Record
 from medunet.models.members import is_ensemble
-from medunet.models.names import ENSEMBLE, INT8, METRICS, PLAN, POSTPROCESSING, QUALITY, SPEED, TASK, TRAINING, WEIGHTS
+from medunet.models.names import (
+    ENSEMBLE,
+    INSTANCES,
+    INT8,
+    METRICS,
+    PLAN,
+    POSTPROCESSING,
+    QUALITY,
+    SPEED,
+    TASK,
+    TRAINING,
+    WEIGHTS,
+)
 from medunet.models.postprocessing import Postprocessing
 from medunet.models.quality import QualityRanges
 from medunet.models.speed import SpeedRecord
@@ -77,6 +90,7 @@ class ModelRecords:
         training: Where it comes from.
         metrics: What it scored in validation; empty when it was not validated.
         postprocessing: What is done to a mask after the network; what the task asks for, where the folder does not say.
+        instances: How objects are told apart, of a task with instances.
         quality: What scans and masks looked like in training; None where the folder does not say.
         speed: What more or less work per scan is worth; None where the folder does not say.
         int8: What the network in eight bits costs and scores; None where the folder does not say.
@@ -88,6 +102,7 @@ class ModelRecords:
     training: TrainingRecord
     metrics: dict[str, Any]
     postprocessing: Postprocessing = field(default_factory=Postprocessing)
+    instances: InstanceRules = field(default_factory=InstanceRules)
     quality: QualityRanges | None = None
     speed: SpeedRecord | None = None
     int8: Int8Record | None = None
@@ -117,6 +132,9 @@ def read_records(folder: str | Path) -> ModelRecords:
         training=training,
         metrics=metrics,
         postprocessing=postprocessing,
+        instances=read_document(InstanceRules, folder / INSTANCES)
+        if (folder / INSTANCES).is_file()
+        else InstanceRules(),
         quality=read_document(QualityRanges, folder / QUALITY) if (folder / QUALITY).is_file() else None,
         speed=read_document(SpeedRecord, folder / SPEED) if (folder / SPEED).is_file() else None,
         int8=read_document(Int8Record, folder / INT8) if (folder / INT8).is_file() else None,

@@ -16,7 +16,7 @@ class PhantomCase:
     Attributes:
         case_id: Name of the case, for example ``"pelvis_007"``.
         image: Intensities, ``(1, I, J, K)``.
-        labels: The exact truth on the same grid, ``(1, I, J, K)`` uint8.
+        labels: The exact truth on the same grid, ``(1, I, J, K)`` uint8, or uint16 with a value per object.
     """
 
     case_id: str

@@ -9,6 +9,7 @@ from medunet.errors import InputError
 from medunet.phantoms.case import Phantom, PhantomCase
 from medunet.phantoms.hippocampus_mr import HIPPOCAMPUS_LABELS, make_hippocampus_mr
 from medunet.phantoms.male_pelvis_ct import make_male_pelvis_ct
+from medunet.phantoms.nuclei_2d import NUCLEI_LABELS, make_nuclei_2d
 from medunet.phantoms.pelvis_organs import PELVIS_LABELS
 
 PHANTOMS: Mapping[str, Phantom] = MappingProxyType(
@@ -30,6 +31,14 @@ PHANTOMS: Mapping[str, Phantom] = MappingProxyType(
                 labels=MappingProxyType(HIPPOCAMPUS_LABELS),
                 case_prefix="hippocampus",
                 make=make_hippocampus_mr,
+            ),
+            Phantom(
+                name="nuclei-2d",
+                modality="MR",
+                channels=("fluorescence",),
+                labels=MappingProxyType(NUCLEI_LABELS),
+                case_prefix="nuclei",
+                make=make_nuclei_2d,
             ),
         )
     }

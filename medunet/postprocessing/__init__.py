@@ -25,6 +25,7 @@ from medunet.postprocessing.choose_steps import choose_steps
 from medunet.postprocessing.crf_settings import DenseCrf
 from medunet.postprocessing.flags import Flag, find_flags, judge_case
 from medunet.postprocessing.image_steps import ImageEffect, apply_image_step
+from medunet.postprocessing.objects import ObjectFacts, Objects, flood, separate_objects
 from medunet.postprocessing.quality import CaseFacts, compute_quality_ranges, measure_case
 from medunet.postprocessing.run_steps import Postprocessed, postprocess
 from medunet.postprocessing.supervoxels import Supervoxels, compute_supervoxels
@@ -40,6 +41,8 @@ __all__ = [
     "ImageEffect",
     "LabelStep",
     "LabelVolume",
+    "ObjectFacts",
+    "Objects",
     "Postprocessed",
     "PostprocessedLabels",
     "Postprocessing",
@@ -60,6 +63,7 @@ __all__ = [
     "decide",
     "find_flags",
     "fit_dice_calibration",
+    "flood",
     "is_predicted_poor",
     "join_agreement",
     "judge_case",
@@ -67,4 +71,5 @@ __all__ = [
     "postprocess",
     "postprocess_labels",
     "predict_dice",
+    "separate_objects",
 ]

@@ -8,6 +8,7 @@ from medunet.tasks.cases import (
     list_case_files,
     read_case,
     read_case_scan,
+    read_objects,
 )
 from medunet.tasks.dataset import Dataset, read_dataset
 from medunet.tasks.encoding import (
@@ -18,6 +19,12 @@ from medunet.tasks.encoding import (
     list_class_values,
 )
 from medunet.tasks.folds import Splits, count_folds, read_splits, split_fold
+from medunet.tasks.instances import (
+    build_target_map,
+    check_object_values,
+    compute_semantic_map,
+    list_object_values,
+)
 from medunet.tasks.mask_steps import (
     MASK_STEPS,
     Closing,
@@ -60,20 +67,24 @@ __all__ = [
     "StepField",
     "Task",
     "build_step",
+    "build_target_map",
     "check_annotated",
     "check_annotated_values",
     "check_channels",
     "check_label_values",
     "check_mapping",
+    "check_object_values",
     "check_positive",
     "compute_membership",
     "compute_mirrored_outputs",
+    "compute_semantic_map",
     "count_folds",
     "describe_first_fault",
     "describe_step",
     "encode_labels",
     "list_case_files",
     "list_class_values",
+    "list_object_values",
     "list_tasks",
     "load_task",
     "match_structure",
@@ -83,6 +94,7 @@ __all__ = [
     "read_case",
     "read_case_scan",
     "read_dataset",
+    "read_objects",
     "read_splits",
     "split_fold",
     "split_step",

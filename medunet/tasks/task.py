@@ -18,9 +18,11 @@ from medunet.tasks.mask_steps import MaskStep, OnePerSide, StepField
 from medunet.tasks.suggestion import suggest
 
 IntensityRule = Literal["ct-window", "ct-percentile", "zscore", "none"]
+OutputKind = Literal["labels", "instances", "panoptic"]
 LabelValues = tuple[int, ...]
 _MAX_CODES = 254
 _MAX_LETTERS = 200
+_BORDER = " border"
 
 
 class Task(BaseModel):
@@ -42,8 +44,17 @@ class Task(BaseModel):
         tolerances_mm: Label name -> distance in mm up to which two surfaces agree, for the NSD of an evaluation.
         postprocessing: Label name -> steps that are taken after the network, in this order; labels that are not named here
             get what validation finds to help.
+        output: ``"labels"``: a value per voxel. ``"instances"``: label files hold a value per object, and objects that
+            touch are told apart. ``"panoptic"``: some labels are objects, the others are not counted (tissue).
+        things: Labels that are objects; all of them, for ``"instances"``.
+        label_divisor: With several labels: a file holds the label's value times this, plus the number of the object
+            (as in https://doi.org/10.1109/CVPR.2019.00963). None: every positive value is an object of the one label.
+        border_mm: Thickness of the border that is learnt within each object; None: two of a case's finest voxels.
         phantom: Synthetic data that stand in when no data are given.
         budget: Training budget when none is given, such as ``"10min"`` or ``"5000it"``.
+
+    For every label of objects a task gets a second one, ``"nucleus border"``, with a free value: the network learns what
+    lies within an object and its border as two classes (`medunet.tasks.instances`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,8 +72,17 @@ class Task(BaseModel):
     synonyms: dict[str, tuple[str, ...]] = {}
     tolerances_mm: dict[str, float] = {}
     postprocessing: dict[str, tuple[StepField, ...]] = {}
+    output: OutputKind = "labels"
+    things: tuple[str, ...] = ()
+    label_divisor: int | None = None
+    border_mm: float | None = None
     phantom: str | None = None
     budget: str = "30min"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, content: Any) -> Any:
+        return _add_borders(content) if isinstance(content, dict) else content
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -133,6 +153,7 @@ class Task(BaseModel):
                 raise ValueError(msg)
         if self.has_regions:
             self.compute_region_values()
+        self._check_instances()
         return self
 
     @property
@@ -140,6 +161,22 @@ class Task(BaseModel):
         """Whether labels share values, so that a voxel can belong to several."""
         values = [value for label in self.labels.values() for value in label]
         return len(values) != len(set(values))
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether label files and masks hold a value per object."""
+        return self.output != "labels"
+
+    @property
+    def borders(self) -> dict[str, str]:
+        """Label of objects -> the label of their border."""
+        return {name: f"{name}{_BORDER}" for name in self.things}
+
+    @property
+    def semantic_labels(self) -> dict[str, LabelValues]:
+        """The labels that people know: without the borders, which only the network knows."""
+        borders = set(self.borders.values())
+        return {name: values for name, values in self.labels.items() if name not in borders}
 
     @property
     def all_values(self) -> tuple[int, ...]:
@@ -230,6 +267,40 @@ class Task(BaseModel):
                 )
                 raise ValueError(msg)
 
+    def _check_instances(self) -> None:
+        """What instances need, and what makes no sense without them."""
+        if not self.has_instances:
+            for key in ("things", "label_divisor", "border_mm"):
+                if getattr(self, key):
+                    msg = f"{key} belongs to output: instances and output: panoptic, and only to them"
+                    raise ValueError(msg)
+            return
+        if self.has_regions or any(len(values) > 1 for values in self.labels.values()):
+            msg = f"output: {self.output} needs labels with one value each; a label here has several"
+            raise ValueError(msg)
+        labels = self.semantic_labels
+        if unknown := [name for name in self.things if name not in labels]:
+            msg = f"things: '{unknown[0]}' is not among the labels; {suggest(unknown[0], labels)}"
+            raise ValueError(msg)
+        if self.output == "instances" and set(self.things) != set(labels):
+            msg = "things: with output: instances all labels are objects; say output: panoptic if some are not"
+            raise ValueError(msg)
+        if not self.things:
+            msg = "things: no label is named; expected those that are objects, or output: labels"
+            raise ValueError(msg)
+        if len(labels) > 1 and self.label_divisor is None:
+            msg = (
+                f"label_divisor: there are {len(labels)} labels, so files must say which object is of which; expected a number "
+                "such as 1000: value = label * 1000 + object"
+            )
+            raise ValueError(msg)
+        if self.label_divisor is not None and self.label_divisor < 2:
+            msg = f"label_divisor: {self.label_divisor} leaves no numbers for objects; expected 2 or more, such as 1000"
+            raise ValueError(msg)
+        if self.border_mm is not None and not 0 < self.border_mm < math.inf:
+            msg = f"border_mm: {self.border_mm} is no thickness; expected millimetres above 0"
+            raise ValueError(msg)
+
     def _check_nesting(self) -> None:
         """A label map holds one value per voxel, so it can show regions within each other, but not any overlap."""
         for name, other in itertools.combinations(self.labels, 2):
@@ -237,6 +308,36 @@ class Task(BaseModel):
             if values & others and not (values <= others or others <= values):
                 msg = f"regions '{name}' and '{other}' overlap without one lying within the other; a label map cannot show it"
                 raise ValueError(msg)
+
+
+def _add_borders(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a recipe with a border for every label of objects; a second time changes nothing.
+
+    What is faulty stays as it is: the checks of the fields name it.
+    """
+    labels, things = content.get("labels"), content.get("things", ())
+    if content.get("output", "labels") == "labels" or not isinstance(labels, dict):
+        return content
+    if not isinstance(things, (list, tuple)) or not all(isinstance(name, str) for name in (*labels, *things)):
+        return content
+    if content["output"] == "instances" and not things:
+        things = tuple(labels)
+    borders = {name: f"{name}{_BORDER}" for name in things if name in labels and f"{name}{_BORDER}" not in labels}
+    values = [value for one in labels.values() for value in (one if isinstance(one, (list, tuple)) else (one,))]
+    if not all(isinstance(value, int) for value in values):
+        return content
+    free = (value for value in itertools.count(max(values, default=0) + 1) if value != content.get("ignore"))
+    laterality = content.get("laterality", ())
+    pairs = [
+        (borders[left], borders[right])
+        for left, right in (pair for pair in laterality if isinstance(pair, (list, tuple)) and len(pair) == 2)
+        if left in borders and right in borders
+    ]
+    return content | {
+        "things": tuple(things),
+        "labels": labels | {border: next(free) for border in borders.values()},
+        "laterality": (*laterality, *pairs),
+    }
 
 
 def parse_task(content: Any, source: str) -> Task:

@@ -14,6 +14,7 @@ from medunet.inference import Predictor
 from medunet.inference.settings import REPRODUCIBLE
 from medunet.models import (
     ModelRecords,
+    combine_instance_rules,
     combine_records,
     combine_speed_records,
     read_model,
@@ -148,6 +149,7 @@ def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: 
         record,
         summarize_validation(validation) | {"folds": [_summarize_fold(one.metrics) for one in records]},
         postprocessing=validation.postprocessing,
+        instances=combine_instance_rules([one.instances for one in records]) if experiment.task.has_instances else None,
         quality=quality,
         speed=combine_speed_records([one.speed for one in records]),
     )
@@ -180,4 +182,5 @@ def _predict_again(experiment: Experiment, folder: Path, cases: Sequence[Case], 
 
 
 def _summarize_fold(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {"num_cases": metrics["num_cases"], "mean_dice": metrics["mean_dice"]}
+    summary = {"num_cases": metrics["num_cases"], "mean_dice": metrics["mean_dice"]}
+    return summary | ({"instances": metrics["instances"]["summary"]} if "instances" in metrics else {})

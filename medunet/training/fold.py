@@ -30,6 +30,7 @@ from medunet.tasks import Case, split_fold
 from medunet.training.experiment import Experiment, count_cases
 from medunet.training.fine_tune import load_matching_weights
 from medunet.training.identity import RunIdentity
+from medunet.training.instances import InstanceValidation, fit_instances
 from medunet.training.loop import LoopResult, Trainer
 from medunet.training.losses import LossName
 from medunet.training.previous_stage import PreviousStage
@@ -143,7 +144,7 @@ def _build_trainer(
         training, watched = (
             previous.add_labels(cases, stored) for cases, stored in zip(groups, (training, watched), strict=True)
         )
-    loss: LossName = experiment.plan.loss if settings.loss == "auto" else settings.loss
+    loss = _choose_loss(experiment)
     identity = RunIdentity(
         medunet_version=medunet.__version__,
         case_checksums={case.case_id: _compute_checksum(case) for case in (*training, *watched)},
@@ -180,6 +181,13 @@ def _build_trainer(
     )
 
 
+def _choose_loss(experiment: Experiment) -> LossName:
+    """What the user asks for; else, where objects are to be told apart, the loss that weighs the gaps between them."""
+    if experiment.settings.loss != "auto":
+        return experiment.settings.loss
+    return "boundary-ce" if experiment.task.has_instances else experiment.plan.loss
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Fold:
     """All that belongs to one training."""
@@ -206,7 +214,8 @@ class _Fold:
                 segmenter = self._build_segmenter()
                 speed = self._measure_speeds(segmenter, result.seconds)
                 validation = self._validate(segmenter, masks, speed)
-                self._write(result, validation, masks, speed)
+                instances = self._fit_instances(segmenter, speed)
+                self._write(result, validation, masks, speed, instances)
                 self._quantize(result.seconds)
             self.experiment.observer.on_model(self.folder)
         return TrainingResult(
@@ -241,7 +250,24 @@ class _Fold:
             return None
         return validate_cases(segmenter, self.validation_cases, self.experiment.observer, masks=masks, speed=speed)
 
-    def _write(self, result: LoopResult, validation: Validation | None, masks: Path, speed: SpeedRecord | None) -> None:
+    def _fit_instances(self, segmenter: NetworkSegmenter, speed: SpeedRecord | None) -> InstanceValidation | None:
+        """How objects are told apart, where the task has any."""
+        if not self.experiment.task.has_instances:
+            return None
+        observer = self.experiment.observer
+        found = fit_instances(segmenter, self.training_cases, self.validation_cases, observer, speed=speed)
+        for line in (f"Objects: {found.rules.describe()}", *found.describe()):
+            observer.on_message(line)
+        return found
+
+    def _write(
+        self,
+        result: LoopResult,
+        validation: Validation | None,
+        masks: Path,
+        speed: SpeedRecord | None,
+        instances: InstanceValidation | None,
+    ) -> None:
         task, cases = self.experiment.task, (*self.training_cases, *self.validation_cases)
         quality = compute_quality_ranges(
             cases,
@@ -256,8 +282,9 @@ class _Fold:
             task,
             self.experiment.plan,
             self._build_record(result),
-            summarize_validation(validation),
+            summarize_validation(validation) | ({} if instances is None else {"instances": instances.to_metrics()}),
             postprocessing=None if validation is None else validation.postprocessing,
+            instances=None if instances is None else instances.rules,
             quality=quality,
             speed=speed,
         )

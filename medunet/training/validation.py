@@ -25,7 +25,7 @@ from medunet.inference import InferenceSettings, build_tile_networks, compute_lo
 from medunet.inference.backends import TorchBackend
 from medunet.inference.locating import Locator, Region, segment_located
 from medunet.inference.members import MembersWatch
-from medunet.inference.predictor import choose_flips
+from medunet.inference.predictor import OnSlab, choose_flips
 from medunet.models import SpeedRecord
 from medunet.planning import Plan
 from medunet.postprocessing import (
@@ -126,7 +126,12 @@ class NetworkSegmenter:
     locator: Locator | None = None
 
     def segment(
-        self, image: Volume, settings: InferenceSettings | None = None, speed: SpeedRecord | None = None
+        self,
+        image: Volume,
+        settings: InferenceSettings | None = None,
+        speed: SpeedRecord | None = None,
+        *,
+        on_slab: OnSlab | None = None,
     ) -> Volume:
         """From a scan to a mask on its grid, without post-processing.
 
@@ -134,7 +139,11 @@ class NetworkSegmenter:
             image: ``(C, I, J, K)`` with the channels of the task.
             settings: How much is computed.
             speed: What was measured before; decides about mirrored passes where the settings leave it open.
+            on_slab: Called with finished logits; then all of the scan is looked at.
         """
+        if on_slab is not None:
+            wanted = settings or InferenceSettings()
+            return self._segment_region(image, None, wanted, speed, on_slab=on_slab, counts_agreement=False)[0]
         return self.segment_with_agreement(image, settings, speed, counts_agreement=False)[0]
 
     def segment_with_agreement(
@@ -161,6 +170,7 @@ class NetworkSegmenter:
         speed: SpeedRecord | None,
         *,
         counts_agreement: bool,
+        on_slab: OnSlab | None = None,
     ) -> tuple[Volume, AgreementCounts | None]:
         prepared = preprocess_image(image, self.plan, region=region)
         if self.add_channels is not None:
@@ -170,7 +180,7 @@ class NetworkSegmenter:
         watch = MembersWatch(self.task, 1, num_flips, self.device) if counts_agreement else None
         on_members = None if watch is None else watch.add
         tiles = build_tile_networks(networks, self.plan, self.task, settings, speed, on_members=on_members)
-        labels = paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings)
+        labels = paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings, on_slab=on_slab)
         return labels, None if watch is None else watch.read()
 
 
@@ -255,12 +265,15 @@ def score_masks(cases: Sequence[Case], task: Task, folder: Path, failures: Itera
         [case for case in cases if case.case_id not in failed and has_mask_pair(folder, case.case_id)]
     )
     raw = scorer.score(Postprocessing())
+    # Of objects the largest is no better than the others.
+    num_judges = 0 if task.has_instances else scorer.num_cases
     postprocessing = choose_postprocessing(
-        task, scorer.num_cases, lambda candidate: _compute_mean_dices(scorer.score(candidate), task)
+        task, num_judges, lambda candidate: _compute_mean_dices(scorer.score(candidate), task)
     )
-    postprocessing = choose_steps(
-        task, postprocessing, lambda candidate: _list_case_dices(scorer.score(candidate), task)
-    )
+    if not task.has_instances:
+        postprocessing = choose_steps(
+            task, postprocessing, lambda candidate: _list_case_dices(scorer.score(candidate), task)
+        )
     evaluation = build_evaluation(scorer.score(postprocessing), failures)
     return Validation(
         scores=evaluation.scores,

@@ -26,7 +26,7 @@ def test_every_recipe_loads(name: str) -> None:
     task = load_task(name)
     assert task.name == name in list_tasks()
     assert load_task(CONFIGS / f"{name}.yaml") == task
-    assert set(task.codes) == set(task.labels)
+    assert set(task.codes) == set(task.semantic_labels)
 
 
 def test_paired_organs_are_declared_left_and_right() -> None:

@@ -54,7 +54,12 @@ def build_loss(name: LossName, task: Task, device: torch.device) -> Segmentation
         msg = f"There is no loss '{name}'; {suggest(name, TERMS)}"
         raise InputError(msg)
     membership = torch.from_numpy(compute_membership(task)).to(device)
-    weigh = partial(weigh_region_boundaries, membership=membership) if task.has_regions else weigh_class_boundaries
+    gaps = [code for code, label in enumerate(task.labels, start=1) if label in task.borders.values()]
+    weigh = (
+        partial(weigh_region_boundaries, membership=membership)
+        if task.has_regions
+        else partial(weigh_class_boundaries, gaps=gaps)
+    )
     return SegmentationLoss(
         terms=TERMS[name],
         membership=membership,
