@@ -3,11 +3,18 @@
 from medunet.augmentation.changes import IntensityChange, PatchChange, sample_change
 from medunet.augmentation.intensity import apply_intensity
 from medunet.augmentation.labels import warp_labels
-from medunet.augmentation.policy import AugmentationPolicy, build_nnunet_policy, build_policy, choose_policy
+from medunet.augmentation.policy import (
+    AugmentationPolicy,
+    build_nnunet_policy,
+    build_policy,
+    build_unet2015_policy,
+    choose_policy,
+)
 from medunet.augmentation.spatial import (
     SpatialChange,
     apply_spatial,
     compute_bspline_field,
+    compute_grid_field,
     compute_source_offsets,
     sample_spatial,
 )
@@ -21,8 +28,10 @@ __all__ = [
     "apply_spatial",
     "build_nnunet_policy",
     "build_policy",
+    "build_unet2015_policy",
     "choose_policy",
     "compute_bspline_field",
+    "compute_grid_field",
     "compute_source_offsets",
     "sample_change",
     "sample_spatial",

@@ -28,7 +28,7 @@ from medunet.inference.manifest import (
 )
 from medunet.inference.many import Done, read_ahead, write_behind
 from medunet.inference.settings import InferenceSettings
-from medunet.io import write_mesh
+from medunet.io import is_picture_file, write_mesh
 from medunet.io.atomic import remove_partial_files
 from medunet.tasks import check_channels
 
@@ -311,7 +311,9 @@ class InferRun:
 def _describe_result(job: Job, manifest: Manifest, wishes: Wishes) -> str:
     from medunet.io import strip_suffix
 
-    volumes = [_describe_volume(name, volume) for name, volume in manifest.volumes.items() if volume["visible_ml"] > 0]
+    has_one_page = is_picture_file(job.images[0]) and not job.images[0].suffix.lower().startswith(".tif")
+    describe = _describe_area if has_one_page else _describe_volume
+    volumes = [describe(name, volume) for name, volume in manifest.volumes.items() if volume["visible_ml"] > 0]
     where = job.mask.with_name(f"{strip_suffix(job.mask.name)}_<label>") if wishes.split else job.mask
     seconds = sum(manifest.seconds.values())
     return f"{job.images[0].name} -> {where}  {seconds:.1f} s  {', '.join(volumes) or 'no structure found'}"
@@ -320,6 +322,12 @@ def _describe_result(job: Job, manifest: Manifest, wishes: Wishes) -> str:
 def _describe_volume(name: str, volume: dict[str, float | None]) -> str:
     is_cut = volume["volume_ml"] is None
     return f"{name} {volume['visible_ml']:.1f} ml{' or more (cut by the border)' if is_cut else ''}"
+
+
+def _describe_area(name: str, volume: dict[str, float | None]) -> str:
+    """The page of a picture is 1 mm thick, so that its volume is an area; 1 mm² is a pixel where the file names no size."""
+    assert volume["visible_ml"] is not None
+    return f"{name} {1000 * volume['visible_ml']:,.0f} mm²"
 
 
 def _describe_failure(error: Exception, job: Job) -> str:

@@ -15,6 +15,7 @@ from medunet.cli.options import (
     DeviceOption,
     MapOption,
     MemoryOption,
+    NeighbourSlicesOption,
     NetworkOption,
     NetworkSettingOption,
     PresetOption,
@@ -33,6 +34,7 @@ def plan(
     mapping: MapOption = None,
     budget: BudgetOption = None,
     configuration: ConfigurationOption = "auto",
+    neighbour_slices: NeighbourSlicesOption = None,
     preset: PresetOption = "default",
     memory_gb: MemoryOption = None,
     network: NetworkOption = "auto",
@@ -57,6 +59,7 @@ def plan(
         task=task,
         budget=budget,
         configuration=configuration,  # type: ignore[arg-type]  # the settings check it
+        neighbour_slices=neighbour_slices,
         preset=preset,  # type: ignore[arg-type]
         memory_gb=memory_gb,
         network=network,

@@ -14,6 +14,7 @@ from medunet.cli.options import (
     DeviceOption,
     MapOption,
     MemoryOption,
+    NeighbourSlicesOption,
     NetworkOption,
     NetworkSettingOption,
     PresetOption,
@@ -45,6 +46,7 @@ def train(
     ] = "0",
     splits: SplitsOption = None,
     configuration: ConfigurationOption = "auto",
+    neighbour_slices: NeighbourSlicesOption = None,
     preset: PresetOption = "default",
     memory_gb: MemoryOption = None,
     network: NetworkOption = "auto",
@@ -60,7 +62,11 @@ def train(
         ),
     ] = "auto",
     augmentation: Annotated[
-        str, typer.Option("--augmentation", help="fast (plain torch), torchio (MONAI and TorchIO) or none.")
+        str,
+        typer.Option(
+            "--augmentation",
+            help="fast (plain torch), torchio (MONAI and TorchIO), unet2015 (as in the paper) or none.",
+        ),
     ] = "fast",
     source_model: Annotated[
         Path | None,
@@ -112,6 +118,7 @@ def train(
                 splits=splits,
                 budget=budget,
                 configuration=configuration,
+                neighbour_slices=neighbour_slices,
                 preset=preset,
                 memory_gb=memory_gb,
                 network=network,

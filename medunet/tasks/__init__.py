@@ -18,6 +18,7 @@ from medunet.tasks.encoding import (
     list_class_values,
 )
 from medunet.tasks.folds import Splits, count_folds, read_splits, split_fold
+from medunet.tasks.modality import Modality, is_picture
 from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.recipes import list_tasks, load_task
 from medunet.tasks.structure_names import check_mapping, match_structure, parse_mapping, structures_to_labels
@@ -29,6 +30,7 @@ __all__ = [
     "Code",
     "Dataset",
     "IntensityRule",
+    "Modality",
     "Splits",
     "Task",
     "check_annotated",
@@ -41,6 +43,7 @@ __all__ = [
     "count_folds",
     "describe_first_fault",
     "encode_labels",
+    "is_picture",
     "list_case_files",
     "list_class_values",
     "list_tasks",
