@@ -114,9 +114,7 @@ def score(folder: Path, cases: Sequence[Case], device: str) -> None:
         truth = labels.array[0, :, :, 0] > 0
         rand = score_partition(truth, found)
         assert rand is not None
-        rows.append(
-            (compute_dice(truth, found), compute_dice(~truth, ~found), rand.f_score, rand.split, rand.merge)
-        )
+        rows.append((compute_dice(truth, found), compute_dice(~truth, ~found), rand.f_score, rand.split, rand.merge))
         print_row(case.case_id, rows[-1])
     print_row("mean", np.mean(rows, axis=0).tolist())
 

@@ -20,7 +20,10 @@ CELL_LABELS = {"cell": 255}
 """The interior of cells, as the challenge stores it; membranes are the background."""
 _STREAM = 3  # keeps the random numbers of the phantoms apart
 _LATTICE = 22.0  # pixels between the middles of cells
-_HAEMATOXYLIN, _EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # absorbance of red, green, blue (Ruifrok 2001)
+_HAEMATOXYLIN, _EOSIN = (
+    (0.95, 0.85, 0.40),
+    (0.10, 0.80, 0.35),
+)  # absorbance of red, green, blue: a blue and a pink stain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ def make_cells_microscopy(seed: int) -> PhantomCase:
     """The grey case of a seed."""
     rng = np.random.default_rng([seed, _STREAM])
     section = _sample_section(rng)
-    dark = np.maximum(section.membrane, 0.8 * section.organelle)
+    dark = np.maximum(section.membrane, section.organelle)
     grey = 0.72 - 0.22 * section.shade - 0.45 * dark
     return _build_case(f"cells_{seed:03d}", _photograph(rng, grey[None]), section)
 
@@ -51,7 +54,7 @@ def make_stained_cells(seed: int) -> PhantomCase:
     """The coloured case of a seed: membranes and organelles blue, the rest of the cells pink."""
     rng = np.random.default_rng([seed, _STREAM])
     section = _sample_section(rng)
-    blue = np.maximum(section.membrane, 0.8 * section.organelle)
+    blue = np.maximum(section.membrane, section.organelle)
     pink = (1 - section.membrane) * (0.25 + 0.35 * section.shade)
     absorbed = [blue * h + pink * e for h, e in zip(_HAEMATOXYLIN, _EOSIN, strict=True)]
     return _build_case(f"stained_{seed:03d}", _photograph(rng, 0.95 * np.exp(-np.stack(absorbed))), section)
@@ -92,7 +95,7 @@ def _draw_organelles(
 
     chosen = middles[rng.random(len(middles)) < 0.5]
     chosen = chosen + rng.uniform(-2.5, 2.5, chosen.shape)
-    radii = rng.uniform(1.5, 3.5, len(chosen))
+    radii = rng.uniform(2.0, 4.5, len(chosen))
     distances, nearest = cKDTree(chosen).query(places)
     return np.minimum(_ramp(radii[nearest] + 0.5 - distances), _ramp(to_border - 3.5))
 

@@ -36,7 +36,7 @@ def test_from_pictures_to_scores(
     medunet_command: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantom: str, value: int
 ) -> None:
     monkeypatch.setenv("MEDUNET_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("medunet.training.fit_plan.CPU_EFFORT", Effort(voxels=2 * 40**2, features=8))
+    monkeypatch.setattr("medunet.training.fit_plan.CPU_EFFORT", Effort(voxels=12 * 48**2, features=8))
     task = {
         "name": "cells",
         "title": "Cells",
