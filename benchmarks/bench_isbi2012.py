@@ -43,7 +43,7 @@ def main() -> None:
     """Train, score, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the 30 slices and their labels")
-    parser.add_argument("--iterations", type=int, default=400, help="of training")
+    parser.add_argument("--iterations", type=int, default=300, help="of training")
     parser.add_argument("--seconds", type=float, help="instead of iterations")
     parser.add_argument("--width", type=int, default=16, help="channels of the first level; the paper's are 64")
     parser.add_argument("--padding", choices=["same", "valid"], default="same", help="the paper's is valid")

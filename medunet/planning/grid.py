@@ -12,7 +12,7 @@ from medunet.planning.low_resolution import LowResolution, choose_low_resolution
 from medunet.planning.patch import Patch, choose_patch
 from medunet.planning.spacing import choose_spacing, compute_median_size, order_axes, to_ras
 from medunet.planning.targets import Effort, MemoryTarget
-from medunet.tasks import Task
+from medunet.tasks import Task, is_picture
 from medunet.volume import Shape3, Spacing
 
 
@@ -89,8 +89,9 @@ def build_full_resolution(fingerprint: Fingerprint, task: Task, target: MemoryTa
             reason += more
     median = [max(1.0, n) for n in compute_median_size(fingerprint.spacings, shapes, spacing).tolist()]
     i, j, k = (round(n) for n in median)
-    # A picture is one slice, however large its pixels are.
-    axes = order_axes([math.inf if n == 1 else mm for n, mm in zip(median, spacing, strict=True)])
+    axes = order_axes(spacing)
+    if is_picture(task.modality):  # which is one slice, however large its pixels are
+        axes = order_axes([math.inf if n == 1 else mm for n, mm in zip(median, spacing, strict=True)])
     return Grid(
         spacing=spacing,
         median_shape=(i, j, k),

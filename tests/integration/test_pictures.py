@@ -31,7 +31,9 @@ def write_pictures(folder: Path, phantom: str, seeds: range, *, masks: str, valu
         Image.fromarray(mask).save(folder / masks / f"{seed}.png", dpi=(300, 300))  # the picture says nothing
 
 
-@pytest.mark.parametrize(("phantom", "value"), [("cells-microscopy", 255), ("stained-cells", 1)])
+@pytest.mark.parametrize(
+    ("phantom", "value"), [("cells-microscopy", 255), pytest.param("stained-cells", 1, marks=pytest.mark.slow)]
+)
 def test_from_pictures_to_scores(
     medunet_command: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantom: str, value: int
 ) -> None:
@@ -63,7 +65,7 @@ def test_from_pictures_to_scores(
 
     run = tmp_path / "run"
     outcome = medunet_command(
-        "train", "--task", recipe, "--data", data, "-o", run, "--budget", "60it", "--device", "cpu"
+        "train", "--task", recipe, "--data", data, "-o", run, "--budget", "40it", "--device", "cpu"
     )
     assert outcome.exit_code == 0, outcome.err
     model = read_model(run)
