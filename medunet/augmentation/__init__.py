@@ -3,12 +3,19 @@
 from medunet.augmentation.changes import IntensityChange, PatchChange, sample_change
 from medunet.augmentation.intensity import apply_intensity
 from medunet.augmentation.labels import warp_labels, zoom_labels
-from medunet.augmentation.policy import AugmentationPolicy, build_nnunet_policy, build_policy, choose_policy
+from medunet.augmentation.policy import (
+    AugmentationPolicy,
+    build_nnunet_policy,
+    build_policy,
+    build_unet2015_policy,
+    choose_policy,
+)
 from medunet.augmentation.spatial import (
     SpatialChange,
     apply_spatial,
     apply_zoom,
     compute_bspline_field,
+    compute_grid_field,
     compute_source_offsets,
     compute_zoom_offsets,
     sample_spatial,
@@ -24,8 +31,10 @@ __all__ = [
     "apply_zoom",
     "build_nnunet_policy",
     "build_policy",
+    "build_unet2015_policy",
     "choose_policy",
     "compute_bspline_field",
+    "compute_grid_field",
     "compute_source_offsets",
     "compute_zoom_offsets",
     "sample_change",

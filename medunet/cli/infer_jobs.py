@@ -109,7 +109,7 @@ def _list_folder_jobs(paths: list[Path], output: Path, wishes: Wishes, num_chann
         if path is not None and path.suffix.lower() in (".stl", ".vtp", ".png"):
             msg = f"{option} {path} names a file, and there are several scans; name a folder, such as {example}."
             raise InputError(msg)
-    suffix = get_mask_suffix(parse_mask_format(wishes.mask_format or "nifti"))
+    suffix = None if wishes.mask_format is None else get_mask_suffix(parse_mask_format(wishes.mask_format))
     groups: dict[str, list[Path]] = {}
     for path in paths:
         name = path.resolve().name if path.is_dir() else strip_suffix(path.name)  # "." is a name of a folder too
@@ -130,9 +130,18 @@ def _list_folder_jobs(paths: list[Path], output: Path, wishes: Wishes, num_chann
             )
             raise InputError(msg)
     return [
-        _build_folder_job(_order_channels(images), output, case_id, suffix, wishes)
+        _build_folder_job(_order_channels(images), output, case_id, suffix or _choose_suffix(images[0]), wishes)
         for case_id, images in groups.items()
     ]
+
+
+def _choose_suffix(image: Path) -> str:
+    """Masks of pictures are pictures: a TIFF may hold several pages, a JPEG would change the mask."""
+    from medunet.io import get_mask_suffix, is_picture_file
+
+    if not is_picture_file(image):
+        return get_mask_suffix("nifti")
+    return image.suffix if image.suffix.lower() in (".tif", ".tiff") else ".png"
 
 
 def _build_job(images: tuple[Path, ...], mask: Path, wishes: Wishes) -> Job:

@@ -30,7 +30,7 @@ from medunet.inference.manifest import (
 )
 from medunet.inference.many import Done, read_ahead, write_behind
 from medunet.inference.settings import InferenceSettings
-from medunet.io import write_mesh
+from medunet.io import is_picture_file, write_mesh
 from medunet.io.atomic import remove_partial_files
 from medunet.tasks import check_channels
 
@@ -361,13 +361,15 @@ def _list_more(job: Job, manifest: Manifest) -> list[Path]:
     from medunet.io import list_mesh_outputs
 
     meshes = [] if job.mesh is None else list_mesh_outputs(job.mesh, list(manifest.volumes))
-    return [path for path in (job.preview, *meshes, job.probabilities, job.uncertainty) if path is not None]
+    return [path for path in (job.preview, *meshes, job.probabilities, job.uncertainty, job.semantic) if path is not None]
 
 
 def _describe_result(job: Job, manifest: Manifest, wishes: Wishes) -> str:
     from medunet.io import strip_suffix
 
-    volumes = [_describe_volume(name, volume) for name, volume in manifest.volumes.items() if volume["visible_ml"] > 0]
+    has_one_page = is_picture_file(job.images[0]) and not job.images[0].suffix.lower().startswith(".tif")
+    describe = _describe_area if has_one_page else _describe_volume
+    volumes = [describe(name, volume) for name, volume in manifest.volumes.items() if volume["visible_ml"] > 0]
     where = job.mask.with_name(f"{strip_suffix(job.mask.name)}_<label>") if wishes.split else job.mask
     seconds = sum(manifest.seconds.values())
     return f"{job.images[0].name} -> {where}  {seconds:.1f} s  {', '.join(volumes) or 'no structure found'}"
@@ -381,6 +383,12 @@ def _describe_objects(name: str, found: dict[str, float]) -> str:
 def _describe_volume(name: str, volume: dict[str, float | None]) -> str:
     is_cut = volume["volume_ml"] is None
     return f"{name} {volume['visible_ml']:.1f} ml{' or more (cut by the border)' if is_cut else ''}"
+
+
+def _describe_area(name: str, volume: dict[str, float | None]) -> str:
+    """The page of a picture is 1 mm thick, so that its volume is an area; 1 mm² is a pixel where the file names no size."""
+    assert volume["visible_ml"] is not None
+    return f"{name} {1000 * volume['visible_ml']:,.0f} mm²"
 
 
 def _describe_failure(error: Exception, job: Job) -> str:

@@ -25,7 +25,13 @@ BudgetOption = Annotated[
     str | None,
     typer.Option("--budget", "-b", help="10min, 2h, 5000it, or full (nnU-Net's recipe); default: the task's."),
 ]
-ConfigurationOption = Annotated[str, typer.Option("--configuration", "-c", help="auto, 2d, 3d, 3d-low or cascade.")]
+ConfigurationOption = Annotated[
+    str, typer.Option("--configuration", "-c", help="auto, 2d, 2.5d, 3d, 3d-low or cascade.")
+]
+NeighbourSlicesOption = Annotated[
+    int | None,
+    typer.Option("--neighbour-slices", help="Slices on each side that a 2.5d network sees as channels; default: 2."),
+]
 PresetOption = Annotated[
     str, typer.Option("--preset", help="default, M, L or XL: nnU-Net's networks; needs --budget full.")
 ]

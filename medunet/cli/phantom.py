@@ -19,12 +19,13 @@ def phantom(
     seed: Annotated[int, typer.Option("--seed", help="Other seeds give other patients.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Make synthetic labelled volumes as a Medical Segmentation Decathlon folder."""
-    from medunet.tasks import load_task
+    """Make synthetic labelled volumes, or pictures, as a Medical Segmentation Decathlon folder."""
+    from medunet.tasks import list_tasks, load_task
 
     recipe = load_task(task)
     if recipe.phantom is None:
-        msg = f"Task '{recipe.name}' has no phantoms; prostate-ct, hippocampus-mr and nuclei-2d have."
+        having = [name for name in list_tasks() if load_task(name).phantom is not None]
+        msg = f"Task '{recipe.name}' has no phantoms; these have: {', '.join(having)}."
         raise InputError(msg)
 
     from medunet.phantoms import write_phantom_dataset

@@ -16,6 +16,7 @@ from medunet.cli.options import (
     JsonOption,
     MapOption,
     MemoryOption,
+    NeighbourSlicesOption,
     NetworkOption,
     NetworkSettingOption,
     PresetOption,
@@ -35,6 +36,7 @@ def plan(
     mapping: MapOption = None,
     budget: BudgetOption = None,
     configuration: ConfigurationOption = "auto",
+    neighbour_slices: NeighbourSlicesOption = None,
     preset: PresetOption = "default",
     memory_gb: MemoryOption = None,
     network: NetworkOption = "auto",
@@ -58,6 +60,7 @@ def plan(
         task=task,
         budget=budget,
         configuration=configuration,  # type: ignore[arg-type]  # the settings check it
+        neighbour_slices=neighbour_slices,
         preset=preset,  # type: ignore[arg-type]
         memory_gb=memory_gb,
         network=network,

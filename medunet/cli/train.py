@@ -15,6 +15,7 @@ from medunet.cli.options import (
     JsonOption,
     MapOption,
     MemoryOption,
+    NeighbourSlicesOption,
     NetworkOption,
     NetworkSettingOption,
     PresetOption,
@@ -47,6 +48,7 @@ def train(
     ] = "0",
     splits: SplitsOption = None,
     configuration: ConfigurationOption = "auto",
+    neighbour_slices: NeighbourSlicesOption = None,
     preset: PresetOption = "default",
     memory_gb: MemoryOption = None,
     network: NetworkOption = "auto",
@@ -62,7 +64,11 @@ def train(
         ),
     ] = "auto",
     augmentation: Annotated[
-        str, typer.Option("--augmentation", help="fast (plain torch), torchio (MONAI and TorchIO) or none.")
+        str,
+        typer.Option(
+            "--augmentation",
+            help="fast (plain torch), torchio (MONAI and TorchIO), unet2015 (as in the paper) or none.",
+        ),
     ] = "fast",
     source_model: Annotated[
         Path | None,
@@ -119,6 +125,7 @@ def train(
                 splits=splits,
                 budget=budget,
                 configuration=configuration,
+                neighbour_slices=neighbour_slices,
                 preset=preset,
                 memory_gb=memory_gb,
                 network=network,

@@ -19,7 +19,9 @@ from medunet.io import (
     has_structure_names,
     is_dicom_folder,
     is_dicom_label_object,
+    is_picture_file,
     list_volumes,
+    put_on_picture,
     read_label_map,
     read_scan,
     read_structures,
@@ -113,6 +115,8 @@ def read_sides(case_id: str, mask: Path, reference: Path, options: SideOptions) 
     expected, found = (_read_label_map(path, case_id, options) for path in paths)
     if any(map(_is_dicom, paths)):
         expected, found = join_frames(expected, found)
+    if all(map(is_picture_file, paths)):
+        found = put_on_picture(found, expected, str(mask), str(reference))
     found = put_mask_on_grid(found, expected, case_id=case_id, resample=options.resample)
     return LabelMapPair(reference=expected, prediction=found)
 

@@ -232,8 +232,8 @@ def describe_decisions(folder: Path, settings: InferenceSettings) -> dict[str, A
         settings: They say which of it counts: a measured gain of mirrored passes does only where ``--flips auto`` asks.
 
     Returns:
-        ``postprocessing``, ``quality``: SHA-256 of what the files say. ``flips``, ``locate``: what speed and ``speed.json`` come
-        to. ``int8``: SHA-256 of what was measured, where eight bits may be taken. ``first_stages``: of a cascade, checksums of the
+        ``postprocessing``, ``instances``, ``quality``: SHA-256 of what the files say. ``flips``, ``locate``: what speed and
+        ``speed.json`` come to. ``int8``: SHA-256 of what was measured, where eight bits may be taken. ``first_stages``: of a cascade, checksums of the
         networks before, and whether they make mirrored passes.
 
     Raises:
@@ -247,6 +247,7 @@ def describe_decisions(folder: Path, settings: InferenceSettings) -> dict[str, A
     usual = settings.keep_only_computing()
     return {
         "postprocessing": _hash_document(records.postprocessing),
+        "instances": _hash_document(records.instances),
         "quality": _hash_document(records.quality),
         "flips": settings.resolve_flips(records.speed),
         "locate": read_records(members[0].folder / LOCATE).training.weights_sha256 if uses_locator else None,

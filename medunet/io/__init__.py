@@ -9,12 +9,14 @@ from medunet.io.atomic import (
 )
 from medunet.io.formats import (
     IMAGE_SUFFIXES,
+    PLANAR_SUFFIXES,
     VOLUME_SUFFIXES,
     check_not_beside_slices,
     is_dicom_file,
     is_dicom_folder,
     is_dicom_label_object,
     is_dicom_source,
+    is_picture_file,
     list_volumes,
     strip_suffix,
 )
@@ -35,6 +37,7 @@ from medunet.io.mesh_write import MESH_SUFFIXES, list_mesh_outputs, write_mesh
 from medunet.io.nifti_file import is_nifti
 from medunet.io.nifti_write import check_nifti_name, encode_nifti, to_nibabel, write_nifti_image, write_nifti_labels
 from medunet.io.parts import list_parts
+from medunet.io.planar import put_on_picture
 from medunet.io.reading import (
     has_structure_names,
     merge_options,
@@ -64,6 +67,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MASK_FORMATS",
     "MESH_SUFFIXES",
+    "PLANAR_SUFFIXES",
     "VOLUME_SUFFIXES",
     "Algorithm",
     "Code",
@@ -93,6 +97,7 @@ __all__ = [
     "is_metatensor",
     "is_nibabel",
     "is_nifti",
+    "is_picture_file",
     "is_simpleitk",
     "is_torchio",
     "list_mesh_outputs",
@@ -101,6 +106,7 @@ __all__ = [
     "list_volumes",
     "merge_options",
     "parse_mask_format",
+    "put_on_picture",
     "read_channels",
     "read_label_map",
     "read_reference",

@@ -11,7 +11,7 @@ from medunet.io.nifti_file import NIFTI_SUFFIXES
 
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr")
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
-PLANAR_SUFFIXES = (".png", ".tif", ".tiff")
+PLANAR_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *METAIMAGE_SUFFIXES)
 IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *PLANAR_SUFFIXES)
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
@@ -20,6 +20,11 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 def has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
     """Whether the name ends in one of the suffixes, in upper or lower case."""
     return path.name.lower().endswith(suffixes)
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether the name is that of a PNG, TIFF or JPEG file, which know nothing of the world."""
+    return has_suffix(path, PLANAR_SUFFIXES)
 
 
 def strip_suffix(name: str) -> str:
@@ -106,7 +111,7 @@ def check_not_beside_slices(output: Path, sources: Iterable[Path]) -> None:
 def list_volumes(folder: Path) -> list[Path]:
     """The volume files of a folder, sorted by name.
 
-    Hidden files and the voxel half of .hdr/.img pairs are left out; PNG and TIFF count where nothing else is there,
+    Hidden files and the voxel half of .hdr/.img pairs are left out; pictures count where nothing else is there,
     for pictures of results lie beside masks.
 
     Raises:

@@ -21,7 +21,8 @@ class ReadOptions:
         volume_index: Which volume of a 4D file or of a DICOM series with several volumes per position, from 0.
         series: Which DICOM series: its UID, its number, or a part of its description.
         allow_gaps: Whether DICOM slices at uneven distances are resampled onto even ones.
-        modality: ``"CT"``, ``"MR"`` or ``"PT"``; DICOM series of another modality are passed over.
+        modality: ``"CT"``, ``"MR"`` or ``"PT"``; DICOM series of another modality are passed over. ``"photo"``: what a
+            picture says about the size of its pixels is left aside.
     """
 
     affine: Literal["sform", "qform"] | None = None

@@ -185,7 +185,7 @@ def check_same_task(records: ModelRecords, part: ModelRecords) -> None:
 
 def _check_fits(task: Task, plan: Plan, folder: Path) -> None:
     num_previous = len(task.labels) if plan.configuration == "cascade" else 0
-    wanted = (len(task.channels) + num_previous, task.num_outputs)
+    wanted = (len(task.channels) * (1 + 2 * plan.num_neighbour_slices) + num_previous, task.num_outputs)
     found = (plan.network.in_channels, plan.network.out_channels)
     if wanted != found or plan.num_previous_labels != num_previous:
         msg = (

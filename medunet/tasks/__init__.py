@@ -42,6 +42,7 @@ from medunet.tasks.mask_steps import (
     parse_step,
     split_step,
 )
+from medunet.tasks.modality import Modality, is_picture
 from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.recipes import list_tasks, load_task
 from medunet.tasks.structure_names import check_mapping, match_structure, parse_mapping, structures_to_labels
@@ -59,6 +60,7 @@ __all__ = [
     "IntensityRule",
     "KeepLargest",
     "MaskStep",
+    "Modality",
     "OnePerSide",
     "Opening",
     "RemoveSmall",
@@ -82,6 +84,7 @@ __all__ = [
     "describe_first_fault",
     "describe_step",
     "encode_labels",
+    "is_picture",
     "list_case_files",
     "list_class_values",
     "list_object_values",

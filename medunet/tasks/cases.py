@@ -13,7 +13,9 @@ from medunet.io import (
     has_structure_names,
     is_dicom_file,
     is_dicom_source,
+    is_picture_file,
     list_parts,
+    put_on_picture,
     read_label_map,
     read_scan,
     read_structures,
@@ -31,7 +33,8 @@ from medunet.volume import Volume, align_to_grid
 def read_case(case: Case, task: Task) -> tuple[Volume, Volume]:
     """Image ``(C, I, J, K)`` and label map ``(1, I, J, K)`` on the same grid.
 
-    Labels that lie on the grid of the image, but along other axes, are turned; nothing is interpolated. Named structures
+    Labels that lie on the grid of the image, but along other axes, are turned; nothing is interpolated. The mask of a
+    picture lies on it pixel by pixel. Named structures
     (DICOM SEG, RTSTRUCT, ``.seg.nrrd``) become labels by their names, see `medunet.tasks.structures_to_labels`; other
     label files hold the values of the task. Of a task with instances the labels are what the network learns: the body and
     the border of every object (`build_target_map`).
@@ -55,7 +58,8 @@ def read_case(case: Case, task: Task) -> tuple[Volume, Volume]:
         structures = read_structures(case.labels, scan)
         labels = structures_to_labels(structures, task, mapping=case.mapping, name=str(case.labels))
     else:
-        labels = align_to_grid(read_label_map(case.labels), scan.volume, str(case.labels), str(case.images[0]))
+        put = put_on_picture if all(map(is_picture_file, (case.labels, case.images[0]))) else align_to_grid
+        labels = put(read_label_map(case.labels), scan.volume, str(case.labels), str(case.images[0]))
         check_label_values(labels, task, str(case.labels))
     check_annotated_values(labels, case, task)
     return scan.volume, scan.volume.with_array(labels.array)  # the same grid, without the rounding of a second header

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from medunet.errors import TaskError
 from medunet.io.structures import Code
 from medunet.tasks.mask_steps import MaskStep, OnePerSide, StepField
+from medunet.tasks.modality import Modality, is_picture
 from medunet.tasks.suggestion import suggest
 
 IntensityRule = Literal["ct-window", "ct-percentile", "zscore", "none"]
@@ -31,8 +32,8 @@ class Task(BaseModel):
     Attributes:
         name: Short name, the one of ``--task``.
         title: One line for people.
-        modality: ``"CT"`` or ``"MR"``.
-        channels: Names of the input channels in the order of the files.
+        modality: ``"CT"``, ``"MR"``, ``"photo"`` or ``"microscopy"``, see `medunet.tasks.modality`.
+        channels: Names of the input channels in the order of the files; the colours of a picture in the order R, G, B.
         labels: Label name -> values in the label files. Several values make a region; regions may overlap.
         ignore: Value in the label files that is neither learnt nor scored.
         laterality: Pairs ``(left, right)`` of label names; mirroring a patient swaps them.
@@ -61,7 +62,7 @@ class Task(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     title: str
-    modality: Literal["CT", "MR"]
+    modality: Modality
     channels: Annotated[tuple[str, ...], Field(min_length=1)]
     labels: Annotated[dict[str, LabelValues], Field(min_length=1)]
     ignore: int | None = None
@@ -141,6 +142,9 @@ class Task(BaseModel):
         self._check_laterality()
         if (self.intensity == "ct-window") != (self.window_hu is not None):
             msg = "window_hu belongs to intensity: ct-window, and only to it"
+            raise ValueError(msg)
+        if self.intensity.startswith("ct-") and is_picture(self.modality):
+            msg = f"intensity: {self.intensity} is for HU, which a {self.modality} has none of; expected zscore or none"
             raise ValueError(msg)
         if self.window_hu is not None and not -math.inf < self.window_hu[0] < self.window_hu[1] < math.inf:
             msg = f"window_hu {list(self.window_hu)} must rise from one finite number to another"

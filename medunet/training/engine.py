@@ -26,6 +26,7 @@ from medunet.device import Precision
 from medunet.networks import PatchNetwork, build_network
 from medunet.planning import Plan
 from medunet.planning.plan import OptimizerPlan
+from medunet.preprocessing import find_neighbour_slices, fold_slices
 from medunet.tasks import Task
 from medunet.training.averaging import build_average, update_average
 from medunet.training.compilation import SMALL_BATCH_VOXELS, Forward, try_compile
@@ -86,6 +87,7 @@ class Engine:
         self.optimizer = build_optimizer(self.network, plan.optimizer, device)
         self._loss: SegmentationLoss = build_loss(loss, task, device)
         self._channel_table = build_channel_table(task).to(device)
+        self._neighbours = find_neighbour_slices(plan)
         self._precision = _build_precision(precision, device)
         self._fabric = _build_fabric(device, self._precision, world or World())
         self._scales = _Scales(self.network)
@@ -136,6 +138,8 @@ class Engine:
         image, codes, annotated = (_move(tensor, self.device) for tensor in (batch.image, batch.codes, batch.annotated))
         if batch.changes:
             image = apply_intensity(image, batch.changes)
+        if self._neighbours is not None:
+            image = fold_slices(image, self._neighbours.axis)
         if batch.previous is not None:
             image = torch.cat([image, to_channels(_move(batch.previous, self.device), self._channel_table)], dim=1)
         self.optimizer.zero_grad(set_to_none=True)
@@ -220,9 +224,7 @@ def measure_step_seconds(plan: Plan, task: Task, device: torch.device, precision
     batch = Batch(
         iteration=0,
         case_ids=("random",) * plan.batch_size,
-        image=torch.randn((plan.batch_size, plan.network.in_channels, *plan.patch_size), generator=generator).to(
-            device
-        ),
+        image=torch.randn(_shape_images(plan), generator=generator).to(device),
         codes=torch.zeros((plan.batch_size, *plan.patch_size), dtype=torch.uint8, device=device),
         annotated=None,
         changes=(),
@@ -235,6 +237,16 @@ def measure_step_seconds(plan: Plan, task: Task, device: torch.device, precision
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])
+
+
+def _shape_images(plan: Plan) -> list[int]:
+    """Of the images of a batch: with neighbour slices along their axis, with what a cascade sees as channels."""
+    neighbours = find_neighbour_slices(plan)
+    if neighbours is None:
+        return [plan.batch_size, plan.network.in_channels, *plan.patch_size]
+    size = list(plan.patch_size)
+    size[neighbours.axis] = len(neighbours.offsets)
+    return [plan.batch_size, len(plan.normalization), *size]
 
 
 def build_optimizer(network: nn.Module, plan: OptimizerPlan, device: torch.device) -> torch.optim.Optimizer:

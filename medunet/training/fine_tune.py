@@ -18,6 +18,7 @@ from medunet.errors import ModelError
 from medunet.models.folder import Model
 from medunet.networks import PatchNetwork, build_network
 from medunet.planning import NetworkPlan, Plan
+from medunet.preprocessing import name_slices
 from medunet.tasks import Task
 from medunet.volume import Shape3
 
@@ -166,6 +167,7 @@ def adapt_plan(plan: Plan, task: Task, source: Model) -> Plan:
             "normalization": tuple(
                 rules.get(name, own) for name, own in zip(task.channels, plan.normalization, strict=True)
             ),
+            "num_neighbour_slices": plan.num_neighbour_slices,
             "network": network,
             "reasons": reasons,
         }
@@ -173,8 +175,9 @@ def adapt_plan(plan: Plan, task: Task, source: Model) -> Plan:
 
 
 def list_inputs(task: Task, plan: Plan) -> tuple[str, ...]:
-    """A name for each input of a network: the channels, then the labels that a cascade was given."""
-    return (*task.channels, *(f"previous {name}" for name in list(task.labels)[: plan.num_previous_labels]))
+    """A name for each input of a network: the channels, in 2.5D each with its slices, then the labels that a cascade was given."""
+    channels = name_slices(task.channels, plan.num_neighbour_slices)
+    return (*channels, *(f"previous {name}" for name in list(task.labels)[: plan.num_previous_labels]))
 
 
 def list_outputs(task: Task) -> tuple[str, ...]:

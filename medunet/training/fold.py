@@ -168,7 +168,7 @@ def _build_trainer(
         precision=experiment.precision,
         seed=settings.seed,
         is_deterministic=settings.deterministic,
-        augmentation=settings.augmentation,
+        augmentation=settings.augmentation_mode,
         identity=identity,
         observer=experiment.observer,
         loss=loss,

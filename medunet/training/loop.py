@@ -17,7 +17,7 @@ from medunet.augmentation import choose_policy
 from medunet.device import Precision, is_out_of_memory
 from medunet.errors import OutputError, TrainingError, TrainingStoppedError
 from medunet.planning import Plan
-from medunet.preprocessing import StoredCase
+from medunet.preprocessing import StoredCase, find_neighbour_slices
 from medunet.tasks import Task
 from medunet.training.budget import Budget
 from medunet.training.clock import Clock, Due
@@ -140,6 +140,7 @@ class Trainer:
             seed=seed,
             mode=augmentation,
             policy=choose_policy(plan),
+            neighbours=find_neighbour_slices(plan),
             groups=groups,
             rank=self.world.rank,
             world_size=self.world.size,

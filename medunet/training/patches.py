@@ -35,7 +35,7 @@ from medunet.augmentation import (
     warp_labels,
     zoom_labels,
 )
-from medunet.preprocessing import Box, StoredCase
+from medunet.preprocessing import Box, NeighbourSlices, StoredCase
 from medunet.tasks import Task
 from medunet.volume import Array, Shape3, Spacing
 
@@ -91,6 +91,41 @@ def read_patch(
     for channel, fill in zip(warped, case.fill.tolist(), strict=True):
         channel.masked_fill_(source.is_outside, fill)
     return warped, warped_codes.masked_fill_(source.is_outside, 0)
+
+
+def read_slices(
+    case: StoredCase,
+    start: Start,
+    change: SpatialChange,
+    patch_size: Shape3,
+    spacing: Spacing,
+    device: torch.device,
+    neighbours: NeighbourSlices,
+) -> tuple[Tensor, Tensor]:
+    """A patch of one slice with those on either side, all changed in the same way, so that they stay neighbours.
+
+    Args:
+        case: To read from.
+        start: First voxel of the unchanged patch, in the middle slice.
+        change: What was drawn for the patch of one slice: it moves nothing across slices.
+        patch_size: Of the patch, with one voxel along the slice axis.
+        spacing: Of the case, mm.
+        device: Where the voxels are interpolated, and stay.
+        neighbours: How many slices, along which axis.
+
+    Returns:
+        Image ``(C, I, J, K)`` with all slices along the slice axis, see `medunet.preprocessing.fold_slices`, and the codes
+        ``(I, J, K)`` of the middle slice alone.
+    """
+    axis = neighbours.axis
+    images: dict[int, Tensor] = {}
+    images[start[axis]], codes = read_patch(case, start, change, patch_size, spacing, device)
+    slices = neighbours.list_slices(start[axis], case.shape[axis])
+    for index in slices:
+        if index not in images:
+            i, j, k = (index if other == axis else first for other, first in enumerate(start))
+            images[index], _ = read_patch(case, (i, j, k), change, patch_size, spacing, device)
+    return torch.cat([images[index] for index in slices], dim=1 + axis), codes
 
 
 def read_previous_patch(
@@ -168,11 +203,10 @@ def compute_source_box(
 ) -> Box:
     """The voxels of a case between which a changed patch lies, known before any coordinate is computed.
 
-    A turned patch reaches as far as its corners; no point is displaced further than the control points around it, because
-    the weights of a B-spline are positive and sum to 1.
+    A turned patch reaches as far as its corners, and a bent one as far again as its largest displacement can be.
 
     Args:
-        change: With a matrix or control points.
+        change: With a matrix or a deformation.
         centre: Of the patch, in voxels of the case.
         patch_size: Of the patch.
         spacing: Of the case, mm.
@@ -184,9 +218,8 @@ def compute_source_box(
     matrix: Array = np.eye(3) if change.matrix is None else change.matrix
     reach = np.abs(matrix) @ ((np.array(patch_size) - 1) / 2)
     low, high = np.array(centre) - reach, np.array(centre) + reach
-    if change.control_mm is not None:
-        displacement = change.control_mm.reshape(-1, 3) / np.array(spacing)
-        low, high = low + displacement.min(axis=0), high + displacement.max(axis=0)
+    moved = change.limit_displacement_voxels(patch_size, spacing)
+    low, high = low + moved[0], high + moved[1]
     # Float32 coordinates may round across a voxel.
     first = np.clip(np.floor(low - 1e-3), 0, np.array(shape) - 1).astype(int).tolist()
     last = np.clip(np.ceil(high + 1e-3), 0, np.array(shape) - 1).astype(int).tolist()
