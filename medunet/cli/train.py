@@ -56,7 +56,8 @@ def train(
         str,
         typer.Option(
             "--loss",
-            help="auto, dice-ce, patch-dice-ce, dice-focal, tversky, generalized-dice, topk-ce or boundary-ce.",
+            help="auto, dice-ce, ce, bce, dice, dice-bce, dice-focal, patch-dice-ce, patch-dice, tversky, "
+            "generalized-dice, topk-ce, boundary-ce, boundary-bce or dice-boundary-ce.",
         ),
     ] = "auto",
     augmentation: Annotated[
