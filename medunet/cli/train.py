@@ -49,6 +49,17 @@ def train(
     memory_gb: MemoryOption = None,
     network: NetworkOption = "auto",
     network_options: NetworkSettingOption = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            "--encoder",
+            help="Safetensors file of torchvision's or timm's ResNet or VGG-16, for that network's encoder.",
+        ),
+    ] = None,
+    inflation: Annotated[
+        str,
+        typer.Option("--inflation", help="Third axis of its kernels in a 3D network: centre or repeat."),
+    ] = "centre",
     locate: Annotated[
         str, typer.Option("--locate", help="A small network that finds the structures first: auto or never.")
     ] = "auto",
@@ -117,6 +128,8 @@ def train(
                 memory_gb=memory_gb,
                 network=network,
                 network_options=network_options or (),
+                encoder=encoder,
+                inflation=inflation,
                 locate=locate,
                 loss=loss,
                 augmentation=augmentation,

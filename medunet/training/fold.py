@@ -21,6 +21,7 @@ from medunet.evaluation import Evaluation
 from medunet.inference.locating import Locator
 from medunet.models import SpeedRecord
 from medunet.models.folder import TrainingRecord, write_results, write_weights
+from medunet.networks import PatchNetwork, load_encoder_weights
 from medunet.postprocessing import compute_quality_ranges
 from medunet.preprocessing import StoredCase
 from medunet.tasks import Case, split_fold
@@ -31,6 +32,7 @@ from medunet.training.loop import LoopResult, Trainer
 from medunet.training.losses import LossName
 from medunet.training.previous_stage import PreviousStage
 from medunet.training.report import write_report
+from medunet.training.settings import TrainingSettings
 from medunet.training.speed import measure_speeds
 from medunet.training.validation import (
     NetworkSegmenter,
@@ -41,7 +43,7 @@ from medunet.training.validation import (
     validate_cases,
 )
 
-_PATHS = ("task", "data", "splits", "from_model")
+_PATHS = ("task", "data", "splits", "from_model", "encoder")
 _NUM_WATCHED = 4
 """Validation cases that are looked at while training; all are scored at the end."""
 
@@ -94,11 +96,8 @@ def train_fold(
         f"({experiment.dataset.layout})"
     )
     trainer = _build_trainer(experiment, folder, training_cases, validation_cases, previous)
-    if experiment.source is not None and not resumes:
-        report = load_matching_weights(
-            trainer.engine.network, experiment.task, experiment.plan, experiment.source
-        ).describe()
-        for line in report:
+    if not resumes:
+        for line in _load_first_weights(experiment, trainer.engine.network):
             experiment.observer.on_message(line)
     run = _Fold(
         experiment=experiment,
@@ -113,6 +112,21 @@ def train_fold(
     with experiment.signals:  # before and after it there is nothing to save, and Ctrl-C ends at once
         result = trainer.fit(resumes=resumes, on_save=run.save)
     return run.finish(result, masks)
+
+
+def _load_first_weights(experiment: Experiment, network: PatchNetwork) -> list[str]:
+    """Fill a fresh network with what was learnt elsewhere, if anything; what was taken over, in words."""
+    if experiment.source is not None:
+        return load_matching_weights(network, experiment.task, experiment.plan, experiment.source).describe()
+    if experiment.encoder is not None:
+        return load_encoder_weights(
+            network,
+            experiment.plan.network.architecture,
+            experiment.encoder,
+            num_image_channels=len(experiment.task.channels),
+            inflation=experiment.settings.inflation,
+        ).describe()
+    return []
 
 
 def _build_trainer(
@@ -269,10 +283,14 @@ class _Fold:
             # Without paths: a model travels, and folders may be named after patients.
             settings={name: value for name, value in settings.items() if name not in _PATHS}
             | self.trainer.describe()
-            | {"from_model": experiment.settings.from_model and Path(experiment.settings.from_model).name},
+            | {name: path and Path(path).name for name, path in _list_sources(experiment.settings).items()},
             versions={name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
             | {"python": platform.python_version()},
         )
+
+
+def _list_sources(settings: TrainingSettings) -> dict[str, str | None]:
+    return {"from_model": settings.from_model, "encoder": settings.encoder}
 
 
 def _compute_checksum(case: StoredCase) -> str:
