@@ -24,6 +24,7 @@ from medunet.cli.infer import infer
 from medunet.cli.networks import networks
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
+from medunet.cli.pretrain import pretrain
 from medunet.cli.select import select
 from medunet.cli.series import series
 from medunet.cli.tasks import app as tasks_app
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command()(check)
 app.command()(plan)
 app.command()(train)
+app.command()(pretrain)
 app.command()(infer)
 app.command()(evaluate)
 app.command()(compare)

@@ -22,13 +22,16 @@ from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.recipes import list_tasks, load_task
 from medunet.tasks.structure_names import check_mapping, match_structure, parse_mapping, structures_to_labels
 from medunet.tasks.task import IntensityRule, Task, describe_first_fault, parse_task, suggest
+from medunet.tasks.unlabelled import ImageSet, ScanFolder, list_scans
 
 __all__ = [
     "IGNORE_CODE",
     "Case",
     "Code",
     "Dataset",
+    "ImageSet",
     "IntensityRule",
+    "ScanFolder",
     "Splits",
     "Task",
     "check_annotated",
@@ -43,6 +46,7 @@ __all__ = [
     "encode_labels",
     "list_case_files",
     "list_class_values",
+    "list_scans",
     "list_tasks",
     "load_task",
     "match_structure",

@@ -30,6 +30,7 @@ from medunet.training.fine_tune import load_matching_weights
 from medunet.training.identity import RunIdentity
 from medunet.training.loop import LoopResult, Trainer
 from medunet.training.losses import LossName
+from medunet.training.objective import Objective
 from medunet.training.previous_stage import PreviousStage
 from medunet.training.report import write_report
 from medunet.training.settings import TrainingSettings
@@ -95,7 +96,7 @@ def train_fold(
         f"{experiment.dataset.name}: {len(training_cases)} training and {len(validation_cases)} validation cases "
         f"({experiment.dataset.layout})"
     )
-    trainer = _build_trainer(experiment, folder, training_cases, validation_cases, previous)
+    trainer = build_trainer(experiment, folder, training_cases, validation_cases, previous=previous)
     if not resumes:
         for line in _load_first_weights(experiment, trainer.engine.network):
             experiment.observer.on_message(line)
@@ -129,13 +130,25 @@ def _load_first_weights(experiment: Experiment, network: PatchNetwork) -> list[s
     return []
 
 
-def _build_trainer(
+def build_trainer(
     experiment: Experiment,
     folder: Path,
     training_cases: Sequence[Case],
     validation_cases: Sequence[Case],
-    previous: PreviousStage | None,
+    *,
+    previous: PreviousStage | None = None,
+    objective: Objective | None = None,
 ) -> Trainer:
+    """The loop over some cases, which are preprocessed first.
+
+    Args:
+        experiment: What is learnt, from what and how.
+        folder: The run folder.
+        training_cases: To learn from.
+        validation_cases: Of which a few are looked at on the way.
+        previous: Of a cascade, the stage whose labels the network sees beside the image.
+        objective: What is learnt, where it is not to segment.
+    """
     settings = experiment.settings
     groups = (training_cases, validation_cases[:_NUM_WATCHED])
     training, watched = (experiment.open_cases(cases) for cases in groups)
@@ -151,7 +164,7 @@ def _build_trainer(
         validation_cases=tuple(case.case_id for case in validation_cases),
         plan=experiment.plan.model_dump(mode="json"),
         task=experiment.task.model_dump(mode="json"),
-        loss=loss,
+        loss=loss if objective is None else objective.name,
         seed=settings.seed,
         augmentation=settings.augmentation,
         world_size=experiment.world.size,
@@ -171,6 +184,7 @@ def _build_trainer(
         identity=identity,
         observer=experiment.observer,
         loss=loss,
+        objective=objective,
         compilation=settings.compile,
         world=experiment.world,
         should_stop=experiment.signals.should_stop,
@@ -262,31 +276,44 @@ class _Fold:
         write_report(task, self.folder, validation, self.validation_cases, masks)
 
     def _build_record(self, result: LoopResult) -> TrainingRecord:
-        experiment = self.experiment
-        settings = dataclasses.asdict(experiment.settings)
-        return TrainingRecord(
-            medunet_version=medunet.__version__,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            dataset=experiment.dataset.name,
-            is_synthetic=experiment.dataset.is_synthetic,
-            training_cases=tuple(case.case_id for case in self.training_cases),
-            validation_cases=tuple(case.case_id for case in self.validation_cases),
-            case_list_sha256=_hash_cases(self.training_cases, self.validation_cases),
-            fold=self.fold,
-            budget=experiment.settings.budget or experiment.task.budget,
-            num_iterations=result.iteration,
-            seconds=round(result.seconds, 1),
-            seed=experiment.settings.seed,
-            is_deterministic=experiment.settings.deterministic,
-            device=_describe_device(experiment.device),
-            precision=experiment.precision,
-            # Without paths: a model travels, and folders may be named after patients.
-            settings={name: value for name, value in settings.items() if name not in _PATHS}
-            | self.trainer.describe()
-            | {name: path and Path(path).name for name, path in _list_sources(experiment.settings).items()},
-            versions={name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
-            | {"python": platform.python_version()},
+        return build_record(
+            self.experiment, self.trainer, result, self.fold, self.training_cases, self.validation_cases
         )
+
+
+def build_record(
+    experiment: Experiment,
+    trainer: Trainer,
+    result: LoopResult,
+    fold: int | None,
+    training_cases: Sequence[Case],
+    validation_cases: Sequence[Case],
+) -> TrainingRecord:
+    """How a model came to be, for ``training.json``."""
+    settings = dataclasses.asdict(experiment.settings)
+    return TrainingRecord(
+        medunet_version=medunet.__version__,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        dataset=experiment.dataset.name,
+        is_synthetic=experiment.dataset.is_synthetic,
+        training_cases=tuple(case.case_id for case in training_cases),
+        validation_cases=tuple(case.case_id for case in validation_cases),
+        case_list_sha256=_hash_cases(training_cases, validation_cases),
+        fold=fold,
+        budget=experiment.settings.budget or experiment.task.budget,
+        num_iterations=result.iteration,
+        seconds=round(result.seconds, 1),
+        seed=experiment.settings.seed,
+        is_deterministic=experiment.settings.deterministic,
+        device=_describe_device(experiment.device),
+        precision=experiment.precision,
+        # Without paths: a model travels, and folders may be named after patients.
+        settings={name: value for name, value in settings.items() if name not in _PATHS}
+        | trainer.describe()
+        | {name: path and Path(path).name for name, path in _list_sources(experiment.settings).items()},
+        versions={name: get_version(name) for name in ("torch", "monai", "torchio", "numpy", "nibabel")}
+        | {"python": platform.python_version()},
+    )
 
 
 def _list_sources(settings: TrainingSettings) -> dict[str, str | None]:

@@ -23,11 +23,12 @@ class Loss:
 
     Attributes:
         total: Differentiable scalar.
-        soft_dice: Mean soft Dice of the foreground at the finest scale, over the batch, detached, 0 to 1.
+        soft_dice: Mean soft Dice of the foreground at the finest scale, over the batch, detached, 0 to 1; None where
+            nothing is segmented.
     """
 
     total: Tensor
-    soft_dice: Tensor
+    soft_dice: Tensor | None = None
 
 
 def halve_weights(num_scales: int) -> list[float]:
