@@ -41,6 +41,7 @@ def build_pretraining_task(base: Task | None, modality: str | None = None) -> Ta
         >>> build_pretraining_task(None, "CT").channels, build_pretraining_task(None, "MR").intensity
         (('ct',), 'zscore')
     """
+    channels: tuple[str, ...]
     if base is None:
         assert modality is not None
         name, channels = modality.lower(), (modality.lower(),)

@@ -83,10 +83,10 @@ class Restoring:
 
     def _compute_sums(self, answer: Tensor, image: Tensor, hidden: Tensor) -> Tensor:
         """Sum of distances over hidden voxels and channels, and their number."""
-        size = answer.shape[2:]
-        if image.shape[2:] != size:
-            image = F.adaptive_avg_pool3d(image, list(size))
-            hidden = F.interpolate(hidden.float(), size=list(size), mode="nearest-exact") > 0
+        i, j, k = answer.shape[2:]
+        if image.shape[2:] != answer.shape[2:]:
+            image = F.adaptive_avg_pool3d(image, (i, j, k))
+            hidden = F.interpolate(hidden.float(), size=[i, j, k], mode="nearest-exact") > 0
         difference = answer.float() - image
         distance = difference.abs() if self.distance == "l1" else difference.square()
         num_channels = image.shape[1]

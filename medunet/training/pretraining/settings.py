@@ -82,7 +82,7 @@ class PretrainingSettings:
             if (value := getattr(self, name)) not in known:
                 msg = f"--{name} is '{value}'; {suggest(str(value), [one for one in known if one])}"
                 raise InputError(msg)
-        if not isinstance(self.fold, int) and self.fold != "all":
+        if not isinstance(self.fold, int) and self.fold not in ("all",):
             msg = f"--fold is '{self.fold}'; expected a number from 0 to 4, or all."
             raise InputError(msg)
         if not 0 < self.hidden_share < 1:
