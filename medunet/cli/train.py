@@ -53,7 +53,7 @@ def train(
         Path | None,
         typer.Option(
             "--encoder",
-            help="Safetensors file of torchvision's or timm's ResNet or VGG-16, for that network's encoder.",
+            help="Safetensors file of torchvision's or timm's ResNet or VGG, for that network's encoder.",
         ),
     ] = None,
     inflation: Annotated[

@@ -1,4 +1,4 @@
-"""Encoders that learnt from photographs: the weights of torchvision's and timm's ResNets and VGG-16 in our networks.
+"""Encoders that learnt from photographs: the weights of torchvision's and timm's ResNets and VGGs in our networks.
 
 Only safetensors files are read. What is where by another name is renamed; what has another shape by its nature is turned:
 
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from medunet.errors import InputError, ModelError
 from medunet.networks.build import PatchNetwork
-from medunet.networks.vgg import VGG_CONVOLUTIONS
 
 Layout = Literal["resnet", "vgg"]
 Inflation = Literal["centre", "repeat"]
@@ -181,15 +180,10 @@ def find_encoder_options(network: str, weights: EncoderWeights) -> dict[str, Any
             "blocks": list(_count_blocks(weights.tensors)),
             "block": _find_block(weights.tensors),
         }
-    numbers = tuple(len(level) for level in _list_vgg_levels(weights.tensors))
-    if numbers != VGG_CONVOLUTIONS:
-        expected = ", ".join(map(str, VGG_CONVOLUTIONS))
-        msg = (
-            f"{weights.name} holds a {weights.title}; the encoder of {network} is VGG-16 ({expected}). Give the weights of "
-            "vgg16 or vgg16_bn."
-        )
-        raise InputError(msg)
-    options: dict[str, Any] = {"width": weights.tensors[_FIRST["vgg"]].shape[0]}
+    options: dict[str, Any] = {
+        "width": weights.tensors[_FIRST["vgg"]].shape[0],
+        "convolutions": [len(level) for level in _list_vgg_levels(weights.tensors)],
+    }
     if "features.1.weight" in weights.tensors and network.startswith("fcn"):  # the others are normalised anyway
         options["norm"] = "batch"
     return options

@@ -20,7 +20,9 @@ RESNETS = {
 }
 VGGS = {
     "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
     "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
 }
 NUM_PARAMETERS = {
     "resnet18": 11_689_512,
@@ -28,7 +30,9 @@ NUM_PARAMETERS = {
     "resnet50": 25_557_032,
     "resnet101": 44_549_160,
     "vgg11": 132_863_336,
+    "vgg13": 133_047_848,
     "vgg16": 138_357_544,
+    "vgg19": 143_667_240,
     "vgg16_bn": 138_365_992,
 }
 """As published with the weights, the classifier of 1000 classes included."""
