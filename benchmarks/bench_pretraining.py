@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--task", default="hippocampus-mr")
     parser.add_argument("--fold", type=int, default=0, help="that validates")
     parser.add_argument("--cases", type=_parse_numbers, default=(5, 10, 20), help="labelled cases, such as 5,10,20")
+    parser.add_argument("--validation-cases", type=int, default=None, help="of the fold; default: all of it")
     parser.add_argument("--seeds", type=_parse_numbers, default=(0,), help="of cases and weights, such as 0,1,2")
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--pretraining-budget", default="10min")
@@ -94,7 +95,7 @@ def _train(arguments: argparse.Namespace, number: int, seed: int, start: str, so
     order = np.random.default_rng(seed).permutation(len(training))[:number]
     fold = {
         "train": [training[index].case_id for index in order.tolist()],
-        "val": [case.case_id for case in validation],
+        "val": [case.case_id for case in validation[: arguments.validation_cases]],
     }
     splits = arguments.output / f"splits-{number}-{seed}.json"
     splits.write_text(json.dumps([fold]))
