@@ -28,8 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from medunet.tasks import read_dataset, split_fold
-from medunet.training import train
-from medunet.training.pretraining import pretrain
+from medunet.training import pretrain, train
 
 STARTS = ("scratch", "untrained", "pretrained")
 Rows = dict[tuple[int, int, str], float]

@@ -12,7 +12,7 @@ from medunet.cli.options import BudgetOption, DeviceOption, MemoryOption
 from medunet.errors import InputError, TrainingError, TrainingStoppedError
 
 if TYPE_CHECKING:
-    from medunet.training.pretraining import PretrainingResult
+    from medunet.training import PretrainingResult
 
 
 def pretrain(
@@ -64,7 +64,7 @@ def pretrain(
 
     from medunet.cli.progress import ConsoleObserver
     from medunet.cli.train import EXIT_REQUEUE
-    from medunet.training.pretraining import pretrain as run
+    from medunet.training import pretrain as run
 
     with ConsoleObserver() as observer:
         try:

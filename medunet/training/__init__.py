@@ -1,7 +1,8 @@
-"""From labelled cases to a model folder."""
+"""From labelled cases, or scans without labels, to a model folder."""
 
 from medunet.training.budget import Budget, parse_budget
 from medunet.training.fold import TrainingResult
+from medunet.training.pretraining import PretrainingResult, PretrainingSettings, pretrain
 from medunet.training.progress import Observer, Step
 from medunet.training.run import train
 from medunet.training.selection import Selection, select
@@ -10,11 +11,14 @@ from medunet.training.settings import TrainingSettings
 __all__ = [
     "Budget",
     "Observer",
+    "PretrainingResult",
+    "PretrainingSettings",
     "Selection",
     "Step",
     "TrainingResult",
     "TrainingSettings",
     "parse_budget",
+    "pretrain",
     "select",
     "train",
 ]

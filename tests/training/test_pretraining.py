@@ -16,9 +16,8 @@ from safetensors.torch import load_file
 from medunet.errors import DatasetError, InputError, ModelError, OutputError, TrainingError, TrainingStoppedError
 from medunet.io import write_nifti_image
 from medunet.models import find_newest_model, read_model, read_records, read_single_model
-from medunet.training import Observer, TrainingResult
+from medunet.training import Observer, PretrainingResult, PretrainingSettings, TrainingResult, pretrain
 from medunet.training.loop import Trainer
-from medunet.training.pretraining import PretrainingResult, PretrainingSettings, pretrain
 from medunet.volume import Volume
 
 Pretrain = Callable[..., PretrainingResult]
