@@ -302,9 +302,8 @@ def _refuse_pickle(path: Path) -> None:
         target = path.with_suffix(".safetensors").name
         msg = (
             f"{path} is a pickle, which can run any program when it is opened, and medunet opens none. Convert it once, where "
-            'you trust it: python -c "import torch, safetensors.torch as s; '
-            f"s.save_file({{k: v.contiguous().clone() for k, v in torch.load('{path.name}', weights_only=True).items()}}, "
-            f"'{target}')\""
+            'you trust it: python -c "from torch import load; from safetensors.torch import save_file; save_file({k: '
+            f"v.contiguous().clone() for k, v in load('{path.name}', weights_only=True).items()}}, '{target}')\""
         )
         raise InputError(msg)
 
