@@ -26,6 +26,7 @@ from medunet.cli.networks import networks
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
 from medunet.cli.postprocess import postprocess
+from medunet.cli.pretrain import pretrain
 from medunet.cli.quantize import quantize
 from medunet.cli.runs import app as runs_app
 from medunet.cli.select import select
@@ -48,6 +49,7 @@ app = typer.Typer(
 app.command()(check)
 app.command()(plan)
 app.command()(train)
+app.command()(pretrain)
 app.command()(infer)
 app.command()(postprocess)
 app.command()(baseline)

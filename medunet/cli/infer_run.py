@@ -361,7 +361,9 @@ def _list_more(job: Job, manifest: Manifest) -> list[Path]:
     from medunet.io import list_mesh_outputs
 
     meshes = [] if job.mesh is None else list_mesh_outputs(job.mesh, list(manifest.volumes))
-    return [path for path in (job.preview, *meshes, job.probabilities, job.uncertainty, job.semantic) if path is not None]
+    return [
+        path for path in (job.preview, *meshes, job.probabilities, job.uncertainty, job.semantic) if path is not None
+    ]
 
 
 def _describe_result(job: Job, manifest: Manifest, wishes: Wishes) -> str:

@@ -62,10 +62,8 @@ class ConsoleObserver(Observer):
         """Advance the bar of the training, or print a line now and then."""
         is_repeated = self._last_step is not None and self._last_step.iteration == step.iteration
         self._last_step = step
-        note = (
-            f"iteration {step.iteration}  loss {step.loss:.3f}  Dice {step.dice:.3f}  "
-            f"{format_duration(step.seconds_left)} left"
-        )
+        dice = "" if step.dice is None else f"Dice {step.dice:.3f}  "
+        note = f"iteration {step.iteration}  loss {step.loss:.3f}  {dice}{format_duration(step.seconds_left)} left"
         if step.data_wait > _WORTH_SAYING:
             note += f"  waits for patches {step.data_wait:.0%} of the time"
         if self._is_terminal:

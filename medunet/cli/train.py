@@ -53,6 +53,17 @@ def train(
     memory_gb: MemoryOption = None,
     network: NetworkOption = "auto",
     network_options: NetworkSettingOption = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            "--encoder",
+            help="Safetensors file of torchvision's or timm's ResNet or VGG, for that network's encoder.",
+        ),
+    ] = None,
+    inflation: Annotated[
+        str,
+        typer.Option("--inflation", help="Third axis of its kernels in a 3D network: centre or repeat."),
+    ] = "centre",
     locate: Annotated[
         str, typer.Option("--locate", help="A small network that finds the structures first: auto or never.")
     ] = "auto",
@@ -60,7 +71,8 @@ def train(
         str,
         typer.Option(
             "--loss",
-            help="auto, dice-ce, patch-dice-ce, dice-focal, tversky, generalized-dice, topk-ce or boundary-ce.",
+            help="auto, dice-ce, ce, bce, dice, dice-bce, dice-focal, patch-dice-ce, patch-dice, tversky, "
+            "generalized-dice, topk-ce, boundary-ce, boundary-bce or dice-boundary-ce.",
         ),
     ] = "auto",
     augmentation: Annotated[
@@ -130,6 +142,8 @@ def train(
                 memory_gb=memory_gb,
                 network=network,
                 network_options=network_options or (),
+                encoder=encoder,
+                inflation=inflation,
                 locate=locate,
                 loss=loss,
                 augmentation=augmentation,

@@ -233,8 +233,8 @@ def describe_decisions(folder: Path, settings: InferenceSettings) -> dict[str, A
 
     Returns:
         ``postprocessing``, ``instances``, ``quality``: SHA-256 of what the files say. ``flips``, ``locate``: what speed and
-        ``speed.json`` come to. ``int8``: SHA-256 of what was measured, where eight bits may be taken. ``first_stages``: of a cascade, checksums of the
-        networks before, and whether they make mirrored passes.
+        ``speed.json`` come to. ``int8``: SHA-256 of what was measured, where eight bits may be taken. ``first_stages``: of a
+        cascade, checksums of the networks before, and whether they make mirrored passes.
 
     Raises:
         ModelError: If it is no model folder.

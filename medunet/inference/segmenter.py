@@ -213,6 +213,7 @@ class Segmenter:
         labels = self.model.quality.labels.values() if self.model.quality is not None else ()
         calibrations = [label.dice_calibration for label in labels]
         return any(one is not None and one.members == self._predictor.members for one in calibrations)
+
     def _needs_probabilities(self) -> bool:
         """Networks of several plans have none in common; their objects are told apart by the label map."""
         return self.task.has_instances and self._predictor.shares_plan

@@ -14,6 +14,7 @@ instances.json        how objects that touch are told apart, for tasks with inst
 quality.json          what scans and masks looked like in training
 speed.json            what more or less work per scan is worth
 int8.json             what the network in eight bits costs and scores, where that was tried; it lies in backends/
+pretraining.json      of a network that restores images: what it learnt from; it segments nothing
 card.md               all of that for people
 ```
 """
@@ -50,6 +51,7 @@ from medunet.models.names import (
     WEIGHTS,
 )
 from medunet.models.postprocessing import Postprocessing
+from medunet.models.pretraining import check_segments
 from medunet.models.quality import QualityRanges
 from medunet.models.records import ModelRecords, TrainingRecord, check_is_model, check_same_task, read_records
 from medunet.models.speed import SpeedRecord
@@ -200,9 +202,11 @@ def read_model(folder: str | Path) -> AnyModel:
 
     Raises:
         ModelError: If it is no model folder, a file is missing or wrong, the weights are not the ones that were written
-            (checksum) or do not fit the plan, or the members of an ensemble do not belong together.
+            (checksum) or do not fit the plan, the members of an ensemble do not belong together, or it was only
+            pretrained and segments nothing.
     """
     records = read_records(folder)
+    check_segments(records.folder)
     if not is_ensemble(records.folder):
         return _load(records)
     members = [_load(read_records(member)) for member in list_members(records.folder)]
@@ -218,7 +222,7 @@ def read_model(folder: str | Path) -> AnyModel:
 
 
 def read_single_model(folder: str | Path) -> Model:
-    """`read_model` where only a single network will do, such as to go on training it.
+    """`read_model` where only a single network will do, such as to go on training it; it may be pretrained only.
 
     Raises:
         ModelError: Also if it is an ensemble; names the folders of its networks.

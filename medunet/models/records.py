@@ -27,6 +27,7 @@ from medunet.models.names import (
     WEIGHTS,
 )
 from medunet.models.postprocessing import Postprocessing
+from medunet.models.pretraining import PretrainingRecord, read_pretraining
 from medunet.models.quality import QualityRanges
 from medunet.models.speed import SpeedRecord
 from medunet.planning import Plan
@@ -94,6 +95,7 @@ class ModelRecords:
         quality: What scans and masks looked like in training; None where the folder does not say.
         speed: What more or less work per scan is worth; None where the folder does not say.
         int8: What the network in eight bits costs and scores; None where the folder does not say.
+        pretraining: Of a network that restores images and segments nothing; None of one that segments.
     """
 
     folder: Path
@@ -106,6 +108,7 @@ class ModelRecords:
     quality: QualityRanges | None = None
     speed: SpeedRecord | None = None
     int8: Int8Record | None = None
+    pretraining: PretrainingRecord | None = None
 
 
 def read_records(folder: str | Path) -> ModelRecords:
@@ -118,7 +121,8 @@ def read_records(folder: str | Path) -> ModelRecords:
     check_is_model(folder)
     task = parse_task(read_json(folder / TASK), str(folder / TASK))
     plan = read_document(Plan, folder / PLAN)
-    _check_fits(task, plan, folder)
+    pretraining = read_pretraining(folder)
+    _check_fits(task, plan, folder, num_outputs=task.num_outputs if pretraining is None else len(task.channels))
     training = read_document(TrainingRecord, folder / TRAINING)
     metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
     postprocessing = Postprocessing.of_task(task)
@@ -138,6 +142,7 @@ def read_records(folder: str | Path) -> ModelRecords:
         quality=read_document(QualityRanges, folder / QUALITY) if (folder / QUALITY).is_file() else None,
         speed=read_document(SpeedRecord, folder / SPEED) if (folder / SPEED).is_file() else None,
         int8=read_document(Int8Record, folder / INT8) if (folder / INT8).is_file() else None,
+        pretraining=pretraining,
     )
 
 
@@ -183,9 +188,9 @@ def check_same_task(records: ModelRecords, part: ModelRecords) -> None:
             raise ModelError(msg)
 
 
-def _check_fits(task: Task, plan: Plan, folder: Path) -> None:
+def _check_fits(task: Task, plan: Plan, folder: Path, *, num_outputs: int) -> None:
     num_previous = len(task.labels) if plan.configuration == "cascade" else 0
-    wanted = (len(task.channels) * (1 + 2 * plan.num_neighbour_slices) + num_previous, task.num_outputs)
+    wanted = (len(task.channels) * (1 + 2 * plan.num_neighbour_slices) + num_previous, num_outputs)
     found = (plan.network.in_channels, plan.network.out_channels)
     if wanted != found or plan.num_previous_labels != num_previous:
         msg = (

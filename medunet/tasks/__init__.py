@@ -48,6 +48,7 @@ from medunet.tasks.recipes import list_tasks, load_task
 from medunet.tasks.structure_names import check_mapping, match_structure, parse_mapping, structures_to_labels
 from medunet.tasks.suggestion import suggest
 from medunet.tasks.task import IntensityRule, Task, describe_first_fault, parse_task
+from medunet.tasks.unlabelled import ImageSet, ScanFolder, list_scans
 
 __all__ = [
     "IGNORE_CODE",
@@ -57,6 +58,7 @@ __all__ = [
     "Code",
     "Dataset",
     "FillHoles",
+    "ImageSet",
     "IntensityRule",
     "KeepLargest",
     "MaskStep",
@@ -64,6 +66,7 @@ __all__ = [
     "OnePerSide",
     "Opening",
     "RemoveSmall",
+    "ScanFolder",
     "Smooth",
     "Splits",
     "StepField",
@@ -88,6 +91,7 @@ __all__ = [
     "list_case_files",
     "list_class_values",
     "list_object_values",
+    "list_scans",
     "list_tasks",
     "load_task",
     "match_structure",

@@ -1,7 +1,8 @@
-"""From labelled cases to a model folder."""
+"""From labelled cases, or scans without labels, to a model folder."""
 
 from medunet.training.budget import Budget, parse_budget
 from medunet.training.fold import TrainingResult
+from medunet.training.pretraining import PretrainingResult, PretrainingSettings, pretrain
 from medunet.training.progress import Observer, Step, TrainingStart
 from medunet.training.quantizing import Quantized, quantize
 from medunet.training.run import train
@@ -11,6 +12,8 @@ from medunet.training.settings import TrainingSettings
 __all__ = [
     "Budget",
     "Observer",
+    "PretrainingResult",
+    "PretrainingSettings",
     "Quantized",
     "Selection",
     "Step",
@@ -18,6 +21,7 @@ __all__ = [
     "TrainingSettings",
     "TrainingStart",
     "parse_budget",
+    "pretrain",
     "quantize",
     "select",
     "train",

@@ -21,19 +21,18 @@ from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from lightning_fabric.strategies.strategy import Strategy
 from torch import Tensor, nn
 
-from medunet.augmentation import apply_intensity
 from medunet.device import Precision
 from medunet.networks import PatchNetwork, build_network
 from medunet.planning import Plan
 from medunet.planning.plan import OptimizerPlan
-from medunet.preprocessing import find_neighbour_slices, fold_slices
+from medunet.preprocessing import find_neighbour_slices
 from medunet.tasks import Task
 from medunet.training.averaging import build_average, update_average
 from medunet.training.compilation import SMALL_BATCH_VOXELS, Forward, try_compile
 from medunet.training.distributed import World, WorldEnvironment
-from medunet.training.losses import Loss, LossName, SegmentationLoss, build_loss
+from medunet.training.losses import Loss, LossName
 from medunet.training.muon import Muon
-from medunet.training.previous_labels import build_channel_table, to_channels
+from medunet.training.objective import Objective, build_segmenting
 from medunet.training.sampling import Batch
 
 # Fabric announces its precision each time it is built; the model's record says it once.
@@ -55,10 +54,12 @@ class Engine:
         precision: Of the network's arithmetic; weights, losses and updates are float32.
         seed: Of the first weights.
         loss: Its name.
+        objective: What is learnt, where it is not to segment; None takes the loss of that name.
         world: The processes that learn together; gradients are averaged over them.
         will_compile: Whether `compile` will be called.
 
     Attributes:
+        objective: What is learnt.
         network: That learns, on the device; never compiled, so that its weights keep their names.
         optimizer: Of its weights.
         average: Running mean of the weights; None unless the plan asks for one.
@@ -74,6 +75,7 @@ class Engine:
         precision: Precision,
         seed: int = 0,
         loss: LossName = "dice-ce",
+        objective: Objective | None = None,
         world: World | None = None,
         will_compile: bool = False,
     ) -> None:
@@ -85,9 +87,7 @@ class Engine:
         if device.type == "cuda" or not will_compile:  # on the CPU the compiler arranges memory better by itself
             _use_channels_last(self.network, plan.network.spatial_dims)
         self.optimizer = build_optimizer(self.network, plan.optimizer, device)
-        self._loss: SegmentationLoss = build_loss(loss, task, device)
-        self._channel_table = build_channel_table(task).to(device)
-        self._neighbours = find_neighbour_slices(plan)
+        self.objective: Objective = objective or build_segmenting(loss, task, device, find_neighbour_slices(plan))
         self._precision = _build_precision(precision, device)
         self._fabric = _build_fabric(device, self._precision, world or World())
         self._scales = _Scales(self.network)
@@ -135,19 +135,14 @@ class Engine:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        image, codes, annotated = (_move(tensor, self.device) for tensor in (batch.image, batch.codes, batch.annotated))
-        if batch.changes:
-            image = apply_intensity(image, batch.changes)
-        if self._neighbours is not None:
-            image = fold_slices(image, self._neighbours.axis)
-        if batch.previous is not None:
-            image = torch.cat([image, to_channels(_move(batch.previous, self.device), self._channel_table)], dim=1)
+        batch = _move_batch(batch, self.device)
+        shown = self.objective.show(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        answers = self._learner(image)
+        answers = self._learner(shown)
         num_scales = len(answers) - self.network.num_auxiliary
-        loss = self._loss(answers[:num_scales], codes, annotated)
+        loss = self.objective.compute_loss(answers[:num_scales], batch)
         if self.network.num_auxiliary:
-            more = self.network.compute_auxiliary_loss(answers[num_scales:], codes)
+            more = self.network.compute_auxiliary_loss(answers[num_scales:], batch.codes)
             loss = replace(loss, total=loss.total + more)
         self._fabric.backward(_spread_fault(loss.total))
         self._update(loss, batch.iteration)
@@ -313,8 +308,10 @@ def _use_channels_last(network: nn.Module, spatial_dims: int) -> None:
             parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
-def _move(tensor: Any, device: torch.device) -> Any:
-    return None if tensor is None else tensor.to(device, non_blocking=True)
+def _move_batch(batch: Batch, device: torch.device) -> Batch:
+    names = ("image", "codes", "annotated", "previous")
+    tensors = {name: tensor for name in names if (tensor := getattr(batch, name)) is not None}
+    return replace(batch, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
 def _spread_fault(total: Tensor) -> Tensor:

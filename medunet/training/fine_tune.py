@@ -94,10 +94,14 @@ def load_matching_weights(network: PatchNetwork, task: Task, plan: Plan, source:
         ModelError: If no layer fits at all.
     """
     own_inputs, their_inputs = list_inputs(task, plan), list_inputs(source.task, source.plan)
+    if source.pretraining is not None and source.pretraining.task is None and len(task.channels) == 1:
+        their_inputs = own_inputs[:1]  # a modality alone has no name for its channel
     own_outputs, their_outputs = list_outputs(task), list_outputs(source.task)
     channels = _match(own_inputs, their_inputs)
     outputs = _match(own_outputs, their_outputs)
-    if task.has_regions != source.task.has_regions:  # logits of a softmax and of a sigmoid mean different things
+    if source.pretraining is not None:  # its outputs are intensities
+        outputs = NameMatch(kept=(), fresh=own_outputs, left_behind=())
+    elif task.has_regions != source.task.has_regions:  # logits of a softmax and of a sigmoid mean different things
         outputs = NameMatch(kept=(), fresh=own_outputs, left_behind=their_outputs)
     copier = _Copier(
         own=network.state_dict(),

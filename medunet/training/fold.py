@@ -23,6 +23,7 @@ from medunet.inference.locating import Locator
 from medunet.models import SpeedRecord
 from medunet.models.folder import TrainingRecord, write_results, write_weights
 from medunet.models.names import LOCATE
+from medunet.networks import PatchNetwork, load_encoder_weights
 from medunet.postprocessing import compute_quality_ranges
 from medunet.preprocessing import StoredCase
 from medunet.runs.documents import flatten_document
@@ -33,6 +34,7 @@ from medunet.training.identity import RunIdentity
 from medunet.training.instances import InstanceValidation, fit_instances
 from medunet.training.loop import LoopResult, Trainer
 from medunet.training.losses import LossName
+from medunet.training.objective import Objective
 from medunet.training.previous_stage import PreviousStage
 from medunet.training.progress import TrainingStart
 from medunet.training.quantizing import quantize_after_training
@@ -47,7 +49,7 @@ from medunet.training.validation import (
     validate_cases,
 )
 
-_PATHS = ("task", "data", "splits", "from_model")
+_PATHS = ("task", "data", "splits", "from_model", "encoder")
 _NUM_WATCHED = 4
 """Validation cases that are looked at while training; all are scored at the end."""
 
@@ -99,7 +101,7 @@ def train_fold(
         f"{experiment.dataset.name}: {len(training_cases)} training and {len(validation_cases)} validation cases "
         f"({experiment.dataset.layout})"
     )
-    trainer = _build_trainer(experiment, folder, training_cases, validation_cases, previous)
+    trainer = build_trainer(experiment, folder, training_cases, validation_cases, previous=previous)
     experiment.observer.on_training(
         TrainingStart(
             folder=folder,
@@ -109,11 +111,8 @@ def train_fold(
             tags=_list_tags(experiment),
         )
     )
-    if experiment.source is not None and not resumes:
-        report = load_matching_weights(
-            trainer.engine.network, experiment.task, experiment.plan, experiment.source
-        ).describe()
-        for line in report:
+    if not resumes:
+        for line in _load_first_weights(experiment, trainer.engine.network):
             experiment.observer.on_message(line)
     run = _Fold(
         experiment=experiment,
@@ -130,13 +129,40 @@ def train_fold(
     return run.finish(result, masks)
 
 
-def _build_trainer(
+def _load_first_weights(experiment: Experiment, network: PatchNetwork) -> list[str]:
+    """Fill a fresh network with what was learnt elsewhere, if anything; what was taken over, in words."""
+    if experiment.source is not None:
+        return load_matching_weights(network, experiment.task, experiment.plan, experiment.source).describe()
+    if experiment.encoder is not None:
+        return load_encoder_weights(
+            network,
+            experiment.plan.network.architecture,
+            experiment.encoder,
+            num_image_channels=len(experiment.task.channels),
+            inflation=experiment.settings.inflation,
+        ).describe()
+    return []
+
+
+def build_trainer(
     experiment: Experiment,
     folder: Path,
     training_cases: Sequence[Case],
     validation_cases: Sequence[Case],
-    previous: PreviousStage | None,
+    *,
+    previous: PreviousStage | None = None,
+    objective: Objective | None = None,
 ) -> Trainer:
+    """The loop over some cases, which are preprocessed first.
+
+    Args:
+        experiment: What is learnt, from what and how.
+        folder: The run folder.
+        training_cases: To learn from.
+        validation_cases: Of which a few are looked at on the way.
+        previous: Of a cascade, the stage whose labels the network sees beside the image.
+        objective: What is learnt, where it is not to segment.
+    """
     settings = experiment.settings
     groups = (training_cases, validation_cases[:_NUM_WATCHED])
     training, watched = (experiment.open_cases(cases) for cases in groups)
@@ -152,7 +178,7 @@ def _build_trainer(
         validation_cases=tuple(case.case_id for case in validation_cases),
         plan=experiment.plan.model_dump(mode="json"),
         task=experiment.task.model_dump(mode="json"),
-        loss=loss,
+        loss=loss if objective is None else objective.name,
         seed=settings.seed,
         augmentation=settings.augmentation,
         world_size=experiment.world.size,
@@ -172,6 +198,7 @@ def _build_trainer(
         identity=identity,
         observer=experiment.observer,
         loss=loss,
+        objective=objective,
         compilation=settings.compile,
         world=experiment.world,
         should_stop=experiment.signals.should_stop,
@@ -305,35 +332,49 @@ class _Fold:
             )
 
     def _build_record(self, result: LoopResult) -> TrainingRecord:
-        experiment = self.experiment
-        return TrainingRecord(
-            medunet_version=medunet.__version__,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            dataset=experiment.dataset.name,
-            is_synthetic=experiment.dataset.is_synthetic,
-            training_cases=tuple(case.case_id for case in self.training_cases),
-            validation_cases=tuple(case.case_id for case in self.validation_cases),
-            case_list_sha256=_hash_cases(self.training_cases, self.validation_cases),
-            fold=self.fold,
-            budget=experiment.settings.budget or experiment.task.budget,
-            num_iterations=result.iteration,
-            seconds=round(result.seconds, 1),
-            seed=experiment.settings.seed,
-            is_deterministic=experiment.settings.deterministic,
-            device=_describe_device(experiment.device),
-            precision=experiment.precision,
-            settings=_list_settings(experiment, self.trainer),
-            versions=_list_versions(),
+        return build_record(
+            self.experiment, self.trainer, result, self.fold, self.training_cases, self.validation_cases
         )
+
+
+def build_record(
+    experiment: Experiment,
+    trainer: Trainer,
+    result: LoopResult,
+    fold: int | None,
+    training_cases: Sequence[Case],
+    validation_cases: Sequence[Case],
+) -> TrainingRecord:
+    """How a model came to be, for ``training.json``."""
+    return TrainingRecord(
+        medunet_version=medunet.__version__,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        dataset=experiment.dataset.name,
+        is_synthetic=experiment.dataset.is_synthetic,
+        training_cases=tuple(case.case_id for case in training_cases),
+        validation_cases=tuple(case.case_id for case in validation_cases),
+        case_list_sha256=_hash_cases(training_cases, validation_cases),
+        fold=fold,
+        budget=experiment.settings.budget or experiment.task.budget,
+        num_iterations=result.iteration,
+        seconds=round(result.seconds, 1),
+        seed=experiment.settings.seed,
+        is_deterministic=experiment.settings.deterministic,
+        device=_describe_device(experiment.device),
+        precision=experiment.precision,
+        settings=_list_settings(experiment, trainer),
+        versions=_list_versions(),
+    )
 
 
 def _list_settings(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
     """Without paths: a model travels, and folders may be named after patients."""
     settings = dataclasses.asdict(experiment.settings)
+    sources = {"from_model": experiment.settings.from_model, "encoder": experiment.settings.encoder}
     return (
         {name: value for name, value in settings.items() if name not in _PATHS}
         | trainer.describe()
-        | {"from_model": experiment.settings.from_model and Path(experiment.settings.from_model).name}
+        | {name: path and Path(path).name for name, path in sources.items()}
     )
 
 

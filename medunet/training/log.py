@@ -62,20 +62,25 @@ class TrainingLog:
             self._give_up_events(error)
 
     def write_step(
-        self, iteration: int, seconds: float, *, learning_rate: float, loss: float, dice: float, data_wait: float
+        self, iteration: int, seconds: float, *, learning_rate: float, loss: float, dice: float | None, data_wait: float
     ) -> None:
-        """Running means at an iteration, and the share of time that was spent waiting for patches since the last row."""
+        """Running means at an iteration, and the share of time that was spent waiting for patches since the last row.
+
+        A Dice of None, where nothing is segmented, leaves its column empty.
+        """
         self._write(
             {
                 "iteration": iteration,
                 "seconds": f"{seconds:.2f}",
                 "learning_rate": f"{learning_rate:.3e}",
                 "loss": f"{loss:.5f}",
-                "training_dice": f"{dice:.5f}",
+                "training_dice": "" if dice is None else f"{dice:.5f}",
                 "data_wait": f"{data_wait:.4f}",
             }
         )
-        numbers = {"loss": loss, "training_dice": dice, "learning_rate": learning_rate, "data_wait": data_wait}
+        numbers = {"loss": loss, "learning_rate": learning_rate, "data_wait": data_wait}
+        if dice is not None:
+            numbers["training_dice"] = dice
         self._add_events(iteration, numbers)
 
     def write_validation(self, iteration: int, seconds: float, dice: float | None) -> None:

@@ -31,7 +31,7 @@ class Step:
     Attributes:
         iteration: Its number, from 1.
         loss: Running mean of the loss.
-        dice: Running mean of the soft Dice on training patches.
+        dice: Running mean of the soft Dice on training patches; None where nothing is segmented.
         progress: Share of the budget that is used.
         seconds: In the loop so far.
         seconds_left: Until the budget is used up, by the present speed.
@@ -41,7 +41,7 @@ class Step:
 
     iteration: int
     loss: float
-    dice: float
+    dice: float | None
     progress: float
     seconds: float
     seconds_left: float

@@ -13,7 +13,8 @@ from medunet.device import PrecisionName
 from medunet.errors import InputError, ModelError
 from medunet.io import write_json_atomic
 from medunet.models.names import SETTINGS, STATE_FOLDER
-from medunet.networks import find_architecture
+from medunet.networks import ENCODER_NETWORKS, find_architecture
+from medunet.networks.encoder_weights import Inflation
 from medunet.planning import Configuration, Preset
 from medunet.tasks import Task, load_task, suggest
 from medunet.training.budget import Budget, parse_budget
@@ -30,6 +31,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "configuration": (*get_args(Configuration), "auto"),
     "preset": get_args(Preset),
     "augmentation": get_args(AugmentationName),
+    "inflation": get_args(Inflation),
     "locate": ("auto", "never"),
     "loss": ("auto", *get_args(LossName)),
     "precision": get_args(PrecisionName),
@@ -57,6 +59,8 @@ class TrainingSettings:
         memory_gb: Device memory that a plan may use; None takes the preset's.
         network: ``"auto"`` for the planner's U-Net, or a name of `medunet.networks.catalogue`.
         network_options: Of that network's config, each as ``"width=32"``.
+        encoder: safetensors file of a 2D classifier whose weights are the start of that network's encoder.
+        inflation: How its kernels get a third axis in a 3D network: ``"centre"`` or ``"repeat"``.
         augmentation: ``"fast"`` (plain torch), ``"torchio"`` (MONAI and TorchIO), ``"unet2015"`` (the policy of the U-Net's
             paper, in plain torch) or ``"none"``.
         locate: Whether a small network is trained that finds the structures, where that saves much: ``"auto"`` or ``"never"``.
@@ -88,6 +92,8 @@ class TrainingSettings:
     memory_gb: float | None = None
     network: str = "auto"
     network_options: tuple[str, ...] = ()
+    encoder: str | None = None
+    inflation: Inflation = "centre"
     augmentation: AugmentationName = "fast"
     locate: Literal["auto", "never"] = "auto"
     loss: LossName | Literal["auto"] = "auto"
@@ -139,6 +145,12 @@ class TrainingSettings:
             if self.from_model is not None:
                 msg = f"--from takes over the network of that model, whatever --network {self.network} says; leave one of them out."
                 raise InputError(msg)
+        if self.encoder is not None and self.network not in ENCODER_NETWORKS:
+            msg = (
+                f"--encoder is for a network with the encoder of a classifier, and --network is '{self.network}'; choose one of "
+                f"{', '.join(ENCODER_NETWORKS)}."
+            )
+            raise InputError(msg)
         self.parse_network_options()
         if self.memory_gb is not None and self.memory_gb <= 0:
             msg = f"--memory-gb is {self.memory_gb}; expected the device's memory in GB, above 0."
@@ -199,7 +211,7 @@ def build_settings(task: str | Path, data: str | Path | None, options: dict[str,
         raise InputError(msg)
     paths = {
         name: None if value is None else str(Path(value).resolve())
-        for name in ("splits", "from_model")
+        for name in ("splits", "from_model", "encoder")
         if (value := options.get(name)) is not None
     }
     return TrainingSettings(
