@@ -100,7 +100,7 @@ def pretrain(
 
 
 def _print_result(result: PretrainingResult) -> None:
-    from medunet.cli.progress import format_duration
+    from medunet.cli.durations import format_duration
     from medunet.models.names import REPORT
 
     print(f"Pretrained {result.num_iterations} iterations in {format_duration(result.seconds)} min.")

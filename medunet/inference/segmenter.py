@@ -214,6 +214,7 @@ class Segmenter:
         calibrations = [label.dice_calibration for label in labels]
         return any(one is not None and one.members == self._predictor.members for one in calibrations)
 
+    @property
     def _needs_probabilities(self) -> bool:
         """Networks of several plans have none in common; their objects are told apart by the label map."""
         return self.task.has_instances and self._predictor.shares_plan

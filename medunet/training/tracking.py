@@ -142,10 +142,11 @@ class _Follower(Observer):
         """Send the curves of training."""
         numbers = {
             "loss": step.loss,
-            "training_dice": step.dice,
             "learning_rate": step.learning_rate,
             "data_wait": step.data_wait,
         }
+        if step.dice is not None:
+            numbers["training_dice"] = step.dice
         self._put_metrics(self._current, numbers, step.iteration)
 
     def on_look(self, iteration: int, dice: float) -> None:

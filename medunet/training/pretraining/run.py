@@ -16,17 +16,18 @@ from medunet.device import Precision, choose_device, choose_precision, count_wor
 from medunet.errors import OutputError
 from medunet.io import check_output, write_json_atomic
 from medunet.models import write_description, write_weights
-from medunet.models.names import PRETRAINING, WEIGHTS
+from medunet.models.names import PRETRAINING, STATE_FOLDER, WEIGHTS
 from medunet.models.pretraining import PretrainingRecord
 from medunet.planning import Plan, compute_fingerprint
+from medunet.runs import list_network_folders
+from medunet.runs.lock import RunLock
 from medunet.tasks import Case, Dataset, Task, list_scans, split_fold
 from medunet.training.budget import Budget
 from medunet.training.distributed import World
 from medunet.training.experiment import Experiment, count_cases
 from medunet.training.fit_plan import describe_plan, fit_plans
 from medunet.training.fold import build_record, build_trainer
-from medunet.training.folders import list_network_folders, name_run_folder, read_plan
-from medunet.training.lock import RunLock
+from medunet.training.folders import name_run_folder, read_plan
 from medunet.training.loop import LoopResult, Trainer
 from medunet.training.pretraining.body_masks import BODY_FOLDER, prepare_body_masks
 from medunet.training.pretraining.masking import find_block
@@ -42,7 +43,7 @@ from medunet.training.pretraining.validation import RestoredPatches, restore_pat
 from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings
 from medunet.training.signals import StopSignals
-from medunet.training.state import STATE_FOLDER, has_state
+from medunet.training.state import has_state
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,13 @@ from typing import Any, Literal, get_args
 from medunet.device import PrecisionName
 from medunet.errors import InputError, ModelError
 from medunet.io import write_json_atomic
+from medunet.models.names import STATE_FOLDER
 from medunet.tasks import Task, load_task, suggest
 from medunet.training.compilation import Compilation
 from medunet.training.pretraining.body_masks import build_pretraining_task
 from medunet.training.pretraining.restoring import Distance
 from medunet.training.settings import TrainingSettings
-from medunet.training.state import SAVE_SECONDS, STATE_FOLDER
+from medunet.training.state import SAVE_SECONDS
 
 SETTINGS = "pretraining-settings.json"
 MODALITIES = ("CT", "MR")
