@@ -20,8 +20,9 @@ import numpy as np
 
 from medunet.errors import InputError, LabelError
 from medunet.io import encode_nifti
-from medunet.reporting.palette import get_colour
+from medunet.reporting.palette import get_colour, to_hex
 from medunet.reporting.planes import measure_areas
+from medunet.reporting.window import BONE_WINDOW_HU, CT_WINDOW_HU, LUNG_WINDOW_HU
 from medunet.volume import Affine, Array, Shape3, Spacing, Volume, align_to_grid, to_orientation
 
 Labels: TypeAlias = Mapping[str, Sequence[int]]
@@ -45,9 +46,9 @@ _MAX_OUTLINED = 255  # labels that NiiVue outlines
 _INT16_STEPS = 65_534
 _MOST_COUNTED = 65_535  # beyond it sorting a slice is faster than a table of all values
 _CT_WINDOWS: tuple[Window, ...] = (
-    ("soft tissue", -160.0, 240.0),
-    ("lung", -1350.0, 150.0),
-    ("bone", -450.0, 1050.0),
+    ("soft tissue", *CT_WINDOW_HU),
+    ("lung", *LUNG_WINDOW_HU),
+    ("bone", *BONE_WINDOW_HU),
     ("brain", 0.0, 80.0),
     ("liver", -5.0, 145.0),
 )
@@ -112,7 +113,7 @@ class View:
     @property
     def colours(self) -> tuple[str, ...]:
         """One ``#rrggbb`` per label, from the palette that all pictures share."""
-        return tuple(_to_hex(get_colour(index)) for index in range(len(self.labels)))
+        return tuple(to_hex(get_colour(index)) for index in range(len(self.labels)))
 
     @property
     def num_bytes(self) -> int:
@@ -463,7 +464,3 @@ def _choose_windows(array: Array, modality: str) -> tuple[Window, ...]:
 def _widen(low: float, high: float) -> tuple[float, float]:
     """A window of no width shows nothing."""
     return (low, high) if high > low else (low - 0.5, low + 0.5)
-
-
-def _to_hex(colour: tuple[float, float, float]) -> str:
-    return "#" + "".join(f"{round(part * 255):02x}" for part in colour)

@@ -12,7 +12,7 @@
   let opened = null;
 
   for (const root of document.querySelectorAll("[data-viewer]")) {
-    const viewer = { root, isReady: false, error: "" };
+    const viewer = { root, isReady: false, error: "", turn: 0 }; // turn: how often it was opened or closed
     viewers.push(viewer);
     const button = root.querySelector(".viewer-open");
     button?.addEventListener("click", () => (opened === viewer ? close(viewer) : open(viewer)));
@@ -26,18 +26,28 @@
     const body = viewer.root.querySelector(".viewer-body");
     viewer.template ??= body.cloneNode(true);
     body.hidden = false;
-    start(viewer).catch((error) => fail(viewer, error));
+    viewer.root.querySelector(".viewer-open")?.setAttribute("aria-expanded", "true");
+    viewer.turn += 1;
+    const { turn } = viewer;
+    start(viewer, turn).catch((error) => turn === viewer.turn && fail(viewer, error));
   }
 
   function close(viewer) {
-    if (viewer.nv) {
-      viewer.nv.gl.getExtension("WEBGL_lose_context")?.loseContext();
-      viewer.nv.cleanup();
-    }
+    viewer.turn += 1;
+    release(viewer.nv);
     // A canvas whose context is lost is of no further use, and a fresh copy has no listeners.
     viewer.root.querySelector(".viewer-body").replaceWith(viewer.template.cloneNode(true));
-    Object.assign(viewer, { nv: null, isReady: false, isClosed: true });
+    viewer.root.querySelector(".viewer-open")?.setAttribute("aria-expanded", "false");
+    Object.assign(viewer, { nv: null, isReady: false });
     opened = null;
+  }
+
+  /* Gives the graphics card back what it held; again where it was done before attaching had ended. */
+  function release(nv) {
+    if (!nv?.gl || nv.isReleased) return;
+    nv.isReleased = true;
+    nv.gl.getExtension("WEBGL_lose_context")?.loseContext();
+    nv.cleanup();
   }
 
   function fail(viewer, error) {
@@ -47,10 +57,12 @@
     viewer.error = message.textContent;
   }
 
-  async function start(viewer) {
+  async function start(viewer, turn) {
     const { root } = viewer;
     const canvas = root.querySelector("canvas");
-    if (!document.createElement("canvas").getContext("webgl2")) {
+    const probe = document.createElement("canvas").getContext("webgl2");
+    probe?.getExtension("WEBGL_lose_context")?.loseContext();
+    if (!probe) {
       throw new Error("this browser has no WebGL 2. Allow hardware acceleration, or open the page in another browser.");
     }
     // Let the browser paint the message before a large scan is decoded.
@@ -59,6 +71,7 @@
     const scan = await unpack(read(root, "scan"));
     const masks = [];
     for (const index of facts.masks.keys()) masks.push(await unpack(read(root, `mask-${index}`)));
+    if (viewer.turn !== turn) return; // closed meanwhile
 
     const lineMm = measureLine(facts);
     const nv = new niivue.Niivue({
@@ -83,10 +96,13 @@
         centerButton: DRAG.pan,
       },
     });
-    Object.assign(viewer, { nv, facts, isClosed: false });
+    Object.assign(viewer, { nv, facts });
     await nv.attachToCanvas(canvas);
-    await load(viewer, scan, masks);
-    if (viewer.isClosed) return;
+    if (viewer.turn === turn) await load(viewer, scan, masks);
+    if (viewer.turn !== turn) {
+      release(nv);
+      return;
+    }
     connect(viewer);
     goToVoxel(viewer, facts.start);
     root.querySelector(".viewer-message").textContent = "";
@@ -100,7 +116,9 @@
   }
 
   async function unpack(text) {
-    const packed = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
+    const letters = atob(text.trim());
+    const packed = new Uint8Array(letters.length);
+    for (let place = 0; place < letters.length; place++) packed[place] = letters.charCodeAt(place);
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     return await new Response(stream).arrayBuffer();
   }
