@@ -96,10 +96,11 @@ def draw_cases(
             image, reference = read_case(case, task)
             pair = LabelMapPair(reference=reference, prediction=get_mask(case, image))
             jpeg, error_map = draw_pair(image, pair, task.labels, task)
+            view = _build_view(image, pair, task.labels, task, case_id)
         except (MedunetError, KeyError) as error:
             logger.warning("Case '%s' has no picture in the report: %s", case_id, error)
             continue
-        pictures.append(CasePicture(case_id=case_id, role=role, dice=dice, jpeg=jpeg, error_map=error_map))
+        pictures.append(CasePicture(case_id=case_id, role=role, dice=dice, jpeg=jpeg, error_map=error_map, view=view))
     return pictures
 
 
@@ -129,7 +130,7 @@ def draw_evaluated_cases(
                 continue
             image, remark = _read_image(images, case_id, sides.reference)
             jpeg, error_map = draw_pair(image, sides, evaluation.label_values, options.task)
-            view = None if image is None else _build_view(image, sides, evaluation.label_values, options.task)
+            view = _build_view(image, sides, evaluation.label_values, options.task, case_id)
         except (MedunetError, KeyError) as error:
             logger.warning("Case '%s' has no picture in the report: %s", case_id, error)
             continue
@@ -166,9 +167,18 @@ def draw_pair(image: Volume | None, pair: LabelMapPair, labels: Labels, task: Ta
     return encode_jpeg(overlay), encode_jpeg(errors)
 
 
-def _build_view(image: Volume, pair: LabelMapPair, labels: Labels, task: Task | None) -> View:
+def _build_view(
+    image: Volume | None, pair: LabelMapPair, labels: Labels, task: Task | None, case_id: str
+) -> View | None:
+    """There is nothing to turn over without a scan; a case that the viewer cannot show keeps its pictures."""
+    if image is None:
+        return None
     modality = "MR" if task is None else task.modality
-    return build_small_view(image, pair.prediction, pair.reference, labels, modality=modality)
+    try:
+        return build_small_view(image, pair.prediction, pair.reference, labels, modality=modality)
+    except MedunetError as error:
+        logger.warning("Case '%s' has no viewer in the report: %s", case_id, error)
+        return None
 
 
 def _read_image(images: Path | None, case_id: str, reference: Volume) -> tuple[Volume | None, str]:

@@ -100,7 +100,7 @@ def build_training_page(
     dices = list_dices(metrics, records.task)
     parts: dict[str, Any] = {
         "labels": _build_label_table(metrics, records.task),
-        "pictures": [built for picture in pictures for built in _build_pictures(picture)],
+        "pictures": [(_build_pictures(picture), picture.view) for picture in pictures],
         "cases": _build_case_table(records),
         "failed": _build_failure_table(metrics),
         "curves": draw_curves(read_curves(folder / LOG)),
@@ -121,6 +121,7 @@ def build_training_page(
         strips=draw_dice_strips(dices),
         many_labels=len(dices) > MAX_STRIPS,
         folds=_build_fold_table(metrics),
+        with_viewer=any(picture.view is not None for picture in pictures),
         legend=[(name, to_hex(colour)) for name, colour in get_label_colours(records.task.labels).items()],
         reasons=list(records.plan.reasons.items()),
         tried=_build_tried_table(records),

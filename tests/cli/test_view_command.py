@@ -11,7 +11,7 @@ import sys
 import threading
 import urllib.request
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,15 @@ def test_the_browser_is_given_a_link_that_works_once(
     assert len(opened) == 1
 
 
+@pytest.fixture
+def _takes_ctrl_c() -> Generator[None, None, None]:
+    """A suite in the background ignores Ctrl-C, and so would every process that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_takes_ctrl_c")
 def test_ctrl_c_ends_the_server_with_0(scan: Volume, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "medunet", "view", str(tmp_path / "scan.nii.gz"), "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
