@@ -27,7 +27,7 @@ from medunet.preprocessing.pipeline import compute_target_grid
 from medunet.volume import Shape3, Spacing, Volume, build_grid
 
 _MIB = 2**20
-_PROGRAM = 400 * _MIB
+_PROGRAM = 350 * _MIB
 """Python, torch and what medunet imports, measured."""
 _OPENVINO = 150 * _MIB
 """The package, and a network while it is made ready, measured."""

@@ -42,7 +42,5 @@ class Int8Record(BaseModel):
 
     def describe(self) -> str:
         """What both ways cost and score, in one line for people."""
-        ways = (("eight bits", self.int8), ("floating point", self.floating))
-        scores = ", ".join(f"{name} Dice {way.dice:.4f} in {way.seconds:.1f} s" for name, way in ways)
-        cases = f"{self.num_cases} case{'' if self.num_cases == 1 else 's'}"
-        return f"{scores} ({cases})"
+        int8, floating = (f"Dice {way.dice:.4f} in {way.seconds:.2f} s" for way in (self.int8, self.floating))
+        return f"{int8}, floating point {floating} ({self.num_cases} case{'' if self.num_cases == 1 else 's'})"

@@ -310,11 +310,11 @@ def test_the_command_makes_uses_and_says_it(
     measure(BETTER, EQUAL)
     made = medunet_command("quantize", model_folder, "--data", data, "--patches", 4)
     assert made.exit_code == 0, made.err
-    assert "eight bits Dice 0.8981 in 1.0 s, floating point Dice 0.9000 in 2.0 s (2 cases)" in made.out
+    assert "Eight bits: Dice 0.8981 in 1.00 s, floating point Dice 0.9000 in 2.00 s (2 cases)" in made.out
     scan = data / "images" / "case_0.nii.gz"
     arguments = ("infer", scan, "-m", model_folder, "--device", "cpu")
     used = medunet_command(*arguments, "-o", tmp_path / "fast.nii.gz", "--speed", "fast")
-    assert "In eight bits, as now: eight bits Dice 0.8981" in used.out
+    assert "In eight bits, as now: Dice 0.8981" in used.out
     assert "int8" in json.loads((tmp_path / "fast.nii.gz.manifest.json").read_text())["computed_by"]
     usual = medunet_command(*arguments, "-o", tmp_path / "usual.nii.gz")
     assert "ight bits" not in usual.out
