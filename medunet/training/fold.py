@@ -246,7 +246,7 @@ class _Fold:
             speed=speed,
         )
         patches = draw_patches(self.trainer.sampler, task, result.iteration)
-        write_report(task, self.folder, validation, self.validation_cases, masks, patches=patches)
+        write_report(task, self.folder, validation, self.validation_cases, masks, patches)
 
     def _build_record(self, result: LoopResult) -> TrainingRecord:
         experiment = self.experiment

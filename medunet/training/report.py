@@ -34,7 +34,6 @@ def write_report(
     validation: Validation | None,
     cases: Sequence[Case],
     masks: Path,
-    *,
     patches: Sequence[PatchPicture] = (),
 ) -> None:
     """Write ``report.html`` into a finished model folder, and ``validation.png`` of the middle case.
