@@ -245,7 +245,7 @@ class _Fold:
             quality=quality,
             speed=speed,
         )
-        patches = draw_patches(self.trainer.sampler, task, result.iteration)
+        patches = draw_patches(self.trainer.sampler, task, result.iteration - 1)
         write_report(task, self.folder, validation, self.validation_cases, masks, patches)
 
     def _build_record(self, result: LoopResult) -> TrainingRecord:
