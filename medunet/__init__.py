@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from medunet.exporting import export
     from medunet.inference import Segmentation, Segmenter, load
     from medunet.io import read_volume
+    from medunet.postprocessing import postprocess
+    from medunet.runs import compare_runs, list_runs
     from medunet.tasks import list_tasks, load_task
     from medunet.training import train
     from medunet.volume import Volume
@@ -31,11 +33,14 @@ _HOMES = {
     "Segmentation": "inference",
     "Segmenter": "inference",
     "Volume": "volume",
+    "compare_runs": "runs",
     "evaluate": "evaluation",
     "export": "exporting",
+    "list_runs": "runs",
     "list_tasks": "tasks",
     "load": "inference",
     "load_task": "tasks",
+    "postprocess": "postprocessing",
     "read_volume": "io",
     "train": "training",
 }
@@ -45,11 +50,14 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "Volume",
+    "compare_runs",
     "evaluate",
     "export",
+    "list_runs",
     "list_tasks",
     "load",
     "load_task",
+    "postprocess",
     "read_volume",
     "train",
 ]

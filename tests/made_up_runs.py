@@ -1,14 +1,18 @@
-"""Cross-validations with untrained networks, written by hand: what training would leave, in milliseconds."""
+"""Runs with untrained networks, written by hand: what training would leave, in milliseconds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from oracles import build_plan_for, build_record
 
+from medunet.evaluation import LabelScore
 from medunet.io import write_nifti_image, write_nifti_labels
 from medunet.models import (
     Ensemble,
@@ -96,6 +100,63 @@ def write_run(
     record = combine_records([read_records(folder / name).training for name in names])
     write_ensemble(folder, names, record)
     write_results(folder, task, plan, record, {"num_cases": len(CASES), "mean_dice": None, "labels": {}, "folds": []})
+    return folder
+
+
+def build_metrics(dices: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """The content of ``metrics.json``; the n-th number of a label is the Dice of ``case_n``."""
+    means = {label: float(np.mean(values)) for label, values in dices.items()}
+    scores = [
+        LabelScore(
+            case_id=f"case_{n}",
+            label=label,
+            dice=dice,
+            status="ok",
+            reference_ml=1.0,
+            prediction_ml=1.0,
+            tp=1,
+            fp=0,
+            fn=0,
+        )
+        for label, row in dices.items()
+        for n, dice in enumerate(row)
+    ]
+    return {
+        "num_cases": max(map(len, dices.values())),
+        "mean_dice": float(np.mean(list(means.values()))),
+        "labels": {label: {"mean": means[label], "num_scored": len(row)} for label, row in dices.items()},
+        "cases": [asdict(score) for score in scores],
+        "failed": [],
+    }
+
+
+def write_scored_run(
+    folder: Path,
+    dices: Mapping[str, Sequence[float]] | None = None,
+    *,
+    task: Task = TASK,
+    plan: Plan = PLAN,
+    **record: Any,
+) -> Path:
+    """A finished training of one fold, with scores and a record that are known."""
+    plan = plan.model_copy(update={"task": task.name})
+    training = build_record().model_copy(update=record)
+    metrics = build_metrics(dices or {"left": [0.5, 0.75], "right": [0.9, 0.85]})
+    write_description(folder, task, plan)
+    write_weights(folder, build_network(plan.network).state_dict(), training)
+    write_results(folder, task, plan, training, metrics)
+    return folder
+
+
+def write_begun_run(folder: Path, *, budget: str | None = "2h") -> Path:
+    """What a training leaves that was killed in the middle of a row of its log."""
+    write_description(folder, TASK, PLAN)
+    (folder / "state").mkdir()
+    (folder / "state" / "settings.json").write_text(json.dumps({"task": TASK.name, "budget": budget, "fold": 1}))
+    (folder / "log.csv").write_text(
+        "iteration,seconds,learning_rate,loss,training_dice,validation_dice,data_wait\n"
+        "10,1.00,1e-3,1.0,0.1,,0.0\n20,2.50,,,,0.25000,\n30,4.00,1e-3,0.9,0.2,,0.0\n40,5.5"
+    )
     return folder
 
 

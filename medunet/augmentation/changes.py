@@ -144,11 +144,11 @@ def sample_intensity(
         "anisotropy": Anisotropy(axis=_sample_axis(rng, patch_size), factor=rng.uniform(*policy.anisotropy)),
         "noise": Noise(deviation=rng.uniform(*policy.noise_deviation), seed=int(rng.integers(2**31))),
         "blur_sigmas": _sample_sigmas(policy, rng, patch_size, num_channels),
-        "brightness": tuple(sample_factors(rng, policy.brightness, num_channels).tolist()),
-        "contrast": tuple(sample_factors(rng, policy.contrast, num_channels).tolist()),
+        "brightness": sample_factors(rng, policy.brightness, num_channels),
+        "contrast": sample_factors(rng, policy.contrast, num_channels),
         "low_resolution": _sample_resolutions(policy, rng, patch_size, spacing, num_channels),
-        "inverted_gamma": tuple(sample_factors(rng, policy.gamma, num_channels).tolist()),
-        "gamma": tuple(sample_factors(rng, policy.gamma, num_channels).tolist()),
+        "inverted_gamma": sample_factors(rng, policy.gamma, num_channels),
+        "gamma": sample_factors(rng, policy.gamma, num_channels),
     }
     kept = {name: value for name, value in drawn.items() if happens[name] < getattr(policy, _PROBABILITIES[name])}
     return IntensityChange(**kept)  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ _PROBABILITIES = {
 def _sample_axis(rng: np.random.Generator, patch_size: Shape3) -> int:
     """One of the axes that have more than one voxel."""
     axes = [axis for axis, size in enumerate(patch_size) if size > 1] or [0]
-    return int(rng.choice(axes))
+    return axes[int(rng.integers(len(axes)))]
 
 
 def _sample_sigmas(

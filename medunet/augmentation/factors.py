@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from medunet.augmentation.policy import Range
-from medunet.volume import Array
 
 
-def sample_factors(rng: np.random.Generator, bounds: Range, number: int) -> Array:
+def sample_factors(rng: np.random.Generator, bounds: Range, number: int) -> tuple[float, ...]:
     """Half of the factors below 1 and half above, each half uniform, as nnU-Net draws contrast and gamma.
 
     Args:
@@ -17,9 +16,11 @@ def sample_factors(rng: np.random.Generator, bounds: Range, number: int) -> Arra
         number: Of factors.
     """
     low, high = bounds
-    is_below = rng.random(number) < 0.5
-    share = rng.random(number)
-    is_below = (is_below & (low < 1)) | (high <= 1)
-    below = low + share * (min(high, 1.0) - low)
-    above = max(low, 1.0) + share * (high - max(low, 1.0))
-    return np.where(is_below, below, above)
+    highest_below, lowest_above = min(high, 1.0), max(low, 1.0)
+    sides, shares = rng.random(number).tolist(), rng.random(number).tolist()
+    return tuple(
+        low + share * (highest_below - low)
+        if (side < 0.5 and low < 1) or high <= 1
+        else lowest_above + share * (high - lowest_above)
+        for side, share in zip(sides, shares, strict=True)
+    )

@@ -39,6 +39,7 @@ def apply_spatial_with_peers(
     Returns:
         Image and codes, of the shapes and types given.
     """
+    assert change.node_voxels is None  # TorchIO knows B-splines only; `TrainingSettings` lets nobody ask for both
     if change.matrix is not None:
         image = _turn(image, change.matrix, "bilinear")
         codes = _turn(codes[None].float(), change.matrix, "nearest")[0].to(torch.uint8)

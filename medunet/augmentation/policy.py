@@ -2,7 +2,7 @@
 
 Probabilities and ranges are nnU-Net's (doi:10.1038/s41592-020-01008-z) plus elastic deformation (Ronneberger 2015,
 doi:10.1007/978-3-319-24574-4_28) and, for MR, what the scanner does to the picture. Patches are mirrored along left-right
-only and turned by at most 30 degrees: an upside-down patient does not come.
+only and turned by at most 30 degrees: an upside-down patient does not come. Under a microscope there is no up and down.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Literal
 
 from medunet.planning import Plan
 from medunet.planning.spacing import order_axes
+from medunet.tasks import Modality
 from medunet.volume import Shape3, Spacing
 
 Range = tuple[float, float]
-Modality = Literal["CT", "MR"]
+ElasticKind = Literal["bspline", "grid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,10 @@ class AugmentationPolicy:
         elastic_probability: Of an elastic deformation.
         elastic_control_points: Control points of the cubic B-spline per axis, as TorchIO counts them.
         elastic_displacement: Largest displacement of a control point, as a share of the patch's edge in mm.
+        elastic_kind: ``bspline`` smooths uniform displacements of control points; ``grid`` interpolates normal displacements
+            of the nodes of a coarse grid, which spans the patch from its first to its last voxel (Ronneberger 2015).
+        elastic_nodes: Nodes of that grid per axis.
+        elastic_deviation_voxels: Standard deviation of their displacements.
         mirror_probability: Of swapping the two ends of each of the `mirror_axes`.
         mirror_axes: ``(0,)`` is left-right. All three suit organs that are cut out of the body, where up and down
             teach nothing.
@@ -73,6 +78,9 @@ class AugmentationPolicy:
     elastic_probability: float = 0.2
     elastic_control_points: int = 7
     elastic_displacement: float = 0.06
+    elastic_kind: ElasticKind = "bspline"
+    elastic_nodes: int = 3
+    elastic_deviation_voxels: float = 10.0
     mirror_probability: float = 0.5
     mirror_axes: tuple[int, ...] = (0,)
     channel_probability: float = 0.5
@@ -103,7 +111,7 @@ class AugmentationPolicy:
 
 
 def build_policy(modality: Modality) -> AugmentationPolicy:
-    """The policy of a modality: nnU-Net's list for both, and the scanner's artifacts for MR.
+    """The policy of a modality: nnU-Net's list for all, the scanner's artifacts for MR, any direction under a microscope.
 
     The artifacts and their formulas are TorchIO's (doi:10.1016/j.cmpb.2021.106236): bias field (Sudre 2017,
     sciencedirect.com/science/article/pii/S1361841517300257), ghosting, motion (Shaw 2019,
@@ -115,7 +123,9 @@ def build_policy(modality: Modality) -> AugmentationPolicy:
         >>> build_policy("CT").ghosting_probability, build_policy("MR").ghosting_probability
         (0.0, 0.05)
     """
-    if modality == "CT":
+    if modality == "microscopy":
+        return AugmentationPolicy(rotation_degrees=180.0, mirror_axes=(0, 1, 2))
+    if modality != "MR":
         return AugmentationPolicy()
     return AugmentationPolicy(
         bias_field_probability=0.1,
@@ -152,8 +162,38 @@ def build_nnunet_policy(patch_size: Shape3, spacing: Spacing) -> AugmentationPol
     return policy
 
 
+def build_unet2015_policy() -> AugmentationPolicy:
+    """What the paper of the U-Net does (Ronneberger 2015, arXiv:1505.04597): every patch is deformed and turned.
+
+    "Random displacement vectors on a coarse 3 by 3 grid", normal with "10 pixels standard deviation", and "bicubic
+    interpolation" between them are the paper's; so are "shift and rotation invariance" and "gray value variations", for which
+    it gives no numbers: patches are turned by any angle, and brightness, contrast and gamma are those of
+    nnU-Net. Mirroring is not in the paper; mirrored patches are rotations of an image seen from below, and inference may then
+    average mirrored passes where the paper averages turned ones.
+
+    Example:
+        >>> policy = build_unet2015_policy()
+        >>> policy.elastic_kind, policy.elastic_nodes, policy.elastic_deviation_voxels, policy.elastic_probability
+        ('grid', 3, 10.0, 1.0)
+    """
+    return AugmentationPolicy(
+        rotation_probability=1.0,
+        rotation_degrees=180.0,
+        scaling_probability=0.0,
+        elastic_probability=1.0,
+        elastic_kind="grid",
+        mirror_axes=(0, 1, 2),
+        noise_probability=0.0,
+        blur_probability=0.0,
+        low_resolution_probability=0.0,
+        inverted_gamma_probability=0.0,
+    )
+
+
 def choose_policy(plan: Plan) -> AugmentationPolicy:
     """The policy that a plan names."""
+    if plan.augmentation == "unet2015":
+        return build_unet2015_policy()
     if plan.augmentation == "nnunet":
         return build_nnunet_policy(plan.patch_size, plan.spacing)
     return build_policy(plan.modality)

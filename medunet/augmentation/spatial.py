@@ -8,7 +8,9 @@ patch's centre; rotations act in millimetres.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,8 +20,12 @@ from torch.nn import functional as F
 from medunet.augmentation.factors import sample_factors
 from medunet.augmentation.policy import AugmentationPolicy
 from medunet.augmentation.transfer import to_device
-from medunet.preprocessing.resample import ANISOTROPY
+from medunet.preprocessing.cubic import compute_cubic_matrix
+from medunet.preprocessing.resample import ANISOTROPY, interpolate_axis
 from medunet.volume import Array, Shape3, Spacing
+
+_LARGEST_NODE_SHARE = 0.15
+"""Of a patch's edge: largest standard deviation of a node's displacement; 10 voxels from 68 voxels on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +35,44 @@ class SpatialChange:
     Attributes:
         matrix: ``(3, 3)``, from an offset in the patch to an offset in the case, both in voxels; None for no change.
         control_mm: Displacements of the B-spline's control points, ``(n, n, n, 3)`` mm; None for no deformation.
+        node_voxels: Displacements of the nodes of a coarse grid, ``(nodes per axis, 3)`` voxels, one node along an axis of
+            one voxel; None for no deformation of this kind.
         mirrored_axes: Whose two ends are swapped, after everything else.
     """
 
     matrix: Array | None = None
     control_mm: Array | None = None
+    node_voxels: Array | None = None
     mirrored_axes: tuple[int, ...] = ()
 
     @property
     def is_mirrored(self) -> bool:
         """Whether left and right are swapped: then labels of left and right must be, too."""
         return 0 in self.mirrored_axes
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a crop is all that it takes, before the patch is mirrored."""
+        return self.matrix is None and self.control_mm is None and self.node_voxels is None
+
+    def limit_displacement_voxels(self, patch_size: Shape3, spacing: Spacing) -> tuple[Array, Array]:
+        """Bounds of the deformation along the three axes, ``(3,)`` voxels each; 0 where there is none.
+
+        The weights of a B-spline are positive and sum to 1, so no point moves further than the control points around it. Those
+        of a cubic through the nodes overshoot by a known factor.
+        """
+        low, high = np.zeros(3), np.zeros(3)
+        if self.control_mm is not None:
+            moved = self.control_mm.reshape(-1, 3) / np.array(spacing)
+            low, high = moved.min(axis=0), moved.max(axis=0)
+        if self.node_voxels is not None:
+            matrices = [
+                _compute_node_basis(size, n) for size, n in zip(patch_size, self.node_voxels.shape[:3], strict=True)
+            ]
+            overshoot = math.prod(float(matrix.abs().sum(dim=1).max()) for matrix in matrices)
+            largest = overshoot * np.abs(self.node_voxels).reshape(-1, 3).max(axis=0)
+            low, high = low - largest, high + largest
+        return low, high
 
 
 def sample_spatial(
@@ -49,9 +82,11 @@ def sample_spatial(
     rotates = rng.random() < policy.rotation_probability
     angles = rng.uniform(-policy.rotation_degrees, policy.rotation_degrees, 3)
     zooms = rng.random() < policy.scaling_probability
-    factor = float(sample_factors(rng, policy.scaling, 1)[0])
+    (factor,) = sample_factors(rng, policy.scaling, 1)
     deforms = rng.random() < policy.elastic_probability
-    control_mm = _sample_control_points(policy, rng, patch_size, spacing)
+    is_grid = policy.elastic_kind == "grid"
+    bends = _sample_nodes if is_grid else _sample_control_points
+    displacements = bends(policy, rng, patch_size, spacing)
     flips = rng.random(3) < policy.mirror_probability
     mirrored_axes = tuple(axis for axis in policy.mirror_axes if flips[axis] and patch_size[axis] > 1)
     matrix = None
@@ -61,7 +96,12 @@ def sample_spatial(
         to_mm, to_voxels = np.diag(spacing), np.diag(1 / np.array(spacing))
         is_zoomed = [zooms and size > 1 and axis in policy.scaling_axes for axis, size in enumerate(patch_size)]
         matrix = to_voxels @ rotation @ to_mm * np.where(is_zoomed, 1 / factor, 1.0)
-    return SpatialChange(matrix=matrix, control_mm=control_mm if deforms else None, mirrored_axes=mirrored_axes)
+    return SpatialChange(
+        matrix=matrix,
+        control_mm=displacements if deforms and not is_grid else None,
+        node_voxels=displacements if deforms and is_grid else None,
+        mirrored_axes=mirrored_axes,
+    )
 
 
 def compute_source_offsets(
@@ -78,20 +118,62 @@ def compute_source_offsets(
     Returns:
         ``(I, J, K, 3)`` in voxels, or None when a plain crop does.
     """
-    if change.matrix is None and change.control_mm is None:
+    if change.is_plain:
         return None
     matrix = to_device(np.eye(3) if change.matrix is None else change.matrix, device)
-    # What a matrix makes of a grid is a sum over its axes, (I, 3) + (J, 3) + (K, 3): cheaper than its product with each voxel.
+    # What a matrix makes of a grid is a sum over its axes, (3, I) + (3, J) + (3, K): cheaper than its product with each voxel.
+    # One axis after the other in memory: what reads one coordinate of all voxels reads it in one piece.
     i, j, k = (
-        (torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2)[:, None] * matrix[:, axis]
+        matrix[:, axis, None] * (torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2)
         for axis, size in enumerate(patch_size)
     )
-    offsets = (i[:, None] + j)[:, :, None] + k  # (I, J, K, 3)
+    offsets = ((i[:, :, None] + j[:, None])[..., None] + k[:, None, None]).movedim(0, -1)  # (I, J, K, 3)
     if change.control_mm is not None:
         control_mm = to_device(change.control_mm, device)
         displacement_mm = compute_bspline_field(control_mm, patch_size)
-        offsets = offsets + displacement_mm / to_device(np.array(spacing, dtype=float), device)
+        offsets += displacement_mm / to_device(np.array(spacing, dtype=float), device)
+    if change.node_voxels is not None:
+        offsets += compute_grid_field(to_device(change.node_voxels, device), patch_size)
     return offsets
+
+
+def compute_zoom_offsets(change: SpatialChange, patch_size: Shape3) -> list[Tensor] | None:
+    """Where the planes of a patch that is only zoomed come from, relative to the centre, along each axis by itself.
+
+    Args:
+        change: What was drawn.
+        patch_size: Of the patch.
+
+    Returns:
+        ``(I,)``, ``(J,)`` and ``(K,)`` in voxels, on the CPU; None where axes mix, or a plain crop does.
+    """
+    if (
+        change.matrix is None
+        or change.control_mm is not None
+        or np.any(change.matrix != np.diag(np.diag(change.matrix)))
+    ):
+        return None
+    factors = np.diag(change.matrix).tolist()
+    return [
+        (torch.arange(size, dtype=torch.float32) - (size - 1) / 2) * factor
+        for size, factor in zip(patch_size, factors, strict=True)
+    ]
+
+
+def apply_zoom(box: Tensor, positions: Sequence[Tensor]) -> Tensor:
+    """Interpolate a box on a grid, one axis after the other: what `apply_spatial` gives, to rounding, at less cost.
+
+    Args:
+        box: ``(C, I, J, K)``.
+        positions: ``(I',)``, ``(J',)`` and ``(K',)`` in voxels of the box, on the CPU.
+
+    Returns:
+        ``(C, I', J', K')`` float32; positions outside the box take its border.
+    """
+    zoomed = box.float()
+    for axis, along in enumerate(positions):
+        zoomed = interpolate_axis(zoomed, 1 + axis, along)
+    return zoomed
 
 
 def apply_spatial(box: Tensor, coordinates: Tensor, mode: str) -> Tensor:
@@ -152,6 +234,31 @@ def _compute_bspline_basis(num_voxels: int, num_control: int, device: torch.devi
     return basis.scatter_(1, cell[:, None] + torch.arange(4, device=device), weights)
 
 
+def compute_grid_field(nodes: Tensor, shape: Shape3) -> Tensor:
+    """A dense displacement field that passes through the displacements of a coarse grid's nodes (Ronneberger 2015).
+
+    Cubic in each axis, bicubic in a slice. The first and the last node lie at the first and the last voxel.
+
+    Args:
+        nodes: ``(nodes per axis, 3)``; one node along an axis stands for all of its voxels.
+        shape: Voxels of the field.
+
+    Returns:
+        ``(I, J, K, 3)`` in the unit of the nodes.
+    """
+    i, j, k = (_compute_node_basis(size, n).to(nodes) for size, n in zip(shape, nodes.shape[:3], strict=True))
+    field = torch.einsum("kc,abcd->abkd", k, nodes)
+    field = torch.einsum("jb,abkd->ajkd", j, field)
+    return torch.einsum("ia,ajkd->ijkd", i, field)
+
+
+@lru_cache(maxsize=64)
+def _compute_node_basis(num_voxels: int, num_nodes: int) -> Tensor:
+    """Weights ``(num_voxels, num_nodes)`` of the cubic through evenly spread nodes; each row sums to 1."""
+    positions = np.linspace(0, num_nodes - 1, num_voxels) if num_voxels > 1 else np.zeros(1)
+    return torch.from_numpy(compute_cubic_matrix(num_nodes, positions)).float()
+
+
 def list_rotation_axes(patch_size: Shape3, spacing: Spacing) -> list[int]:
     """The axes around which a patch may turn: only the one across the fine plane when it is much coarser or missing."""
     coarse = int(np.argmax(spacing))
@@ -167,6 +274,17 @@ def _sample_control_points(
     n = policy.elastic_control_points
     control_mm: Array = rng.uniform(-1, 1, (n, n, n, 3)) * limit_displacement_mm(policy, patch_size, spacing)
     return control_mm
+
+
+def _sample_nodes(policy: AugmentationPolicy, rng: np.random.Generator, patch_size: Shape3, spacing: Spacing) -> Array:
+    """Normal displacements in voxels, none along an axis of one voxel; small patches are bent less, or they would fold."""
+    counts = [policy.elastic_nodes if size > 1 else 1 for size in patch_size]
+    deviations = [
+        0.0 if size == 1 else min(policy.elastic_deviation_voxels, _LARGEST_NODE_SHARE * (size - 1))
+        for size in patch_size
+    ]
+    nodes: Array = rng.normal(size=(*counts, 3)) * deviations
+    return nodes
 
 
 def limit_displacement_mm(policy: AugmentationPolicy, patch_size: Shape3, spacing: Spacing) -> Array:

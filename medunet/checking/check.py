@@ -14,7 +14,7 @@ from medunet.checking.reader_warnings import ReaderWarnings
 from medunet.checking.report import SEVERITIES, CaseFacts, DatasetReport, Finding
 from medunet.errors import DatasetError, MedunetError
 from medunet.planning import compute_fingerprint
-from medunet.tasks import Case, Dataset, Task, count_folds, read_splits, split_fold
+from medunet.tasks import Case, Dataset, Task, count_folds, is_picture, read_splits, split_fold
 
 
 def check_dataset(
@@ -86,6 +86,13 @@ def _judge_dataset(dataset: Dataset, cases: Sequence[CaseFacts], task: Task) -> 
             "another task, or correct dataset.json."
         )
         findings.append(Finding(severity="warning", topic="task", text=text))
+    grids = [facts.grid for facts in cases if facts.grid is not None]
+    if is_picture(task.modality) and grids and all(grid.spacing == (1.0, 1.0, 1.0) for grid in grids):
+        text = (
+            "The pictures do not say how large a pixel is: 1 mm stands for 1 pixel, and 1 ml for 1000 pixels. Fine where all "
+            "of them are equally magnified."
+        )
+        findings.append(Finding(severity="note", topic="task", text=text))
     if all(facts.is_usable for facts in cases) and not any(facts.labels for facts in cases):
         # Every case is sound, and still training may refuse them all: it is asked itself.
         try:

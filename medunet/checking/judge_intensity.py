@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from medunet.checking.condense import condense
 from medunet.checking.report import CaseFacts, ChannelFacts, Finding, Severity
-from medunet.tasks import Task
+from medunet.tasks import Task, is_picture
 
 MIN_HU_RANGE = 100.0
 """Air and tissue are 1000 HU apart, fat and muscle 150: a CT with less between its extremes was rescaled."""
@@ -37,7 +37,7 @@ def judge_intensities(cases: Sequence[CaseFacts], task: Task) -> list[Finding]:
 
 
 def _judge_channel(channels: dict[str, ChannelFacts], task: Task, where: str) -> list[Finding]:
-    judge = _judge_ct if task.modality == "CT" else _judge_mr
+    judge = _judge_picture if is_picture(task.modality) else _judge_ct if task.modality == "CT" else _judge_mr
     by_kind: dict[tuple[str, Severity], dict[str, str]] = {}
     for case_id, channel in channels.items():
         if oddity := _judge_constant(channel) or judge(channel):
@@ -100,6 +100,11 @@ def _judge_mr(channel: ChannelFacts) -> _Oddity | None:
             "before? Scans to be segmented later must be treated alike, and air that is not 0 is not cropped away."
         )
         return _Oddity("negative", "note", text)
+    return None
+
+
+def _judge_picture(channel: ChannelFacts) -> _Oddity | None:
+    """Cameras agree on no unit, so any values will do; what shows nothing was found before."""
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 import medunet
+from medunet.cli.baseline import baseline
 from medunet.cli.check import check
 from medunet.cli.compare import compare
 from medunet.cli.convert import convert
@@ -24,10 +25,15 @@ from medunet.cli.infer import infer
 from medunet.cli.networks import networks
 from medunet.cli.phantom import phantom
 from medunet.cli.plan import plan
+from medunet.cli.postprocess import postprocess
+from medunet.cli.pretrain import pretrain
+from medunet.cli.quantize import quantize
+from medunet.cli.runs import app as runs_app
 from medunet.cli.select import select
 from medunet.cli.series import series
 from medunet.cli.tasks import app as tasks_app
 from medunet.cli.train import train
+from medunet.cli.view import view
 from medunet.errors import MedunetError
 
 EXIT_CODE = 2
@@ -43,17 +49,23 @@ app = typer.Typer(
 app.command()(check)
 app.command()(plan)
 app.command()(train)
+app.command()(pretrain)
 app.command()(infer)
+app.command()(postprocess)
+app.command()(baseline)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(view)
 app.command()(select)
 app.command()(series)
 app.command()(convert)
 app.command()(export)
+app.command()(quantize)
 app.command()(phantom)
 app.command()(networks)
 app.command()(doctor)
 app.add_typer(tasks_app, name="tasks")
+app.add_typer(runs_app, name="runs")
 
 
 def _print_version(wanted: bool) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from medunet.cli.terminal import build_console
 
 
 class CaseProgress:
@@ -18,7 +19,7 @@ class CaseProgress:
 
     def __init__(self, stage: str, num_cases: int) -> None:
         # On stderr, since stdout may be JSON for another program.
-        self._console = Console(stderr=True)
+        self._console = build_console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.cli.options import DataOption, MapOption, SplitsOption, TaskOption, check_page_name
+from medunet.cli.options import (
+    DataOption,
+    JsonFileOption,
+    JsonOption,
+    MapOption,
+    SplitsOption,
+    TaskOption,
+    check_page_name,
+)
+from medunet.cli.terminal import build_console, print_json
 from medunet.errors import OutputError
 
 if TYPE_CHECKING:
@@ -30,9 +38,8 @@ def check(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="HTML page with charts and a picture per case.")
     ] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="File for all numbers and findings; - prints them instead of tables.")
-    ] = None,
+    as_json: JsonOption = False,
+    json_file: JsonFileOption = None,
     splits: SplitsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page and the JSON file.")] = False,
 ) -> None:
@@ -49,13 +56,12 @@ def check(
 
     recipe = load_task(task)
     dataset = read_dataset(data, mapping=parse_mapping(mapping or ()))
-    json_path = None if json_file in (None, "-") else Path(str(json_file))
     check_page_name(output)
     own_files = [Path(task)] if splits is None else [Path(task), splits]
-    for path in (output, json_path):
+    for path in (output, json_file):
         if path is not None:
             check_output(path, [*_list_inputs(data, dataset), *own_files], overwrite=overwrite)
-    if output is not None and output == json_path:
+    if output is not None and output == json_file:
         msg = f"The page and the JSON file would both be written to {output}; give them different names."
         raise OutputError(msg)
     thumbnails = Thumbnails(recipe)
@@ -69,14 +75,14 @@ def check(
             on_volumes=None if output is None else thumbnails,
         )
     content = report.model_dump(mode="json") | {"has_errors": report.has_errors}
-    if json_path is not None:
-        write_json_atomic(json_path, content)
+    if json_file is not None:
+        write_json_atomic(json_file, content)
     if output is not None:
         write_text_atomic(output, render_dataset_page(report, recipe, thumbnails))
-    if json_file == "-":
-        print(json.dumps(content, indent=2, allow_nan=False))
+    if as_json:
+        print_json(content)
     else:
-        _print(report, recipe, [path for path in (output, json_path) if path is not None])
+        _print(report, recipe, [path for path in (output, json_file) if path is not None])
     if report.has_errors:
         raise typer.Exit(1)
 
@@ -102,9 +108,7 @@ def _quiet_warnings() -> Iterator[None]:
 
 
 def _print(report: DatasetReport, task: Task, written: list[Path]) -> None:
-    from rich.console import Console
-
-    console = Console()
+    console = build_console()
     _print_cases(console, report, task)
     console.print()
     _print_labels(console, report, task)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.cli.options import check_page_name
+from medunet.cli.options import JsonFileOption, JsonOption, check_page_name
 from medunet.cli.scoring import (
     LabelMap,
     LabelTask,
@@ -19,6 +18,7 @@ from medunet.cli.scoring import (
     build_settings,
     list_files,
 )
+from medunet.cli.terminal import build_console, print_json
 from medunet.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -44,9 +44,8 @@ def compare(
     surface: Surface = "elements",
     resample: Resample = False,
     images: Annotated[Path | None, typer.Option("--images", help="Scans, for RTSTRUCT.")] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="File for all numbers; - prints them instead of tables.")
-    ] = None,
+    as_json: JsonOption = False,
+    json_file: JsonFileOption = None,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="PNG of the differences with their intervals.")
     ] = None,
@@ -73,10 +72,9 @@ def compare(
     chosen = _parse_metrics(metrics)
     recipe = None if task is None else load_task(task)
     settings = build_settings(tolerance, surface, recipe)
-    json_path = None if json_file in (None, "-") else Path(str(json_file))
     inputs = [file for path in paths for file in list_files(path)]
     check_page_name(html)
-    outputs = [path for path in (output, json_path, picture, html) if path is not None]
+    outputs = [path for path in (output, json_file, picture, html) if path is not None]
     for path in outputs:
         check_output(path, inputs, overwrite=overwrite)
     if len({path.absolute() for path in outputs}) < len(outputs):
@@ -106,8 +104,8 @@ def compare(
     if output is not None:
         _write_csv(comparison, output)
     content = _describe(comparison, evaluations, raters, chosen)
-    if json_path is not None:
-        write_json_atomic(json_path, content)
+    if json_file is not None:
+        write_json_atomic(json_file, content)
     if picture is not None:
         from medunet.reporting.comparison_chart import draw_differences
 
@@ -117,8 +115,8 @@ def compare(
 
         sources = {"references": labels.name} | ({} if recipe is None else {"task": f"{recipe.name}: {recipe.title}"})
         write_comparison_page(comparison, evaluations, html, raters=raters, sources=sources)
-    if json_file == "-":
-        print(json.dumps(content, indent=2, allow_nan=False))
+    if as_json:
+        print_json(content)
     else:
         _print(comparison, raters, chosen, outputs)
     _report_failures(evaluations | raters)
@@ -169,12 +167,11 @@ def _describe(
 
 
 def _print(comparison: Comparison, raters: dict[str, Evaluation], metrics: list[str], written: list[Path]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from medunet.reporting.score_table import build_difference_table, build_metric_table, build_ranking_table
 
-    console = Console()
+    console = build_console()
     for metric in metrics:
         console.print(build_difference_table(comparison, metric))
     console.print(build_ranking_table(comparison.rankings))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import JsonOption
 from medunet.cli.reading import (
     AffineChoice,
     AllowGaps,
@@ -23,6 +24,7 @@ from medunet.cli.reading import (
     parse_seg_type,
     print_remarks,
 )
+from medunet.cli.terminal import print_json
 from medunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def convert(
     seg_type: SegType = "binary",
     untrusted: Untrusted = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Read an image or a mask in one format and write it in another; every voxel keeps its place."""
     from medunet.io import list_outputs, write_structures
@@ -63,7 +66,7 @@ def convert(
     if not _is_mask(source, output, mask_format, is_named=task is not None or split):
         _check_image_name(output, mask_format)
         _check_outputs([output], source, None, overwrite=overwrite)
-        _convert_image(source, output, options, untrusted=untrusted)
+        _convert_image(source, output, options, untrusted=untrusted, as_json=as_json)
         return
     if untrusted:
         msg = f"--untrusted reads images apart, and {source} is read as a mask; leave it out."
@@ -81,20 +84,40 @@ def convert(
         structures, output, mask_format=chosen, scan=scan, options=options, split=split,
         seg_kind=seg_kind, algorithm=_name_algorithm(),
     )  # fmt: skip
-    for structure in structures.structures:
-        num_voxels = int(structures.get_mask(structure).sum())
-        print(f"{structure.name}: {num_voxels * structures.layers.voxel_volume_mm3 / 1000:.1f} ml")
+    volumes = {
+        structure.name: int(structures.get_mask(structure).sum()) * structures.layers.voxel_volume_mm3 / 1000
+        for structure in structures.structures
+    }
+    if as_json:
+        found = [{"name": name, "volume_ml": volume} for name, volume in volumes.items()]
+        print_json({"source": source, "written": written, "structures": found})
+        return
+    for name, volume_ml in volumes.items():
+        print(f"{name}: {volume_ml:.1f} ml")
     print(f"{source} -> {', '.join(map(str, written[:3]))}{', ...' if len(written) > 3 else ''}")
 
 
-def _convert_image(source: Path, output: Path, options: ReadOptions, *, untrusted: bool) -> None:
+def _convert_image(source: Path, output: Path, options: ReadOptions, *, untrusted: bool, as_json: bool) -> None:
     from medunet.io import read_scan, read_scan_apart, write_image
     from medunet.volume import describe_grid
 
     scan = (read_scan_apart if untrusted else read_scan)(source, options)
-    print_remarks(scan)
+    if not as_json:
+        print_remarks(scan)
     volume = scan.volume
     write_image(volume, output)
+    if as_json:
+        print_json(
+            {
+                "source": source,
+                "written": [output],
+                "shape": volume.shape,
+                "spacing_mm": volume.spacing,
+                "orientation": volume.orientation,
+                "remarks": list(scan.stack.remarks) if scan.stack is not None else [],
+            }
+        )
+        return
     print(f"{source} -> {output}  {describe_grid(volume)}")
 
 
@@ -150,14 +173,14 @@ def _read_mask(
     """
     from medunet.io import from_label_map, is_dicom_source, read_structures
     from medunet.io.reading import has_structure_names
-    from medunet.tasks import check_label_values, load_task, parse_mapping, structures_to_labels
+    from medunet.tasks import check_label_values, list_object_values, load_task, parse_mapping, structures_to_labels
 
     if task_name is None:
         return read_structures(source, scan, options)
     task: Task = load_task(task_name)
     names = parse_mapping(mapping)
     found = read_structures(source, scan, options)
-    if is_dicom_source(source) or has_structure_names(source):
+    if is_dicom_source(source) or (has_structure_names(source) and not task.has_instances):
         labels = structures_to_labels(found, task, mapping=names, name=str(source))
     elif names:
         msg = (
@@ -167,7 +190,9 @@ def _read_mask(
     else:
         labels = found.to_label_map()
         check_label_values(labels, task, str(source))
-    return from_label_map(labels, task.labels, codes=task.codes)
+        if task.has_instances:
+            return from_label_map(labels, list_object_values(labels, task), codes=task.codes)
+    return from_label_map(labels, task.semantic_labels, codes=task.codes)
 
 
 def _name_algorithm() -> Algorithm:

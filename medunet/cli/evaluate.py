@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.cli.options import check_page_name
+from medunet.cli.options import JsonFileOption, JsonOption, check_page_name
 from medunet.cli.scoring import (
     LabelMap,
     LabelTask,
@@ -18,6 +17,7 @@ from medunet.cli.scoring import (
     build_settings,
     list_files,
 )
+from medunet.cli.terminal import build_console, print_json
 from medunet.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -38,9 +38,8 @@ def evaluate(
     instances: Annotated[
         bool, typer.Option("--instances", help="Also match the connected parts of every label, for lesions.")
     ] = False,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="File for all numbers and summaries; - prints them instead of tables.")
-    ] = None,
+    as_json: JsonOption = False,
+    json_file: JsonFileOption = None,
     nnunet_summary: Annotated[
         Path | None, typer.Option("--nnunet-summary", help="File in the form of nnU-Net's summary.json.")
     ] = None,
@@ -66,9 +65,8 @@ def evaluate(
         msg = "Pictures show the scans: --images and --pictures belong together; give both."
         raise InputError(msg)
     settings = build_settings(tolerance, surface, recipe, beta=beta)
-    json_path = None if json_file in (None, "-") else Path(str(json_file))
     check_page_name(html)
-    outputs = [path for path in (output, json_path, nnunet_summary, html) if path is not None]
+    outputs = [path for path in (output, json_file, nnunet_summary, html) if path is not None]
     if len({path.absolute() for path in outputs}) < len(outputs):
         msg = f"Several results would be written to {outputs[0]}; give them different names."
         raise OutputError(msg)
@@ -90,20 +88,20 @@ def evaluate(
     if output is not None:
         evaluation.write_scores_csv(result, output)
     content = evaluation.describe_evaluation(result)
-    if json_path is not None:
-        write_json_atomic(json_path, content)
+    if json_file is not None:
+        write_json_atomic(json_file, content)
     if nnunet_summary is not None:
         evaluation.write_nnunet_summary(result, nnunet_summary)
     options = SideOptions(task=recipe, mapping=parse_mapping(mapping or ()), images=images, resample=resample)
     if html is not None:
         _write_page(html, result, options, settings, {"masks": masks.name, "references": labels.name})
-    if json_file == "-":
-        print(json.dumps(content, indent=2, allow_nan=False))
+    if as_json:
+        print_json(content)
     else:
         _print(result, output, [path for path in outputs if path != output])
     if images is not None and pictures is not None:
         drawn = _draw_pictures(masks, images, pictures, options, result, overwrite=overwrite)
-        for path in drawn if json_file != "-" else ():
+        for path in drawn if not as_json else ():
             print(f"Picture: {path}")
     if result.failures:
         msg = f"{len(result.failures)} case(s) could not be scored: {_name_failures(result)}."
@@ -116,14 +114,13 @@ def _name_failures(result: Evaluation) -> str:
 
 
 def _print(result: Evaluation, output: Path | None, others: list[Path]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from medunet.evaluation import give_advice
     from medunet.reporting import build_dice_table
     from medunet.reporting.score_table import build_instance_table, build_metric_table
 
-    console = Console()
+    console = build_console()
     console.print(build_dice_table(result))
     if result.scores:
         console.print(build_metric_table(result))

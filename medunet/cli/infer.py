@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.cli.options import DeviceOption, check_page_name
+from medunet.cli.options import DeviceOption, JsonOption, check_page_name
 from medunet.cli.reading import (
     AffineChoice,
     AllowGaps,
@@ -66,6 +67,10 @@ def infer(
         str, typer.Option("--precision", help="auto, bf16, fp16 or fp32: the networks' arithmetic.")
     ] = "auto",
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tiles at once.")] = None,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option("--memory-gb", help="Memory that a scan may take; less is computed at a time until it fits."),
+    ] = None,
     preview: Annotated[
         Path | None, typer.Option("--preview", help="PNG with the contours; a folder where the output is one.")
     ] = None,
@@ -78,6 +83,9 @@ def infer(
     ] = False,
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write the entropy of the probabilities, 0 to 1.")
+    ] = False,
+    semantic: Annotated[
+        bool, typer.Option("--semantic", help="Of a task with instances: also write the labels without objects.")
     ] = False,
     mesh: Annotated[
         Path | None, typer.Option("--mesh", help="Surfaces as .stl or .vtp; a folder where the output is one.")
@@ -98,7 +106,7 @@ def infer(
     strict: Annotated[
         bool, typer.Option("--strict", help=f"Exit with {FLAGGED} if a scan or mask is unlike training.")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Segment scans; each mask lies exactly on its scan's grid."""
     from medunet.cli.infer_jobs import Wishes, list_jobs
@@ -117,13 +125,17 @@ def infer(
         mesh=mesh,
         probabilities=probabilities,
         uncertainty=uncertainty,
+        semantic=semantic,
     )
     for scan in (*scans, *([Path(reference)] if reference else [])):
-        if not scan.exists():
+        if not os.path.lexists(scan):  # a link to nothing is a scan that cannot be read, like others
             msg = f"{scan} does not exist. Check the path."
             raise InputError(msg)
     folder = model or find_newest_model()
     task = _read_task(folder)
+    if semantic and task is not None and not task.has_instances:
+        msg = f"--semantic belongs to tasks with instances; the mask of task '{task.name}' holds its labels already."
+        raise InputError(msg)
     jobs = list_jobs(scans, output, wishes, num_channels=len(task.channels) if task else 1)
     options = build_options(
         series=series,
@@ -143,14 +155,15 @@ def infer(
         locate=locate,  # type: ignore[arg-type]
         skip_air=not no_skip,
         batch_size=batch_size,
+        memory_gb=memory_gb,
         backend=backend,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
     )
     run = InferRun(
-        jobs=jobs, wishes=wishes, options=options, settings=settings, folder=folder, is_quiet=json_, device=device
+        jobs=jobs, wishes=wishes, options=options, settings=settings, folder=folder, is_quiet=as_json, device=device
     )
-    outcome = run.process(list(task.labels) if task else [], continues=continue_)
-    if json_:
+    outcome = run.process(list(task.semantic_labels) if task else [], continues=continue_)
+    if as_json:
         run.print_json(outcome)
     if outcome.num_failed:
         others = f"; the masks of the others are in {output}" if outcome.num_failed < len(jobs) else ""

@@ -31,6 +31,7 @@ class Job:
         probabilities: Map of the classes; None makes none.
         uncertainty: Map of the entropy; None makes none.
         mesh: Surfaces; None makes none.
+        semantic: Label map without objects; None makes none.
     """
 
     images: tuple[Path, ...]
@@ -40,6 +41,7 @@ class Job:
     probabilities: Path | None = None
     uncertainty: Path | None = None
     mesh: Path | None = None
+    semantic: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,7 @@ class Wishes:
     mesh: Path | None = None
     probabilities: bool = False
     uncertainty: bool = False
+    semantic: bool = False
 
 
 def list_jobs(scans: list[Path], output: Path, wishes: Wishes, *, num_channels: int) -> list[Job]:
@@ -106,7 +109,7 @@ def _list_folder_jobs(paths: list[Path], output: Path, wishes: Wishes, num_chann
         if path is not None and path.suffix.lower() in (".stl", ".vtp", ".png"):
             msg = f"{option} {path} names a file, and there are several scans; name a folder, such as {example}."
             raise InputError(msg)
-    suffix = get_mask_suffix(parse_mask_format(wishes.mask_format or "nifti"))
+    suffix = None if wishes.mask_format is None else get_mask_suffix(parse_mask_format(wishes.mask_format))
     groups: dict[str, list[Path]] = {}
     for path in paths:
         name = path.resolve().name if path.is_dir() else strip_suffix(path.name)  # "." is a name of a folder too
@@ -127,9 +130,18 @@ def _list_folder_jobs(paths: list[Path], output: Path, wishes: Wishes, num_chann
             )
             raise InputError(msg)
     return [
-        _build_folder_job(_order_channels(images), output, case_id, suffix, wishes)
+        _build_folder_job(_order_channels(images), output, case_id, suffix or _choose_suffix(images[0]), wishes)
         for case_id, images in groups.items()
     ]
+
+
+def _choose_suffix(image: Path) -> str:
+    """Masks of pictures are pictures: a TIFF may hold several pages, a JPEG would change the mask."""
+    from medunet.io import get_mask_suffix, is_picture_file
+
+    if not is_picture_file(image):
+        return get_mask_suffix("nifti")
+    return image.suffix if image.suffix.lower() in (".tif", ".tiff") else ".png"
 
 
 def _build_job(images: tuple[Path, ...], mask: Path, wishes: Wishes) -> Job:
@@ -145,6 +157,7 @@ def _build_job(images: tuple[Path, ...], mask: Path, wishes: Wishes) -> Job:
         probabilities=mask.with_name(f"{name}_probabilities.nii.gz") if wishes.probabilities else None,
         uncertainty=mask.with_name(f"{name}_uncertainty.nii.gz") if wishes.uncertainty else None,
         mesh=wishes.mesh,
+        semantic=mask.with_name(f"{name}_semantic.nii.gz") if wishes.semantic else None,
     )
 
 
@@ -158,6 +171,7 @@ def _build_folder_job(images: tuple[Path, ...], output: Path, case_id: str, suff
         probabilities=output / "probabilities" / f"{case_id}.nii.gz" if wishes.probabilities else None,
         uncertainty=output / "uncertainty" / f"{case_id}.nii.gz" if wishes.uncertainty else None,
         mesh=wishes.mesh and wishes.mesh / f"{case_id}.vtp",
+        semantic=output / "semantic" / f"{case_id}.nii.gz" if wishes.semantic else None,
     )
 
 
@@ -187,6 +201,8 @@ def list_job_outputs(job: Job, names: Sequence[str], wishes: Wishes) -> list[Pat
 
     outputs = list_outputs(job.mask, _choose_format(job.mask, wishes.mask_format), list(names), split=wishes.split)
     outputs += [path for path in (job.preview, job.probabilities, job.uncertainty) if path is not None]
+    if job.semantic is not None:
+        outputs += list_outputs(job.semantic, "nifti", [], split=False)
     if job.mesh is not None:
         outputs += list_mesh_outputs(job.mesh, list(names))
     places = [path.resolve() for path in outputs]
@@ -211,12 +227,13 @@ def check_outputs(job: Job, all_jobs: Sequence[Job], names: Sequence[str], wishe
         InputError: If a DICOM object is asked for and there is no DICOM series.
         OutputError: If an output exists or cannot be written.
     """
-    from medunet.io import check_output
+    from medunet.io import check_not_beside_slices, check_output
 
     sources = [path for one in all_jobs for path in one.images]
     sources += [Path(wishes.reference)] if wishes.reference else []
     _check_reference(_choose_format(job.mask, wishes.mask_format), wishes.reference, job)
     for path in (*list_job_outputs(job, names, wishes), job.manifest):
+        check_not_beside_slices(path, sources)
         check_output(
             path,
             list_inputs(sources, path),

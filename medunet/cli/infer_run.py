@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medunet.cli.infer_jobs import Job, Wishes, check_outputs, check_report, list_job_outputs
 from medunet.cli.infer_report import ReportWriter
 from medunet.cli.reading import print_remarks
+from medunet.cli.terminal import print_json
 from medunet.errors import InputError, MedunetError, OutputError
 from medunet.inference.manifest import (
     Manifest,
     begin_manifest,
+    describe_decisions,
     describe_settings,
     find_difference,
     finish_manifest,
@@ -29,7 +30,7 @@ from medunet.inference.manifest import (
 )
 from medunet.inference.many import Done, read_ahead, write_behind
 from medunet.inference.settings import InferenceSettings
-from medunet.io import write_mesh
+from medunet.io import is_picture_file, write_mesh
 from medunet.io.atomic import remove_partial_files
 from medunet.tasks import check_channels
 
@@ -73,15 +74,18 @@ class _Before:
         content: Of the manifest; None where there was none.
         files: Outputs that were there, and which they were; None for those that were not.
         missing_folders: That were not there.
+        emptied: Gets these folders where something fails. They are removed when the run is over: until then another scan may
+            be about to write into one of them.
     """
 
     manifest: Path
     content: bytes | None
     files: Mapping[Path, tuple[int, int] | None]
     missing_folders: frozenset[Path]
+    emptied: set[Path]
 
     @classmethod
-    def of(cls, manifest: Path, outputs: Sequence[Path]) -> _Before:
+    def of(cls, manifest: Path, outputs: Sequence[Path], emptied: set[Path]) -> _Before:
         return cls(
             manifest=manifest,
             content=manifest.read_bytes() if manifest.is_file() else None,
@@ -89,11 +93,12 @@ class _Before:
             missing_folders=frozenset(
                 folder for path in (manifest, *outputs) for folder in path.parents if not folder.exists()
             ),
+            emptied=emptied,
         )
 
     @contextlib.contextmanager
     def restored_on_failure(self) -> Iterator[None]:
-        """Where something fails, files and folders that were not there before are gone, and the manifest is what it was.
+        """Where something fails, files that were not there before are gone, and the manifest is what it was.
 
         Where an older output has been replaced, the manifest goes on to say ``"running"``: the old one would take outputs of
         two runs for those of one.
@@ -106,6 +111,7 @@ class _Before:
             raise
 
     def _restore(self) -> None:
+        self.emptied.update(self.missing_folders)
         for path, identity in self.files.items():
             if identity is None:
                 path.unlink(missing_ok=True)
@@ -113,9 +119,13 @@ class _Before:
             self.manifest.unlink(missing_ok=True)
             if self.content is not None:
                 self.manifest.write_bytes(self.content)
-        for folder in sorted(self.missing_folders, key=lambda folder: -len(folder.parts)):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the deepest first, in which nothing lies."""
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        with contextlib.suppress(OSError):  # it holds something, or is gone
+            folder.rmdir()
 
 
 def _identify(path: Path) -> tuple[int, int] | None:
@@ -157,6 +167,7 @@ class InferRun:
     folder: Path
     device: str
     is_quiet: bool
+    _emptied: set[Path] = field(default_factory=set, init=False)
 
     def process(self, names: Sequence[str], *, continues: bool) -> InferOutcome:
         """Segment what is not finished yet.
@@ -204,15 +215,19 @@ class InferRun:
 
     def print_json(self, outcome: InferOutcome) -> None:
         """Everything as one JSON document, in the order of the scans."""
-        manifests = [outcome.manifests[job] for job in self.jobs if job in outcome.manifests]
-        print(json.dumps([manifest.model_dump(mode="json") for manifest in manifests], indent=2))
+        print_json([outcome.manifests[job] for job in self.jobs if job in outcome.manifests])
 
     def _is_finished(self, job: Job, manifest: Manifest, names: Sequence[str]) -> bool:
         """Whether nothing is left to do; a finished run of another kind is refused, unless it may be replaced."""
         if manifest.status != "done":
             return False
         settings = describe_settings(self.settings, self._describe_reading())
-        difference = find_difference(manifest, job.manifest, job.images, self._weights_sha256, settings)
+        try:
+            difference = find_difference(
+                manifest, job.manifest, job.images, self._weights_sha256, settings, self._decided_by
+            )
+        except OSError:  # the scan is gone; whoever reads it says so
+            return False
         if difference is not None:
             if self.wishes.overwrite:
                 return False
@@ -228,6 +243,10 @@ class InferRun:
 
         return read_records(self.folder).training.weights_sha256
 
+    @functools.cached_property
+    def _decided_by(self) -> dict[str, Any]:
+        return describe_decisions(self.folder, self.settings)
+
     def _segment(self, jobs: Sequence[Job], outcome: InferOutcome, report: ReportWriter | None) -> None:
         from medunet.inference import load
 
@@ -236,6 +255,8 @@ class InferRun:
         if segmenter.model.speed is not None:
             whose = "" if len(segmenter.model.members) == 1 else ", one network alone"
             self._print(f"In validation{whose}: {segmenter.model.speed.describe()}")
+        if segmenter.int8 is not None:
+            self._print(f"In eight bits, as now: {segmenter.int8.describe()}")
 
         def make(job: Job, found: _Found) -> _Made:
             return self._make(segmenter, job, found)
@@ -246,12 +267,15 @@ class InferRun:
                 report.add(job, manifest, made.found.scan.volume, made.segmentation)
             return manifest
 
-        for done in write_behind(read_ahead(jobs, self._read, make), write):
-            if done.error is not None and report is not None:
-                report.add_failure(done.job, _describe_failure(done.error, done.job))
-                if len(self.jobs) == 1:  # which ends the command
-                    report.write(self.jobs)
-            self._report(done, outcome)
+        try:
+            for done in write_behind(read_ahead(jobs, self._read, make), write):
+                if done.error is not None and report is not None:
+                    report.add_failure(done.job, _describe_failure(done.error, done.job))
+                    if len(self.jobs) == 1:  # which ends the command
+                        report.write(self.jobs)
+                self._report(done, outcome)
+        finally:
+            _remove_empty(self._emptied)
 
     def _read(self, job: Job) -> _Found:
         from medunet.io import read_scan, read_scan_apart
@@ -265,10 +289,12 @@ class InferRun:
         if not self.is_quiet:
             print_remarks(scan)
         check_channels(scan.volume, segmenter.task, str(scan.path))
-        outputs = list_job_outputs(job, list(segmenter.task.labels), self.wishes)
-        before = _Before.of(job.manifest, outputs)
+        outputs = list_job_outputs(job, list(segmenter.task.semantic_labels), self.wishes)
+        before = _Before.of(job.manifest, outputs, self._emptied)
         with before.restored_on_failure():
-            begun = begin_manifest(job.manifest, job.images, outputs, segmenter, self._describe_reading())
+            begun = begin_manifest(
+                job.manifest, job.images, outputs, segmenter, self._describe_reading(), self._decided_by
+            )
             segmentation = segmenter.segment(
                 scan,
                 options=self.options,
@@ -289,6 +315,8 @@ class InferRun:
                 seg_kind=self.wishes.seg_kind,
                 overwrite=True,  # `check_outputs` has asked before anything was computed
             )
+            if job.semantic is not None:
+                made.segmentation.save_semantic(job.semantic, overwrite=True)
             if job.mesh is not None:
                 write_mesh(made.segmentation.structures, job.mesh)
             if job.preview is not None:
@@ -306,11 +334,12 @@ class InferRun:
         assert done.result is not None
         outcome.manifests[done.job] = done.result
         self._print(_describe_result(done.job, done.result, self.wishes))
+        for name, found in done.result.objects.items():
+            self._print(f"  {_describe_objects(name, found)}")
         for flag in done.result.flags:
             self._print(f"  look at it: {flag['message']}")
-        for path in (done.job.preview, done.job.mesh, done.job.probabilities, done.job.uncertainty):
-            if path is not None:
-                self._print(f"  also: {path}")
+        for path in _list_more(done.job, done.result):
+            self._print(f"  also: {path}")
 
     def _describe_reading(self) -> dict[str, object]:
         return {
@@ -327,18 +356,41 @@ class InferRun:
             print(text)
 
 
+def _list_more(job: Job, manifest: Manifest) -> list[Path]:
+    """What was written beside the mask, as it lies on the disk: a structure may have a mesh of its own."""
+    from medunet.io import list_mesh_outputs
+
+    meshes = [] if job.mesh is None else list_mesh_outputs(job.mesh, list(manifest.volumes))
+    return [
+        path for path in (job.preview, *meshes, job.probabilities, job.uncertainty, job.semantic) if path is not None
+    ]
+
+
 def _describe_result(job: Job, manifest: Manifest, wishes: Wishes) -> str:
     from medunet.io import strip_suffix
 
-    volumes = [_describe_volume(name, volume) for name, volume in manifest.volumes.items() if volume["visible_ml"] > 0]
+    has_one_page = is_picture_file(job.images[0]) and not job.images[0].suffix.lower().startswith(".tif")
+    describe = _describe_area if has_one_page else _describe_volume
+    volumes = [describe(name, volume) for name, volume in manifest.volumes.items() if volume["visible_ml"] > 0]
     where = job.mask.with_name(f"{strip_suffix(job.mask.name)}_<label>") if wishes.split else job.mask
     seconds = sum(manifest.seconds.values())
     return f"{job.images[0].name} -> {where}  {seconds:.1f} s  {', '.join(volumes) or 'no structure found'}"
 
 
+def _describe_objects(name: str, found: dict[str, float]) -> str:
+    volumes = f"{found['smallest_mm3']:.4g} to {found['largest_mm3']:.4g} mm3, median {found['median_mm3']:.4g} mm3"
+    return f"{name}: {found['count']:.0f} object{'' if found['count'] == 1 else 's'} of {volumes}"
+
+
 def _describe_volume(name: str, volume: dict[str, float | None]) -> str:
     is_cut = volume["volume_ml"] is None
     return f"{name} {volume['visible_ml']:.1f} ml{' or more (cut by the border)' if is_cut else ''}"
+
+
+def _describe_area(name: str, volume: dict[str, float | None]) -> str:
+    """The page of a picture is 1 mm thick, so that its volume is an area; 1 mm² is a pixel where the file names no size."""
+    assert volume["visible_ml"] is not None
+    return f"{name} {1000 * volume['visible_ml']:,.0f} mm²"
 
 
 def _describe_failure(error: Exception, job: Job) -> str:

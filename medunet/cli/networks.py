@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import JsonOption
+from medunet.cli.terminal import print_json
 from medunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,12 +30,9 @@ def networks(
     gflop: Annotated[
         float | None, typer.Option("--gflop", help="Scale every network's width to this cost per patch.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the whole config of each network.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the networks that `medunet train --network` knows, with their size, cost and receptive field."""
-    import dataclasses
-    import json
-
     from medunet.networks import summarize_networks
 
     if gflop is not None and gflop <= 0:
@@ -43,7 +42,7 @@ def networks(
         _parse_patch(patch, dims), in_channels=channels, out_channels=classes, names=names or (), gflop=gflop
     )
     if as_json:
-        print(json.dumps([dataclasses.asdict(summary) for summary in summaries], indent=2))
+        print_json(summaries)
         return
     print(_format_table(summaries))
     print("GFLOP: 10^9 multiplications and additions of one pass over the patch. Receptive field: edge in voxels,")

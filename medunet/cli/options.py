@@ -25,7 +25,13 @@ BudgetOption = Annotated[
     str | None,
     typer.Option("--budget", "-b", help="10min, 2h, 5000it, or full (nnU-Net's recipe); default: the task's."),
 ]
-ConfigurationOption = Annotated[str, typer.Option("--configuration", "-c", help="auto, 2d, 3d, 3d-low or cascade.")]
+ConfigurationOption = Annotated[
+    str, typer.Option("--configuration", "-c", help="auto, 2d, 2.5d, 3d, 3d-low or cascade.")
+]
+NeighbourSlicesOption = Annotated[
+    int | None,
+    typer.Option("--neighbour-slices", help="Slices on each side that a 2.5d network sees as channels; default: 2."),
+]
 PresetOption = Annotated[
     str, typer.Option("--preset", help="default, M, L or XL: nnU-Net's networks; needs --budget full.")
 ]
@@ -44,6 +50,12 @@ MemoryOption = Annotated[
     typer.Option("--memory-gb", help="Device memory that the plan may use; default: 8, or the preset's."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout in place of text; messages go to stderr.")
+]
+JsonFileOption = Annotated[
+    Path | None, typer.Option("--json-file", help="File for the document that --json prints, beside what is printed.")
+]
 
 
 def check_page_name(path: Path | None) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medunet.cli.options import JsonOption
+from medunet.cli.terminal import print_json
 from medunet.errors import InputError
 
 
@@ -15,16 +17,21 @@ def phantom(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the Decathlon dataset.")],
     num_cases: Annotated[int, typer.Option("--num-cases", "-n", help="Patients.")] = 24,
     seed: Annotated[int, typer.Option("--seed", help="Other seeds give other patients.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
-    """Make synthetic labelled volumes as a Medical Segmentation Decathlon folder."""
-    from medunet.tasks import load_task
+    """Make synthetic labelled volumes, or pictures, as a Medical Segmentation Decathlon folder."""
+    from medunet.tasks import list_tasks, load_task
 
     recipe = load_task(task)
     if recipe.phantom is None:
-        msg = f"Task '{recipe.name}' has no phantoms; prostate-ct and hippocampus-mr have."
+        having = [name for name in list_tasks() if load_task(name).phantom is not None]
+        msg = f"Task '{recipe.name}' has no phantoms; these have: {', '.join(having)}."
         raise InputError(msg)
 
     from medunet.phantoms import write_phantom_dataset
 
     write_phantom_dataset(recipe.phantom, output, num_cases=num_cases, seed=seed)
+    if as_json:
+        print_json({"folder": output, "phantom": recipe.phantom, "num_cases": num_cases, "seed": seed})
+        return
     print(f"{num_cases} synthetic cases ({recipe.phantom}, seed {seed}): {output}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from medunet.cli.durations import format_duration
+from medunet.cli.terminal import build_console
 from medunet.training import Observer, Step
 
 _PLAIN_SECONDS = 15.0
@@ -15,10 +16,14 @@ _WORTH_SAYING = 0.05  # share of the time that the network waits
 
 
 class ConsoleObserver(Observer):
-    """Shows stages and iterations; a context manager, so that the terminal is left clean."""
+    """Shows stages and iterations; a context manager, so that the terminal is left clean.
 
-    def __init__(self) -> None:
-        self.console = Console()
+    Args:
+        stderr: Whether to write to stderr, because stdout belongs to a document.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        self.console = build_console(stderr=stderr)
         self._is_terminal = self.console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description:<14}"),
@@ -57,10 +62,8 @@ class ConsoleObserver(Observer):
         """Advance the bar of the training, or print a line now and then."""
         is_repeated = self._last_step is not None and self._last_step.iteration == step.iteration
         self._last_step = step
-        note = (
-            f"iteration {step.iteration}  loss {step.loss:.3f}  Dice {step.dice:.3f}  "
-            f"{format_duration(step.seconds_left)} left"
-        )
+        dice = "" if step.dice is None else f"Dice {step.dice:.3f}  "
+        note = f"iteration {step.iteration}  loss {step.loss:.3f}  {dice}{format_duration(step.seconds_left)} left"
         if step.data_wait > _WORTH_SAYING:
             note += f"  waits for patches {step.data_wait:.0%} of the time"
         if self._is_terminal:
@@ -79,9 +82,3 @@ class ConsoleObserver(Observer):
         if stage not in self._bars:
             self._bars[stage] = self._progress.add_task(stage, total=1.0, note=note)
         self._progress.update(self._bars[stage], completed=share, note=note)
-
-
-def format_duration(seconds: float) -> str:
-    """Minutes and seconds, such as ``2:05``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.cli.options import DeviceOption, MapOption
+from medunet.cli.options import DeviceOption, JsonOption, MapOption
+from medunet.cli.terminal import build_console, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,14 +32,13 @@ def select(
         bool, typer.Option("--ensembles/--no-ensembles", help="Whether pairs of runs are tried too.")
     ] = True,
     device: DeviceOption = "auto",
+    as_json: JsonOption = False,
 ) -> None:
     """Compare cross-validations, and pairs of them as ensembles, and write the best as a model."""
-    from rich.console import Console
-
     from medunet.cli.progress import ConsoleObserver
     from medunet.training.selection import select as select_best
 
-    with ConsoleObserver() as observer:
+    with ConsoleObserver(stderr=as_json) as observer:
         selection = select_best(
             runs,
             data,
@@ -48,7 +48,10 @@ def select(
             device=device,
             observer=observer,
         )
-    console = Console()
+    if as_json:
+        print_json(_describe(selection))
+        return
+    console = build_console()
     console.print(_build_table(selection))
     num_failed = len(selection.best.validation.failures)
     if num_failed:
@@ -57,6 +60,21 @@ def select(
     console.print(f"Model: {selection.folder}", soft_wrap=True, markup=False, highlight=False)
     use = f"Use it: medunet infer scan.nii.gz -o mask.nii.gz --model {selection.folder}"
     console.print(use, soft_wrap=True, markup=False, highlight=False)
+
+
+def _describe(selection: Selection) -> dict[str, object]:
+    """What ``metrics.json`` says of the candidates, and which was taken."""
+    from medunet.models import read_records
+
+    metrics = read_records(selection.folder).metrics
+    return {
+        "model": selection.folder,
+        "best": selection.best.name,
+        "reason": selection.reason,
+        "mean_dice": selection.best.mean_dice,
+        "candidates": metrics["candidates"],
+        "failed": metrics["failed"],
+    }
 
 
 def _build_table(selection: Selection) -> Table:

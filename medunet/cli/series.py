@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import JsonOption
 from medunet.cli.reading import AllowGaps
+from medunet.cli.terminal import build_console, print_json
 
 if TYPE_CHECKING:
     from medunet.io.dicom.series import DicomFolder, SeriesInfo
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def series(
     path: Annotated[Path, typer.Argument(help="DICOM folder (nested, mixed), zip, DICOMDIR or file.")],
     allow_gaps: AllowGaps = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the DICOM series of a folder, and what speaks against reading each."""
     from medunet.io import ReadOptions
@@ -28,13 +29,12 @@ def series(
         check_regular_file(path)
     folder = list_series(path, ReadOptions(allow_gaps=allow_gaps))
     if as_json:
-        print(json.dumps(_to_json(folder), indent=2))
+        print_json(_describe_folder(folder))
         return
     _print_table(folder)
 
 
 def _print_table(folder: DicomFolder) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -53,7 +53,7 @@ def _print_table(folder: DicomFolder) -> None:
             "yes" if info.is_usable else "no",
             Text(info.description),  # as it is: no markup, no emoji codes
         )
-    console = Console()
+    console = build_console()
     console.print(table)
     for info in folder.series:
         for problem in info.problems:
@@ -62,7 +62,7 @@ def _print_table(folder: DicomFolder) -> None:
         console.print(Text(note), soft_wrap=True)
 
 
-def _to_json(folder: DicomFolder) -> dict[str, object]:
+def _describe_folder(folder: DicomFolder) -> dict[str, object]:
     return {
         "num_files": folder.num_files,
         "notes": list(folder.notes),

@@ -12,14 +12,17 @@ from medunet.cli.options import (
     BudgetOption,
     ConfigurationOption,
     DeviceOption,
+    JsonOption,
     MapOption,
     MemoryOption,
+    NeighbourSlicesOption,
     NetworkOption,
     NetworkSettingOption,
     PresetOption,
     SplitsOption,
     TaskOption,
 )
+from medunet.cli.terminal import build_console, print_json
 from medunet.errors import InputError, TrainingError, TrainingStoppedError
 
 if TYPE_CHECKING:
@@ -45,10 +48,22 @@ def train(
     ] = "0",
     splits: SplitsOption = None,
     configuration: ConfigurationOption = "auto",
+    neighbour_slices: NeighbourSlicesOption = None,
     preset: PresetOption = "default",
     memory_gb: MemoryOption = None,
     network: NetworkOption = "auto",
     network_options: NetworkSettingOption = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            "--encoder",
+            help="Safetensors file of torchvision's or timm's ResNet or VGG, for that network's encoder.",
+        ),
+    ] = None,
+    inflation: Annotated[
+        str,
+        typer.Option("--inflation", help="Third axis of its kernels in a 3D network: centre or repeat."),
+    ] = "centre",
     locate: Annotated[
         str, typer.Option("--locate", help="A small network that finds the structures first: auto or never.")
     ] = "auto",
@@ -56,11 +71,16 @@ def train(
         str,
         typer.Option(
             "--loss",
-            help="auto, dice-ce, patch-dice-ce, dice-focal, tversky, generalized-dice, topk-ce or boundary-ce.",
+            help="auto, dice-ce, ce, bce, dice, dice-bce, dice-focal, patch-dice-ce, patch-dice, tversky, "
+            "generalized-dice, topk-ce, boundary-ce, boundary-bce or dice-boundary-ce.",
         ),
     ] = "auto",
     augmentation: Annotated[
-        str, typer.Option("--augmentation", help="fast (plain torch), torchio (MONAI and TorchIO) or none.")
+        str,
+        typer.Option(
+            "--augmentation",
+            help="fast (plain torch), torchio (MONAI and TorchIO), unet2015 (as in the paper) or none.",
+        ),
     ] = "fast",
     source_model: Annotated[
         Path | None,
@@ -89,6 +109,11 @@ def train(
     requeue: Annotated[
         bool, typer.Option("--requeue", help="Go on with --output where it holds a run, else start: for batch jobs.")
     ] = False,
+    mlflow: Annotated[
+        str | None,
+        typer.Option("--mlflow", help="Also follow the training in MLflow: http://server:5000, or a folder."),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a network on labelled volumes, validate it, and leave a model folder."""
     if requeue and output is None:
@@ -99,7 +124,7 @@ def train(
     from medunet.cli.progress import ConsoleObserver
     from medunet.training.place import is_first_process
 
-    with ConsoleObserver() as observer:
+    with ConsoleObserver(stderr=as_json) as observer:
         try:
             result = training.train(
                 task,
@@ -112,10 +137,13 @@ def train(
                 splits=splits,
                 budget=budget,
                 configuration=configuration,
+                neighbour_slices=neighbour_slices,
                 preset=preset,
                 memory_gb=memory_gb,
                 network=network,
                 network_options=network_options or (),
+                encoder=encoder,
+                inflation=inflation,
                 locate=locate,
                 loss=loss,
                 augmentation=augmentation,
@@ -128,6 +156,7 @@ def train(
                 workers=workers,
                 seed=seed,
                 deterministic=deterministic,
+                mlflow=mlflow,
             )
         except (TrainingStoppedError, KeyboardInterrupt) as stop:
             reason = "Interrupted" if isinstance(stop, KeyboardInterrupt) else f"Stopped ({stop.reason})"
@@ -139,20 +168,43 @@ def train(
                 raise typer.Exit(EXIT_REQUEUE) from stop
             raise TrainingError(msg) from stop
     if is_first_process():  # of those that torchrun or SLURM started
-        _print_result(result)
+        if as_json:
+            print_json(_describe_result(result))
+        else:
+            _print_result(result)
+
+
+def _describe_result(result: TrainingResult) -> dict[str, object]:
+    from medunet.models import read_records
+    from medunet.models.names import REPORT
+    from medunet.training.report import MIDDLE_CASE
+
+    records, evaluation = read_records(result.folder), result.evaluation
+    report, picture = (result.folder / name for name in (REPORT, MIDDLE_CASE))
+    return {
+        "model": result.folder,
+        "task": records.task.name,
+        "num_iterations": result.num_iterations,
+        "seconds": result.seconds,
+        "num_cases": records.metrics["num_cases"],
+        "mean_dice": records.metrics["mean_dice"],
+        "interval_95": None if evaluation is None else evaluation.compute_interval(),
+        "labels": records.metrics["labels"],
+        "failed": records.metrics["failed"],
+        "report": report if report.is_file() else None,
+        "picture": picture if picture.is_file() else None,
+    }
 
 
 def _print_result(result: TrainingResult) -> None:
-    from rich.console import Console
-
-    from medunet.cli.progress import format_duration
+    from medunet.cli.durations import format_duration
     from medunet.models.names import REPORT
     from medunet.reporting import build_dice_table
     from medunet.training.report import MIDDLE_CASE
 
     print(f"Trained {result.num_iterations} iterations in {format_duration(result.seconds)} min.")
     if result.evaluation is not None:
-        Console().print(build_dice_table(result.evaluation))
+        build_console().print(build_dice_table(result.evaluation))
     for name, path in (("Picture", result.folder / MIDDLE_CASE), ("Report", result.folder / REPORT)):
         if path.is_file():
             print(f"{name}: {path}")

@@ -15,6 +15,8 @@ from medunet.evaluation.case_instances import (
     InstanceSummary,
     LabelInstances,
     measure_instances,
+    measure_objects,
+    select_objects,
     summarize_instances,
 )
 from medunet.evaluation.case_metrics import CaseAgreement, LabelMetrics, compute_agreement, measure_case
@@ -33,6 +35,7 @@ from medunet.evaluation.instances import (
 )
 from medunet.evaluation.metric_summary import MetricSummary, summarize_metrics
 from medunet.evaluation.overlap import OverlapCounts, compute_dice, compute_overlap
+from medunet.evaluation.rand import RandScores, compute_rand_scores, find_segments, score_partition, thin_borders
 from medunet.evaluation.statistics import Summary, bootstrap_interval, summarize_scores
 from medunet.evaluation.surface import (
     SurfaceDistances,
@@ -65,6 +68,7 @@ __all__ = [
     "MetricSummary",
     "OverlapCounts",
     "PairedDifference",
+    "RandScores",
     "Ranking",
     "Summary",
     "SurfaceDistances",
@@ -80,22 +84,28 @@ __all__ = [
     "compute_instance_overlaps",
     "compute_nsd",
     "compute_overlap",
+    "compute_rand_scores",
     "compute_rmsd_mm",
     "compute_surface_distances",
     "count_case",
     "describe_evaluation",
     "evaluate",
     "find_instances",
+    "find_segments",
     "give_advice",
     "measure_case",
     "measure_instances",
+    "measure_objects",
     "score_case",
     "score_counts",
     "score_instances",
     "score_lesions",
+    "score_partition",
+    "select_objects",
     "summarize_instances",
     "summarize_metrics",
     "summarize_scores",
+    "thin_borders",
     "write_nnunet_summary",
     "write_scores_csv",
 ]

@@ -12,6 +12,7 @@ from statistics import median
 from medunet.evaluation.case import LabelScore
 from medunet.evaluation.case_metrics import LabelMetrics
 from medunet.evaluation.cohort import Evaluation
+from medunet.io import is_picture_file
 
 _TINY_VOXELS = 100
 _FEW_CASES = 10
@@ -29,11 +30,23 @@ def give_advice(evaluation: Evaluation) -> list[str]:
         advice.append(
             f"{num_cases} case(s): bootstrap intervals from fewer than {_FEW_CASES} cases are too narrow; show every case."
         )
+    if _has_no_pixel_size(evaluation):
+        advice.append(
+            "The pictures do not say how large a pixel is: 1 mm stands for 1 pixel, so distances and tolerances are in pixels, "
+            "and 1 ml is 1000 pixels."
+        )
     for judge, text in _PITFALLS:
         concerned = [f"{label} ({found})" for label, scores in scores_per_label.items() if (found := judge(scores))]
         if concerned:
             advice.append(f"{_list(concerned)}: {text}")
     return advice
+
+
+def _has_no_pixel_size(evaluation: Evaluation) -> bool:
+    """Whether all distances are of pictures whose pixels count as 1 mm."""
+    measured = [score for score in evaluation.scores if isinstance(score, LabelMetrics)]
+    are_pictures = all(is_picture_file(files.reference) for files in evaluation.files)
+    return bool(measured and evaluation.files) and are_pictures and all(score.spacing_mm == 1.0 for score in measured)
 
 
 def _judge_size(scores: Sequence[LabelScore]) -> str:

@@ -1,4 +1,6 @@
-"""Lesions of a cohort: the connected parts of every label, case by case and over all scans."""
+"""Objects of a cohort, case by case and over all scans: the connected parts of every label (lesions), or, of a task with
+instances, what files number one by one.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from medunet.evaluation.instances import (
     score_lesions,
 )
 from medunet.evaluation.structure import find_value_boxes, join_boxes, select_values
-from medunet.volume import Volume
+from medunet.tasks import Task
+from medunet.volume import Array, Volume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class LabelInstances:
         segmentation_quality: Mean IoU of the matched pairs; None likewise.
         recognition_quality: F1 of the matched pairs; None likewise.
         average_precision: TP / (TP + FP + FN), the mean over the thresholds 0.5 to 0.95; None likewise.
+        average_precision_50: The same at an IoU of 0.5 alone; None likewise.
     """
 
     case_id: str
@@ -47,6 +51,7 @@ class LabelInstances:
     segmentation_quality: float | None
     recognition_quality: float | None
     average_precision: float | None
+    average_precision_50: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,8 @@ class InstanceSummary:
         false_positives_per_scan: Instances of the masks that touch none.
         panoptic_quality: Mean over the scans where a side has an instance; None without one.
         average_precision: Likewise.
+        average_precision_50: Likewise.
+        recognition_quality: Likewise.
     """
 
     label: str
@@ -72,6 +79,8 @@ class InstanceSummary:
     false_positives_per_scan: float
     panoptic_quality: float | None
     average_precision: float | None
+    average_precision_50: float | None
+    recognition_quality: float | None
 
 
 def measure_instances(
@@ -107,6 +116,54 @@ def measure_instances(
     return found
 
 
+def measure_objects(reference: Volume, prediction: Volume, task: Task, *, case_id: str) -> list[LabelInstances]:
+    """Match the objects of two masks of a task with instances.
+
+    A label that is no objects (panoptic output) is one segment per side, as in the panoptic quality.
+
+    Args:
+        reference: ``(1, I, J, K)`` as in label files: a value per object, or label times ``label_divisor`` plus number.
+        prediction: The same, on the same grid; numbers need not agree.
+        task: With instances.
+        case_id: Goes into the result.
+
+    Returns:
+        One per label.
+    """
+    expected, found = reference.array[0], prediction.array[0]
+    if task.ignore is not None:
+        found = np.where(expected == task.ignore, 0, found)
+    return [
+        build_label_instances(
+            case_id,
+            label,
+            compute_instance_overlaps(select_objects(expected, task, label), select_objects(found, task, label)),
+        )
+        for label in task.semantic_labels
+    ]
+
+
+def select_objects(numbers: Array, task: Task, label: str) -> Array:
+    """The objects of one label of a task with instances.
+
+    Args:
+        numbers: ``(I, J, K)`` as in label files.
+        task: With instances.
+        label: One of its `semantic_labels`.
+
+    Returns:
+        The same without the objects of other labels and what is ignored; a label that is no objects is 1.
+    """
+    if task.label_divisor is None:
+        is_inside = numbers > 0
+    else:
+        is_inside = numbers // task.label_divisor == task.labels[label][0]
+    if task.ignore is not None:
+        is_inside &= numbers != task.ignore
+    selected: Array = np.where(is_inside, numbers, 0) if label in task.things else is_inside.astype(np.uint8)
+    return selected
+
+
 def build_label_instances(case_id: str, label: str, overlaps: InstanceOverlaps) -> LabelInstances:
     """What is said of the instances of a label of a case."""
     matched, lesions = score_instances(overlaps), score_lesions([overlaps])
@@ -121,6 +178,7 @@ def build_label_instances(case_id: str, label: str, overlaps: InstanceOverlaps) 
         segmentation_quality=matched.segmentation_quality,
         recognition_quality=matched.recognition_quality,
         average_precision=compute_average_precision(overlaps),
+        average_precision_50=matched.average_precision,
     )
 
 
@@ -137,7 +195,7 @@ def summarize_instances(instances: Iterable[LabelInstances]) -> list[InstanceSum
     return [_summarize(label, cases) for label, cases in per_label.items()]
 
 
-_EMPTY = InstanceOverlaps(ious=np.zeros((0, 0)), num_shared=np.zeros((0, 0), dtype=np.int64))
+_EMPTY = compute_instance_overlaps(*[np.zeros((1, 1, 1), dtype=np.uint8)] * 2)
 
 
 def _summarize(label: str, cases: list[LabelInstances]) -> InstanceSummary:
@@ -152,6 +210,8 @@ def _summarize(label: str, cases: list[LabelInstances]) -> InstanceSummary:
         false_positives_per_scan=sum(case.num_false_positives for case in cases) / len(cases),
         panoptic_quality=_average(case.panoptic_quality for case in cases),
         average_precision=_average(case.average_precision for case in cases),
+        average_precision_50=_average(case.average_precision_50 for case in cases),
+        recognition_quality=_average(case.recognition_quality for case in cases),
     )
 
 

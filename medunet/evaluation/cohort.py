@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medunet.errors import MedunetError
 from medunet.evaluation.case import Labels, LabelScore
-from medunet.evaluation.case_instances import LabelInstances, build_no_instances, measure_instances
+from medunet.evaluation.case_instances import LabelInstances, build_no_instances, measure_instances, measure_objects
 from medunet.evaluation.case_metrics import (
     CaseAgreement,
     CaseMeasures,
@@ -21,8 +21,8 @@ from medunet.evaluation.case_metrics import (
 from medunet.evaluation.catalogue import MetricSettings
 from medunet.evaluation.pairing import pair_sources
 from medunet.evaluation.sides import LabelMapPair, NamedPair, SideOptions, read_sides
-from medunet.evaluation.statistics import Summary, summarize_scores
-from medunet.tasks import Task, check_mapping, load_task
+from medunet.evaluation.statistics import Summary, bootstrap_interval, summarize_scores
+from medunet.tasks import Task, check_mapping, check_object_values, compute_semantic_map, load_task
 
 OnCase = Callable[[str], None]
 """Told of every case when it is done, by its id."""
@@ -81,6 +81,11 @@ class Evaluation:
             dice_per_case.setdefault(score.case_id, []).append(score.dice)
         return {case_id: _compute_mean(dice) for case_id, dice in dice_per_case.items()}
 
+    def compute_interval(self) -> tuple[float, float] | None:
+        """95 % bootstrap interval of the mean over cases of each case's mean Dice; None for fewer than 2 cases."""
+        dices = self.mean_dice_per_case().values()
+        return bootstrap_interval([dice for dice in dices if dice is not None])
+
 
 def build_evaluation(
     scores: Iterable[LabelScore], failures: Iterable[CaseFailure] = (), unmatched: Iterable[str] = ()
@@ -117,7 +122,8 @@ def evaluate(
         mapping: Name in a DICOM SEG or RTSTRUCT -> label of the task.
         images: Scan or folder of scans, for RTSTRUCT.
         resample: Interpolates a mask on another grid; else it is refused.
-        instances: Also matches the connected parts of every label, for lesions.
+        instances: Also matches the connected parts of every label, for lesions. Of a task with instances objects are
+            matched always, by the values that files give them.
         on_case: Told of every case when it is done.
 
     Returns:
@@ -139,7 +145,7 @@ def evaluate(
         task=task, mapping=mapping or {}, images=None if images is None else Path(images), resample=resample
     )
     pairing = pair_sources(masks, labels)
-    scorer = _Scorer(options, settings, with_instances=instances)
+    scorer = _Scorer(options, settings, with_instances=instances or (task is not None and task.has_instances))
     is_alone = list(pairing.pairs.values()) == [(masks, labels)]
     for case_id, (mask, reference) in pairing.pairs.items():
         scorer.measure(case_id, mask, reference, raises=is_alone)
@@ -210,6 +216,8 @@ class _Scorer:
 
     def _measure_maps(self, case_id: str, sides: LabelMapPair) -> CaseMeasures:
         task = self._options.task
+        if task is not None and task.has_instances:
+            return self._measure_objects(case_id, sides, task)
         ignore_value = None if task is None else task.ignore
         measures = take_measures(
             sides.reference,
@@ -229,6 +237,20 @@ class _Scorer:
                 ignore_value=ignore_value,
             )
         return measures
+
+    def _measure_objects(self, case_id: str, sides: LabelMapPair, task: Task) -> CaseMeasures:
+        """Overlap and surfaces of the labels, whatever the object, and the objects one by one."""
+        for side, name in ((sides.reference, "reference"), (sides.prediction, "mask")):
+            check_object_values(side, task, f"The {name} of case '{case_id}'")
+        self._instances[case_id] = measure_objects(sides.reference, sides.prediction, task, case_id=case_id)
+        return take_measures(
+            compute_semantic_map(sides.reference, task),
+            compute_semantic_map(sides.prediction, task),
+            task.semantic_labels,
+            case_id=case_id,
+            ignore_value=task.ignore,
+            settings=self._settings,
+        )
 
     def _score_named(self, sides: NamedPair) -> list[LabelMetrics]:
         scores = []
@@ -251,7 +273,7 @@ class _Scorer:
     def _choose_labels(self) -> tuple[Labels, int | None]:
         task = self._options.task
         if task is not None:
-            return task.labels, task.ignore
+            return task.semantic_labels, task.ignore
         values: set[int] = set().union(*(measures.counts.reference_values for measures in self._measured.values()))
         return name_values(values), None
 

@@ -24,25 +24,30 @@ AP_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InstanceOverlaps:
-    """How the instances of two sides overlap.
+    """How the instances of two sides overlap: only pairs that share a voxel are held, so that there may be many instances.
 
     Attributes:
-        ious: ``(R, P)``; instances in rising order of their values.
-        num_shared: ``(R, P)`` voxels in both.
+        num_reference: Instances of the reference.
+        num_prediction: Instances of the prediction.
+        rows: ``(N,)``, of each pair the instance of the reference, from 0 in rising order of their values.
+        columns: ``(N,)``, of each pair the instance of the prediction, likewise.
+        pair_ious: ``(N,)``, IoU of each pair.
+        pair_shared: ``(N,)``, voxels in both.
     """
 
-    ious: NDArray[np.float64]
-    num_shared: NDArray[np.int64]
+    num_reference: int
+    num_prediction: int
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    pair_ious: NDArray[np.float64]
+    pair_shared: NDArray[np.int64]
 
     @property
-    def num_reference(self) -> int:
-        """Instances of the reference."""
-        return len(self.ious)
-
-    @property
-    def num_prediction(self) -> int:
-        """Instances of the prediction."""
-        return len(self.ious.T)
+    def ious(self) -> NDArray[np.float64]:
+        """``(R, P)``, 0 where nothing is shared."""
+        ious = np.zeros((self.num_reference, self.num_prediction))
+        ious[self.rows, self.columns] = self.pair_ious
+        return ious
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,19 +121,28 @@ def compute_instance_overlaps(reference: Array, prediction: Array) -> InstanceOv
         msg = f"The reference has the shape {reference.shape}, the prediction {prediction.shape}; expected the same."
         raise GeometryError(msg)
     pairs = count_value_pairs(reference, prediction)
-    rows = {value: n for n, value in enumerate(sorted({value for value, _ in pairs} - {0}))}
-    columns = {value: n for n, value in enumerate(sorted({value for _, value in pairs} - {0}))}
-    num_shared = np.zeros((len(rows), len(columns)), dtype=np.int64)
-    reference_sizes, prediction_sizes = np.zeros(len(rows)), np.zeros(len(columns))
+    row_of = {value: n for n, value in enumerate(sorted({value for value, _ in pairs} - {0}))}
+    column_of = {value: n for n, value in enumerate(sorted({value for _, value in pairs} - {0}))}
+    reference_sizes, prediction_sizes = np.zeros(len(row_of)), np.zeros(len(column_of))
     for (expected, found), num_voxels in pairs.items():
         if expected:
-            reference_sizes[rows[expected]] += num_voxels
+            reference_sizes[row_of[expected]] += num_voxels
         if found:
-            prediction_sizes[columns[found]] += num_voxels
-        if expected and found:
-            num_shared[rows[expected], columns[found]] = num_voxels
-    unions = reference_sizes[:, None] + prediction_sizes - num_shared
-    return InstanceOverlaps(ious=num_shared / unions, num_shared=num_shared)
+            prediction_sizes[column_of[found]] += num_voxels
+    shared = [
+        (row_of[expected], column_of[found], num_voxels)
+        for (expected, found), num_voxels in pairs.items()
+        if expected and found
+    ]
+    rows, columns, num_shared = np.array(shared, dtype=np.int64).reshape(-1, 3).T
+    return InstanceOverlaps(
+        num_reference=len(row_of),
+        num_prediction=len(column_of),
+        rows=rows,
+        columns=columns,
+        pair_ious=num_shared / (reference_sizes[rows] + prediction_sizes[columns] - num_shared),
+        pair_shared=num_shared,
+    )
 
 
 def score_instances(overlaps: InstanceOverlaps, threshold: float = 0.5) -> InstanceScore:
@@ -146,16 +160,10 @@ def score_instances(overlaps: InstanceOverlaps, threshold: float = 0.5) -> Insta
         >>> score_instances(overlaps).panoptic_quality
         0.5
     """
-    from scipy.optimize import linear_sum_assignment
-
     if not 0 < threshold <= 1:
         msg = f"The threshold of the IoU is {threshold}; expected a number above 0 and up to 1."
         raise ValueError(msg)
-    # All IoU together are worth less than one pair, so the number of pairs comes first.
-    worth = np.where(overlaps.ious >= threshold, 1 + overlaps.ious / (1 + sum(overlaps.ious.shape)), 0.0)
-    rows, columns = linear_sum_assignment(worth, maximize=True)
-    matched = overlaps.ious[rows, columns]
-    matched = matched[matched >= threshold]
+    matched = _match(overlaps, threshold)
     tp = len(matched)
     fp, fn = overlaps.num_prediction - tp, overlaps.num_reference - tp
     is_anything = bool(tp + fp + fn)
@@ -171,6 +179,40 @@ def score_instances(overlaps: InstanceOverlaps, threshold: float = 0.5) -> Insta
         segmentation_quality=segmentation,
         panoptic_quality=None if recognition is None or segmentation is None else recognition * segmentation,
     )
+
+
+def _match(overlaps: InstanceOverlaps, threshold: float) -> NDArray[np.float64]:
+    """The IoU of the matched pairs."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    is_candidate = overlaps.pair_ious >= threshold
+    rows, columns, ious = (values[is_candidate] for values in (overlaps.rows, overlaps.columns, overlaps.pair_ious))
+    # Instances that have a choice, with all that compete for them: each group on its own, as it does not touch the others.
+    num_nodes = overlaps.num_reference + overlaps.num_prediction
+    graph = coo_array((np.ones(len(rows)), (rows, columns + overlaps.num_reference)), shape=(num_nodes, num_nodes))
+    _, group_of_node = connected_components(graph, directed=False)
+    groups = group_of_node[rows]
+    has_choice = np.bincount(groups, minlength=num_nodes + 1)[groups] > 1
+    matched = [ious[~has_choice]]
+    for group in np.unique(groups[has_choice]):
+        inside = groups == group
+        matched.append(_assign(rows[inside], columns[inside], ious[inside]))
+    return np.concatenate(matched)
+
+
+def _assign(rows: NDArray[np.int64], columns: NDArray[np.int64], ious: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As many pairs as possible, of equally many those with the largest IoU."""
+    from scipy.optimize import linear_sum_assignment
+
+    _, row_places = np.unique(rows, return_inverse=True)
+    _, column_places = np.unique(columns, return_inverse=True)
+    table = np.zeros((row_places.max() + 1, column_places.max() + 1))
+    table[row_places, column_places] = ious
+    # All IoU together are worth less than one pair, so the number of pairs comes first.
+    worth = np.where(table > 0, 1 + table / (1 + sum(table.shape)), 0.0)
+    matched: NDArray[np.float64] = table[linear_sum_assignment(worth, maximize=True)]
+    return matched[matched > 0]
 
 
 def compute_average_precision(overlaps: InstanceOverlaps, thresholds: Sequence[float] = AP_THRESHOLDS) -> float | None:
@@ -198,11 +240,11 @@ def score_lesions(scans: Iterable[InstanceOverlaps], min_voxels: int = 1) -> Les
         raise ValueError(msg)
     num_lesions = num_found = num_false = num_scans = 0
     for overlaps in scans:
-        touches = overlaps.num_shared >= min_voxels
+        touches = overlaps.pair_shared >= min_voxels
         num_scans += 1
         num_lesions += overlaps.num_reference
-        num_found += int(touches.any(axis=1).sum())
-        num_false += overlaps.num_prediction - int(touches.any(axis=0).sum())
+        num_found += len(np.unique(overlaps.rows[touches]))
+        num_false += overlaps.num_prediction - len(np.unique(overlaps.columns[touches]))
     return LesionScore(
         num_lesions=num_lesions,
         num_found=num_found,

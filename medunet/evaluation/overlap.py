@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medunet.errors import GeometryError
 from medunet.volume import Array
@@ -91,12 +92,21 @@ def count_value_pairs(reference: Array, prediction: Array) -> PairCounts:
             continue
         rows, row = np.unique(reference_plane[occupied], return_inverse=True)
         columns, column = np.unique(prediction_plane[occupied], return_inverse=True)
-        cells = np.bincount(row * len(columns) + column, minlength=len(rows) * len(columns))
-        for cell in np.flatnonzero(cells).tolist():
-            pairs[int(rows[cell // len(columns)]), int(columns[cell % len(columns)])] += int(cells[cell])
+        cells, counts = _count(row * len(columns) + column, len(rows) * len(columns))
+        for cell, count in zip(cells.tolist(), counts.tolist(), strict=True):
+            pairs[int(rows[cell // len(columns)]), int(columns[cell % len(columns)])] += count
     if num_empty := reference.size - pairs.total():
         pairs[0, 0] = num_empty
     return dict(pairs)
+
+
+def _count(cells: NDArray[np.int64], num_cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which cells of a table occur, and how often; of many instances the table would be far larger than the plane."""
+    if num_cells > 4 * len(cells):
+        return np.unique(cells, return_counts=True)
+    counts = np.bincount(cells, minlength=num_cells)
+    occupied = np.flatnonzero(counts)
+    return occupied, counts[occupied]
 
 
 def read_overlap(pairs: PairCounts, values: Collection[int], ignore_value: int | None = None) -> OverlapCounts:

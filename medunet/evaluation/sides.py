@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medunet.errors import InputError
+from medunet.errors import InputError, LabelError
 from medunet.evaluation.pairing import find_case
 from medunet.evaluation.regrid import join_frames, put_mask_on_grid
 from medunet.io import (
@@ -19,7 +19,9 @@ from medunet.io import (
     has_structure_names,
     is_dicom_folder,
     is_dicom_label_object,
+    is_picture_file,
     list_volumes,
+    put_on_picture,
     read_label_map,
     read_scan,
     read_structures,
@@ -113,6 +115,8 @@ def read_sides(case_id: str, mask: Path, reference: Path, options: SideOptions) 
     expected, found = (_read_label_map(path, case_id, options) for path in paths)
     if any(map(_is_dicom, paths)):
         expected, found = join_frames(expected, found)
+    if all(map(is_picture_file, paths)):
+        found = put_on_picture(found, expected, str(mask), str(reference))
     found = put_mask_on_grid(found, expected, case_id=case_id, resample=options.resample)
     return LabelMapPair(reference=expected, prediction=found)
 
@@ -120,6 +124,12 @@ def read_sides(case_id: str, mask: Path, reference: Path, options: SideOptions) 
 def _read_label_map(path: Path, case_id: str, options: SideOptions) -> Volume:
     if options.task is None or not _goes_by_name(path):
         return read_label_map(path)
+    if options.task.has_instances:
+        msg = (
+            f"{path} holds structures by name; task '{options.task.name}' (output: {options.task.output}) compares label maps with "
+            "a value per object. Convert it to NIfTI."
+        )
+        raise LabelError(msg)
     structures = read_structures(path, _find_scan(path, case_id, options))
     return structures_to_labels(structures, options.task, mapping=options.mapping, name=str(path))
 

@@ -11,7 +11,8 @@ from medunet.inference.tiling import SIGMA_FRACTION, STEP_FRACTION
 from medunet.models import AnyModel
 from medunet.planning import Plan
 from medunet.planning.body import BODY_MARGIN_MM, BODY_THRESHOLD_HU
-from medunet.tasks import Task, list_class_values
+from medunet.preprocessing import name_slices
+from medunet.tasks import Task, is_picture, list_class_values
 
 VERSION = 1
 
@@ -39,7 +40,7 @@ def describe_model(model: AnyModel, export_format: str, parity: Parity) -> dict[
             "name": PATCHES,
             "shape": ["B", plan.network.in_channels, *plan.patch_size],
             "dtype": "float32",
-            "channels": list(task.channels),
+            "channels": list(name_slices(task.channels, plan.num_neighbour_slices)),
         },
         "output": {
             "name": LOGITS,
@@ -68,12 +69,18 @@ def _list_outputs(task: Task) -> list[dict[str, Any]]:
     return [{"label": name, "values": [value]} for name, value in zip(names, list_class_values(task), strict=True)]
 
 
+def _describe_crop(plan: Plan) -> str:
+    if is_picture(plan.modality):
+        return "everything"
+    return f"voxels above {BODY_THRESHOLD_HU:g} HU" if plan.modality == "CT" else "voxels that are not 0"
+
+
 def _describe_preprocessing(plan: Plan) -> dict[str, Any]:
     """In the order in which it is done."""
     return {
         "orientation": plan.orientation,
         "crop": {
-            "to": f"voxels above {BODY_THRESHOLD_HU:g} HU" if plan.modality == "CT" else "voxels that are not 0",
+            "to": _describe_crop(plan),
             "margin_mm": BODY_MARGIN_MM,
         },
         "normalization": [rule.model_dump(mode="json") for rule in plan.normalization],

@@ -201,6 +201,12 @@ _CONVERTERS: Mapping[str, Callable[[nn.Module, Tensor], _Converted]] = {
 
 
 def _export_bundle(model: AnyModel, output: Path) -> Export:
+    if model.plan.num_neighbour_slices:
+        msg = (
+            f"{model.folder} sees neighbour slices as channels (2.5D), which MONAI's sliding window does not give it; choose "
+            "onnx, openvino or torchscript, or export a model of the configuration 2d or 3d."
+        )
+        raise ModelError(msg)
     if output.exists():
         msg = f"The output {output} exists already; it was left as it is. Name a folder that is not there yet."
         raise OutputError(msg)

@@ -17,7 +17,7 @@ from medunet.inference.tiling import SIGMA_FRACTION, STEP_FRACTION
 from medunet.models import AnyModel
 from medunet.planning import Normalization, Plan
 from medunet.planning.body import BODY_MARGIN_MM, BODY_THRESHOLD_HU
-from medunet.tasks import Task, list_class_values
+from medunet.tasks import Task, is_picture, list_class_values
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def _build_inference(model: AnyModel) -> dict[str, Any]:
 
 def _build_preprocessing(plan: Plan) -> list[Any]:
     is_body = f"x > {BODY_THRESHOLD_HU}" if plan.modality == "CT" else "x != 0"
+    is_body = "x == x" if is_picture(plan.modality) else is_body  # everything
     margin = f"[math.ceil({BODY_MARGIN_MM} / mm) for mm in item['image'].pixdim.tolist()]"
     crop = f"monai.transforms.CropForeground(select_fn=lambda x: {is_body}, margin={margin}, allow_smaller=True)"
     pad = f"monai.transforms.SpatialPad({list(plan.patch_size)}, method='end', value=0.0)"

@@ -16,9 +16,9 @@ from torch import Tensor
 
 _MIXED = 255
 """In a map of winners: the neighbours do not agree. Classes have smaller numbers (`medunet.tasks.encoding`)."""
-_CHUNK = 2**15
+CHUNK = 2**15
 """Points interpolated at a time, so that what is picked up for them stays in the cache."""
-_BLOCK = 2**24
+BLOCK = 2**24
 """Logits turned at a time, such that the classes of a voxel lie side by side: 64 MiB."""
 _SAME_POSITION = 1e-5
 """Voxels: positions closer to a voxel lie on it, so that the rounding of two affines makes no border."""
@@ -72,19 +72,20 @@ def build_positions(places: Tensor, device: torch.device) -> Positions:
     )
 
 
-def find_winners_between(logits: Tensor, positions: Sequence[Positions]) -> Tensor:
+def find_winners_between(logits: Tensor, positions: Sequence[Positions], *, block_logits: int = BLOCK) -> Tensor:
     """The class with the largest linearly interpolated logit at every point of a grid.
 
     Args:
         logits: ``(classes, I, J, K)`` float32, at most 255 classes; every class contiguous in memory.
         positions: Of the points along I, J and K, on the device of ``logits``.
+        block_logits: Turned at a time; fewer take less memory and give the same.
 
     Returns:
         uint8 of the lengths of ``positions``; the first of equals wins.
     """
     shape = [len(where) for where in positions]
     winners = torch.empty(shape, dtype=torch.uint8, device=logits.device)
-    for block, part, within in _split_planes(logits, positions):
+    for block, part, within in _split_planes(logits, positions, block_logits):
         rows = part.permute(1, 2, 3, 0).contiguous()  # (planes, J, K, classes)
         found = _pick_agreed(rows.argmax(dim=-1).to(torch.uint8), within)  # argmax: the first of equals
         for chunk in _list_mixed(found):
@@ -132,11 +133,11 @@ def _pick_agreed(winners: Tensor, positions: Sequence[Positions]) -> Tensor:
 
 
 def _split_planes(
-    logits: Tensor, positions: Sequence[Positions]
+    logits: Tensor, positions: Sequence[Positions], block_logits: int
 ) -> Iterator[tuple[slice, Tensor, Sequence[Positions]]]:
     """Blocks of planes along the first axis: which points they are, the logits that they need, and where they lie in these."""
     along, *others = positions
-    planes_at_once = max(1, _BLOCK // logits[:, 0].numel())
+    planes_at_once = max(1, block_logits // logits[:, 0].numel())
     points_at_once = max(1, planes_at_once * len(along) // logits.shape[1])
     for first in range(0, len(along), points_at_once):
         block = slice(first, first + points_at_once)
@@ -149,7 +150,7 @@ def _split_planes(
 def _list_mixed(winners: Tensor) -> Sequence[Tensor]:
     """Indices ``(N, 3)`` of the points whose neighbours do not agree, in chunks."""
     points = torch.nonzero(winners == _MIXED)
-    return torch.split(points, _CHUNK) if len(points) else ()
+    return torch.split(points, CHUNK) if len(points) else ()
 
 
 def _interpolate_points(rows: Tensor, points: Tensor, positions: Sequence[Positions]) -> Tensor:

@@ -7,6 +7,8 @@ sides. Otherwise the whole scan is segmented, and that is said.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +24,14 @@ from medunet.preprocessing import compute_axis_mapping, preprocess_image
 from medunet.volume import Array, Volume
 
 Region = tuple[slice, slice, slice]
+Found = TypeVar("Found")
 
 MARGIN_MM = 20.0
 """Around what was found: several voxels of the coarse grid."""
+
+
+def _ignore(reason: str) -> None:
+    pass
 
 
 class Locator:
@@ -72,6 +79,35 @@ class Locator:
         if not found.any():
             return None
         return _to_region(found, prepared, image, plan)
+
+
+def segment_located(
+    find_region: Callable[[], Region | None] | None,
+    segment: Callable[[Region | None], tuple[Volume, Found]],
+    *,
+    on_fallback: Callable[[str], None] = _ignore,
+) -> tuple[Volume, Found]:
+    """Segment the part of a scan in which the structures lie; all of it where nothing tells which part that is.
+
+    Args:
+        find_region: Looks for the part, such as `Locator.find_region`; None looks nowhere.
+        segment: From the part, None for all, to labels ``(1, I, J, K)`` of the whole scan and what else is known of them.
+        on_fallback: Told why the whole scan is segmented although a part was looked for.
+
+    Returns:
+        What ``segment`` gave last.
+    """
+    if find_region is None:
+        return segment(None)
+    region = find_region()
+    if region is None:
+        on_fallback("The small network found no structure; the whole scan is segmented.")
+        return segment(None)
+    found = segment(region)
+    if not reaches_sides(found[0], region):
+        return found
+    on_fallback("Structures reach the side of the box in which they were found; the whole scan is segmented.")
+    return segment(None)
 
 
 def reaches_sides(labels: Volume, region: Region) -> bool:

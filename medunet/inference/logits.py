@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from medunet.device import Precision
 from medunet.inference.backends import TorchBackend
-from medunet.inference.sliding_window import OnTiles, PredictTiles, Slab, apply_sliding_window, stream_sliding_window
+from medunet.inference.sliding_window import (
+    CropTile,
+    OnTiles,
+    PredictTiles,
+    Slab,
+    apply_sliding_window,
+    crop_tile,
+    stream_sliding_window,
+)
 from medunet.inference.tiling import STEP_FRACTION, Box, plan_tiles
 from medunet.planning import Plan
-from medunet.preprocessing import compute_fill
+from medunet.preprocessing import compute_fill, crop_with_neighbours, find_neighbour_slices
 from medunet.volume import Array, Volume
 
 
@@ -65,6 +74,7 @@ def collect_logits(
         step_fraction=step_fraction,
         batch_size=batch_size,
         needed=needed,
+        crop=choose_crop(plan),
         on_tiles=on_tiles,
     )
 
@@ -90,8 +100,15 @@ def stream_logits(
         axis=axis,
         batch_size=batch_size,
         needed=needed,
+        crop=choose_crop(plan),
         on_tiles=on_tiles,
     )
+
+
+def choose_crop(plan: Plan) -> CropTile:
+    """What the networks of a plan see of a tile: its voxels, and in 2.5D the slices on either side as further channels."""
+    neighbours = find_neighbour_slices(plan)
+    return crop_tile if neighbours is None else partial(crop_with_neighbours, neighbours=neighbours)
 
 
 def compute_around(array: Array, plan: Plan) -> Tensor:

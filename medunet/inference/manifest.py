@@ -26,7 +26,9 @@ from medunet.inference.segmentation import Segmentation
 from medunet.inference.segmenter import Segmenter
 from medunet.inference.settings import InferenceSettings
 from medunet.io import list_parts, write_json_atomic
+from medunet.models import is_ensemble, list_members, read_records
 from medunet.models.documents import read_document
+from medunet.models.names import LOCATE, LOW, WEIGHTS
 
 MANIFEST_VERSION: Final = 1
 _NUM_SAMPLES, _SAMPLE_BYTES = 16, 2**12
@@ -47,11 +49,14 @@ class Manifest(BaseModel):
         task: Name of the task.
         weights_sha256: Of the model.
         settings: How much was computed (`InferenceSettings`), and how the scan was read.
+        decided_by: What of the model folder decides about masks and flags beside the weights, see `describe_decisions`.
         outputs: Names of the files that were or will be written, relative to the manifest's folder.
         computed_by: Device, backend, precision, networks and passes.
         seconds: Per stage.
+        estimated_memory_mib: What this scan was expected to take: ``host``, ``device``, and the terms of both.
         peak_memory_mib: Most memory that the process has taken until then; on CUDA also of the device.
         volumes: Label -> ``volume_ml``, ``visible_ml`` and the reason where the volume is not known.
+        objects: Of a task with instances: label -> how many objects it has, and how large they are.
         flags: What is unlike training.
         notes: What the reader changed, left out or found odd.
     """
@@ -69,11 +74,14 @@ class Manifest(BaseModel):
     task: str
     weights_sha256: str
     settings: dict[str, Any]
+    decided_by: dict[str, Any] = {}
     outputs: list[str]
     computed_by: str = ""
     seconds: dict[str, float] = {}
+    estimated_memory_mib: dict[str, float] = {}
     peak_memory_mib: dict[str, float] = {}
     volumes: dict[str, dict[str, Any]] = {}
+    objects: dict[str, dict[str, float]] = {}
     flags: list[dict[str, Any]] = []
     notes: list[str] = []
 
@@ -84,6 +92,7 @@ def begin_manifest(
     outputs: Sequence[Path],
     segmenter: Segmenter,
     reading: Mapping[str, Any],
+    decided_by: Mapping[str, Any],
 ) -> Manifest:
     """Say what is going to be done, before anything is written.
 
@@ -93,6 +102,7 @@ def begin_manifest(
         outputs: All files that will be written.
         segmenter: That computes.
         reading: How the scan is read; plain JSON.
+        decided_by: From `describe_decisions`.
 
     Raises:
         OutputError: If it cannot be written.
@@ -108,6 +118,7 @@ def begin_manifest(
         task=segmenter.task.name,
         weights_sha256=segmenter.model.training.weights_sha256,
         settings=describe_settings(segmenter.settings, reading),
+        decided_by=dict(decided_by),
         outputs=[_name_output(output, path) for output in outputs],
         computed_by=segmenter.description,
     )
@@ -131,8 +142,12 @@ def finish_manifest(path: Path, begun: Manifest, segmentation: Segmentation, sec
         update={
             "status": "done",
             "seconds": {**segmentation.timings, **seconds},
+            "estimated_memory_mib": segmentation.memory.to_json() if segmentation.memory is not None else {},
             "peak_memory_mib": measure_peak_memory(),
             "volumes": {name: asdict(volume) for name, volume in segmentation.volumes.items()},
+            "objects": {}
+            if segmentation.objects is None
+            else {name: asdict(found) for name, found in segmentation.objects.summarize().items()},
             "flags": [asdict(flag) for flag in segmentation.flags],
             "notes": list(segmentation.scan.notes) if segmentation.scan is not None else [],
         }
@@ -174,14 +189,26 @@ def list_untouched_outputs(manifest: Manifest, path: Path) -> list[Path]:
 
 
 def find_difference(
-    manifest: Manifest, path: Path, images: Sequence[Path], weights_sha256: str, settings: dict[str, Any]
+    manifest: Manifest,
+    path: Path,
+    images: Sequence[Path],
+    weights_sha256: str,
+    settings: dict[str, Any],
+    decided_by: Mapping[str, Any],
 ) -> str | None:
-    """Why what a manifest at a path speaks of is not what would be made now; None where it is."""
+    """Why what a manifest at a path speaks of is not what would be made now; None where it is.
+
+    Raises:
+        OSError: If the scan cannot be looked at any more.
+    """
     if manifest.weights_sha256 != weights_sha256:
         return "it was made with another model"
     if manifest.settings != settings:
         changed = [name for name in settings if manifest.settings.get(name) != settings[name]]
         return f"it was made with other settings ({', '.join(changed) or 'fewer are known now'})"
+    if manifest.decided_by and manifest.decided_by != decided_by:
+        changed = [name for name in decided_by if manifest.decided_by.get(name) != decided_by[name]]
+        return f"the model folder has changed since ({', '.join(changed) or 'fewer files count now'})"
     written = [path, *list_own_outputs(manifest, path)]
     if (
         manifest.scan != [image.name for image in images]
@@ -193,8 +220,40 @@ def find_difference(
 
 
 def describe_settings(settings: InferenceSettings, reading: Mapping[str, Any]) -> dict[str, Any]:
-    """All choices that may change a mask, as plain JSON."""
-    return {**asdict(settings), **reading}
+    """All choices that may change a mask, as plain JSON; a limit of memory does not."""
+    return {name: value for name, value in asdict(settings).items() if name != "memory_gb"} | dict(reading)
+
+
+def describe_decisions(folder: Path, settings: InferenceSettings) -> dict[str, Any]:
+    """What of a model folder decides about masks and flags beside the weights, as plain JSON; reads no weights.
+
+    Args:
+        folder: The model folder.
+        settings: They say which of it counts: a measured gain of mirrored passes does only where ``--flips auto`` asks.
+
+    Returns:
+        ``postprocessing``, ``instances``, ``quality``: SHA-256 of what the files say. ``flips``, ``locate``: what speed and
+        ``speed.json`` come to. ``int8``: SHA-256 of what was measured, where eight bits may be taken. ``first_stages``: of a
+        cascade, checksums of the networks before, and whether they make mirrored passes.
+
+    Raises:
+        ModelError: If it is no model folder.
+    """
+    records = read_records(folder)
+    members = [read_records(member) for member in list_members(folder)] if is_ensemble(folder) else [records]
+    members = members[:1] if settings.takes_one_network else members
+    uses_locator = settings.resolve_locate(records.speed) and (members[0].folder / LOCATE / WEIGHTS).is_file()
+    low = [read_records(member.folder / LOW) for member in members if member.plan.num_previous_labels > 0]
+    usual = settings.keep_only_computing()
+    return {
+        "postprocessing": _hash_document(records.postprocessing),
+        "instances": _hash_document(records.instances),
+        "quality": _hash_document(records.quality),
+        "flips": settings.resolve_flips(records.speed),
+        "locate": read_records(members[0].folder / LOCATE).training.weights_sha256 if uses_locator else None,
+        "int8": _hash_document(members[0].int8) if settings.speed == "fast" else None,
+        "first_stages": [[one.training.weights_sha256, usual.resolve_flips(one.speed)] for one in low],
+    }
 
 
 def measure_peak_memory() -> dict[str, float]:
@@ -233,6 +292,10 @@ def _list_files(image: Path, written: Sequence[Path]) -> list[Path]:
         return list_parts(image)
     own = {path.resolve() for path in written}
     return sorted(path for path in image.rglob("*") if path.is_file() and path.resolve() not in own)
+
+
+def _hash_document(document: BaseModel | None) -> str | None:
+    return None if document is None else hashlib.sha256(document.model_dump_json().encode()).hexdigest()
 
 
 def _name_output(output: Path, manifest: Path) -> str:

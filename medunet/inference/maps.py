@@ -143,6 +143,46 @@ class ArraySink:
         """See `MapSink`."""
 
 
+class ProbabilityListener:
+    """Keeps the probabilities of one scan in memory, float16, whatever else listens to its slabs.
+
+    Args:
+        task: Labels.
+        scan: Gives the grid.
+    """
+
+    def __init__(self, task: Task, scan: Volume) -> None:
+        self._outside = list_outside(task)
+        self._scan = scan
+        self._sink: ArraySink | None = None
+        self._painter = MapPainter(task, scan, probabilities=self._open)
+
+    def add(self, slab: Slab, grid: Volume, axis: int) -> None:
+        """Take a slab; see `medunet.inference.predictor.OnSlab`."""
+        self._painter.add(slab, grid, axis)
+
+    def finish(self) -> Volume:
+        """``(outputs, I, J, K)`` on the scan's grid; call it when all slabs have come."""
+        self._painter.close()
+        assert self._sink is not None  # a scan has a slab
+        return self._sink.volume
+
+    def _open(self, num_channels: int, axis: int, box: Box) -> MapSink:
+        self._sink = ArraySink(num_channels, axis, box, grid=self._scan, outside=self._outside)
+        return self._sink
+
+
+def compute_certain_probabilities(labels: Volume, task: Task) -> Volume:
+    """1 for the output that a label map shows, 0 for the others: what is known where networks share no probabilities.
+
+    Args:
+        labels: ``(1, I, J, K)`` with the values of the task.
+        task: Without regions.
+    """
+    outputs = [(0,), *task.labels.values()]
+    return Volume(np.stack([np.isin(labels.array[0], values) for values in outputs]).astype(np.float16), labels.affine)
+
+
 def list_outside(task: Task) -> list[float]:
     """Probability of each output where nothing was looked at: background."""
     return [0.0] * task.num_outputs if task.has_regions else [1.0, *[0.0] * len(task.labels)]

@@ -15,6 +15,18 @@ from medunet.postprocessing import AgreementCounter, AgreementCounts, decide, jo
 from medunet.tasks import Task
 
 
+def name_members(num_networks: int, num_flips: int) -> str | None:
+    """Whose agreement is counted, in the words of `AgreementCounts`; None where one pass of one network decides.
+
+    Example:
+        >>> name_members(5, 8), name_members(5, 1), name_members(1, 1)
+        ('8 flips', '5 networks', None)
+    """
+    if num_flips > 1:
+        return f"{num_flips} flips"
+    return f"{num_networks} networks" if num_networks > 1 else None
+
+
 class MembersWatch:
     """Listens to `TileNetworks` during one scan.
 
@@ -28,12 +40,9 @@ class MembersWatch:
     def __init__(self, task: Task, num_networks: int, num_flips: int, device: torch.device) -> None:
         self._has_regions = task.has_regions
         self._counters: list[AgreementCounter] = []
-        if num_flips > 1:
-            self._counters = [
-                AgreementCounter(task, f"{num_flips} flips", num_flips, device) for _ in range(num_networks)
-            ]
-        elif num_networks > 1:
-            self._counters = [AgreementCounter(task, f"{num_networks} networks", num_networks, device)]
+        if (members := name_members(num_networks, num_flips)) is not None:
+            num_means, num_members = (num_networks, num_flips) if num_flips > 1 else (1, num_networks)
+            self._counters = [AgreementCounter(task, members, num_members, device) for _ in range(num_means)]
 
     def add(self, number: int, members: Sequence[Tensor], mean: Tensor) -> None:
         """Count a batch of tiles.

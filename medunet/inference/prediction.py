@@ -30,7 +30,7 @@ class Prediction:
 
 def build_patch_key(plan: Plan) -> Hashable:
     """Equal for plans whose networks see the same patches of the same voxels, so that their logits may be averaged."""
-    return build_voxel_key(plan), plan.patch_size, plan.num_previous_labels, plan.network
+    return build_voxel_key(plan), plan.patch_size, plan.num_previous_labels, plan.num_neighbour_slices, plan.network
 
 
 def build_voxel_key(plan: Plan) -> Hashable:

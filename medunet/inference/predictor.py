@@ -11,16 +11,19 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from medunet.device import Precision
 from medunet.errors import InputError
 from medunet.inference.backends import FOLDER, Backend, build_backend
 from medunet.inference.cascade import append_previous_labels
-from medunet.inference.locating import Locator, Region, reaches_sides
+from medunet.inference.locating import Locator, Region, segment_located
 from medunet.inference.logits import collect_logits, count_tiles_at_once, stream_logits
-from medunet.inference.members import MembersWatch
+from medunet.inference.members import MembersWatch, name_members
+from medunet.inference.memory_need import MemoryNeed, Portions, Work, choose_portions, measure_axes
 from medunet.inference.prediction import Prediction, build_patch_key, build_voxel_key, merge_predictions
 from medunet.inference.restoring import LabelPainter, restore_predictions
 from medunet.inference.settings import InferenceSettings
@@ -28,7 +31,8 @@ from medunet.inference.skipping import find_needed_tiles
 from medunet.inference.sliding_window import OnTiles, PredictTiles, Slab
 from medunet.inference.tile_networks import Axes, OnMembers, TileNetworks, list_flips, list_mirrored_channels
 from medunet.inference.tiling import Box, plan_tiles
-from medunet.models import AnyModel, Model, SpeedRecord
+from medunet.models import AnyModel, Int8Record, Model, SpeedRecord
+from medunet.models.names import INT8
 from medunet.planning import Plan
 from medunet.postprocessing import AgreementCounts
 from medunet.preprocessing import preprocess_image
@@ -69,6 +73,7 @@ class Predictor:
         self._device = device
         self._precision = precision
         self._settings = settings or InferenceSettings()
+        self._int8: Int8Record | None = None
         members = model.members[:1] if self._settings.takes_one_network else model.members
         groups: dict[Hashable, list[Model]] = {}
         for member in members:
@@ -79,16 +84,48 @@ class Predictor:
         self._locator = None if locator is None else Locator(locator, device, precision, self._settings)
 
     @property
+    def shares_plan(self) -> bool:
+        """Whether all networks see the same patches, so that they have probabilities in common."""
+        return len(self._groups) == 1
+
+    @property
     def description(self) -> str:
         """One line for people: what computes, and how often."""
         parts = [self._groups[0].networks[0].description]
         for group in self._groups:
             patch = "x".join(map(str, group.plan.patch_size))
             num_networks, num_flips = len(group.networks), self._count_flips(group)
-            counts = [f"{num_networks} networks"] if num_networks > 1 or len(self._groups) > 1 else []
+            several = "" if num_networks == 1 else "s"
+            counts = [f"{num_networks} network{several}"] if num_networks > 1 or len(self._groups) > 1 else []
             counts += [f"{num_flips} mirrored passes"] if num_flips > 1 else []
             parts += [", ".join(counts) + (f" of {patch}" if len(self._groups) > 1 else "")] if counts else []
         return "; ".join(parts)
+
+    @property
+    def int8(self) -> Int8Record | None:
+        """What eight bits cost and scored, where the network computes in them; None where it does not."""
+        return self._int8
+
+    @property
+    def members(self) -> str | None:
+        """Whose agreement can be counted, in the words of `AgreementCounts`; None where there is one member, or plans differ."""
+        if len(self._groups) > 1:
+            return None
+        (group,) = self._groups
+        return name_members(len(group.networks), self._count_flips(group))
+
+    def estimate_memory(self, image: Volume) -> MemoryNeed:
+        """What a scan takes from its file to its mask, with portions that the settings allow.
+
+        Args:
+            image: ``(C, I, J, K)`` with the channels of the task; its voxels do not matter.
+
+        Raises:
+            InputError: If it does not fit into the memory that the settings allow.
+        """
+        needs = [self._fit(group, image)[1] for group in self._groups]
+        needs += [group.low.estimate_memory(image) for group in self._groups if group.low is not None]
+        return max(needs, key=lambda need: need.limited_bytes)
 
     def segment(self, image: Volume) -> Volume:
         """The label map of a scan on its own grid, without post-processing.
@@ -96,12 +133,30 @@ class Predictor:
         Args:
             image: ``(C, I, J, K)`` with the channels of the task.
         """
-        return self.segment_with_agreement(image)[0]
+        return self.segment_with_agreement(image, counts_agreement=False)[0]
+
+    def compute_patches(self, patches: Tensor) -> Tensor:
+        """Logits ``(B, outputs, *patch_size)`` of the first network, such as to see how long it takes.
+
+        Args:
+            patches: ``(B, C, *patch_size)`` float32.
+        """
+        return self._groups[0].networks[0](patches)
+
+    def prepare(self, image: Volume) -> Volume:
+        """What the networks see of a scan; of several plans, those of the first.
+
+        Args:
+            image: ``(C, I, J, K)`` with the channels of the task.
+        """
+        first = self._groups[0]
+        return self._add_previous(first, preprocess_image(image, first.plan), image, _ignore)
 
     def segment_with_agreement(
         self,
         image: Volume,
         *,
+        counts_agreement: bool = True,
         on_tiles: OnTiles | None = None,
         on_stage: OnStage = _ignore,
         on_slab: OnSlab | None = None,
@@ -110,17 +165,18 @@ class Predictor:
 
         Args:
             image: ``(C, I, J, K)`` with the channels of the task.
+            counts_agreement: Whether to count it, which takes some time of its own.
             on_tiles: Called with the number of finished tiles and of all; where plans differ, for one after the other.
             on_stage: Called when a part of a stage has been done.
             on_slab: Called with the mean logits of all networks, slab by slab, where they share a plan.
 
         Returns:
-            The agreement is None where there is only one member, or where plans differ.
+            The agreement is None where there is only one member, where plans differ, or where it is not counted.
 
         Raises:
             InputError: If logits are asked for, and the networks do not share a plan.
         """
-        if len(self._groups) > 1:
+        if not self.shares_plan:
             if on_slab is not None:
                 msg = (
                     f"The model averages networks of {len(self._groups)} plans, whose probabilities share no grid before "
@@ -132,19 +188,20 @@ class Predictor:
             on_stage("restore")
             return labels, None
         (group,) = self._groups
-        region = None
-        if self._locator is not None and on_slab is None:  # maps are made of the whole scan
-            region = self._locator.find_region(image, group.plan)
+        locator = self._locator if on_slab is None else None  # maps are made of the whole scan
+
+        def find_region() -> Region | None:
+            assert locator is not None  # nobody looks without one
+            region = locator.find_region(image, group.plan)
             on_stage("locate")
-            if region is None:
-                logger.warning("The small network found no structure; the whole scan is segmented.")
-        found = self._segment_group(group, image, region, on_tiles, on_stage, on_slab)
-        if region is not None and reaches_sides(found[0], region):
-            logger.warning(
-                "Structures reach the side of the box in which they were found; the whole scan is segmented."
+            return region
+
+        def segment(region: Region | None) -> tuple[Volume, AgreementCounts | None]:
+            return self._segment_group(
+                group, image, region, on_tiles, on_stage, on_slab, counts_agreement=counts_agreement
             )
-            found = self._segment_group(group, image, None, on_tiles, on_stage, on_slab)
-        return found
+
+        return segment_located(None if locator is None else find_region, segment, on_fallback=logger.warning)
 
     def _segment_group(
         self,
@@ -154,23 +211,29 @@ class Predictor:
         on_tiles: OnTiles | None,
         on_stage: OnStage,
         on_slab: OnSlab | None,
+        *,
+        counts_agreement: bool,
     ) -> tuple[Volume, AgreementCounts | None]:
         prepared = preprocess_image(image, group.plan, region=region)
         on_stage("prepare")
-        watch = MembersWatch(self._task, len(group.networks), self._count_flips(group), self._device)
+        portions, _ = self._fit(group, image)
+        watch = None
+        if counts_agreement:
+            watch = MembersWatch(self._task, len(group.networks), self._count_flips(group), self._device)
         labels = paint_labels(
-            self._build_tiles(group, watch.add),
+            self._build_tiles(group, portions, None if watch is None else watch.add),
             self._add_previous(group, prepared, image, on_stage),
             image,
             group.plan,
             self._task,
             self._device,
             self._settings,
+            portions=portions,
             on_tiles=on_tiles,
             on_stage=on_stage,
             on_slab=on_slab,
         )
-        return labels, watch.read()
+        return labels, None if watch is None else watch.read()
 
     def predict(
         self,
@@ -211,39 +274,75 @@ class Predictor:
         first = members[0]
         return _Group(
             plan=first.plan,
-            networks=[
-                build_backend(
-                    [member.network],
-                    member.plan,
-                    self._device,
-                    self._precision,
-                    name=self._settings.backend,
-                    cache=member.folder / FOLDER if member.folder.is_dir() else None,
-                )
-                for member in members
-            ],
+            networks=[self._build_backend(member) for member in members],
+            weight_bytes=sum(parameter.nbytes for parameter in first.network.parameters()),
             # Its labels are made as in training, whatever is asked for: the second stage knows no others.
             low=None
             if first.low is None
             else Predictor(first.low, self._device, self._precision, self._settings.keep_only_computing()),
         )
 
-    def _build_tiles(self, group: _Group, on_members: OnMembers | None = None) -> TileNetworks:
+    def _build_backend(self, member: Model) -> Backend:
+        cache = member.folder / FOLDER if member.folder.is_dir() else None
+        if self._settings.may_take_int8(self._device) and member.int8 is not None and member.int8.is_used:
+            try:
+                backend = build_int8_backend(member, member.int8, self._device, self._precision, cache)
+            except InputError as error:
+                logger.warning("Eight bits are left out, and the network computes as usual: %s", error)
+            else:
+                self._int8 = member.int8
+                return backend
+        return build_backend(
+            [member.network], member.plan, self._device, self._precision, name=self._settings.backend, cache=cache
+        )
+
+    def _fit(self, group: _Group, image: Volume) -> tuple[Portions, MemoryNeed]:
+        shape, spacing = measure_axes(image)
+        work = Work(
+            plan=group.plan,
+            num_networks=len(group.networks),
+            num_flips=self._count_flips(group),
+            step_fraction=self._settings.resolve_step(),
+            backend=group.networks[0].name,
+            precision=self._precision,
+            on_device=self._device.type != "cpu",
+            keeps_logits=len(self._groups) > 1,
+            label_bytes=1 if max(self._task.all_values) <= 255 else 4,
+            weight_bytes=group.weight_bytes,
+        )
+        return choose_portions(
+            shape,
+            spacing,
+            work,
+            get_largest_portions(group.plan, self._settings),
+            memory_gb=self._settings.memory_gb,
+            num_channels=image.num_channels,
+            voxel_bytes=image.array.dtype.itemsize,
+        )
+
+    def _build_tiles(self, group: _Group, portions: Portions, on_members: OnMembers | None = None) -> TileNetworks:
         return build_tile_networks(
-            group.networks, group.plan, self._task, self._settings, self._speed, on_members=on_members
+            group.networks,
+            group.plan,
+            self._task,
+            self._settings,
+            self._speed,
+            portions=portions,
+            on_members=on_members,
         )
 
     def _count_flips(self, group: _Group) -> int:
         return len(choose_flips(group.plan, self._settings, self._speed))
 
     def _predict_group(self, group: _Group, seen: Volume, image: Volume, on_tiles: OnTiles | None) -> Prediction:
+        portions, _ = self._fit(group, image)
         logits = collect_logits(
-            self._build_tiles(group),
+            self._build_tiles(group, portions),
             seen,
             group.plan,
             self._device,
             step_fraction=self._settings.resolve_step(),
-            batch_size=_choose_batch_size(group.plan, self._settings),
+            batch_size=portions.batch_size,
             needed=_find_needed(image, seen, group.plan, self._settings),
             on_tiles=on_tiles,
         )
@@ -255,6 +354,28 @@ class Predictor:
         )
 
 
+def build_int8_backend(
+    member: Model, record: Int8Record, device: torch.device, precision: Precision, cache: Path | None
+) -> Backend:
+    """The network in eight bits, as it was measured.
+
+    Args:
+        member: One network.
+        record: What was measured.
+        device: The CPU.
+        precision: Of what is not in eight bits.
+        cache: Folder of converted networks.
+
+    Raises:
+        InputError: If the record or the conversion belongs to other weights, the conversion is missing, damaged or made by
+            another release, or a package is missing.
+    """
+    if record.weights_sha256 != member.training.weights_sha256:
+        msg = f"{INT8} was measured with other weights; run medunet quantize again."
+        raise InputError(msg)
+    return build_backend([member.network], member.plan, device, precision, cache=cache, numbers="int8")
+
+
 def build_tile_networks(
     networks: Sequence[PredictTiles],
     plan: Plan,
@@ -262,6 +383,7 @@ def build_tile_networks(
     settings: InferenceSettings,
     speed: SpeedRecord | None,
     *,
+    portions: Portions | None = None,
     on_members: OnMembers | None = None,
 ) -> TileNetworks:
     """Networks of one plan with the mirrored passes that the settings ask for, as one.
@@ -272,6 +394,7 @@ def build_tile_networks(
         task: Knows which labels have sides.
         settings: What the user decided.
         speed: What was measured after training.
+        portions: How much is computed at a time; None takes the largest that the settings allow.
         on_members: Told what every member says.
     """
     return TileNetworks(
@@ -279,7 +402,7 @@ def build_tile_networks(
         choose_flips(plan, settings, speed),
         mirrored_channels=list_mirrored_channels(plan, task),
         mirrored_outputs=compute_mirrored_outputs(task),
-        batch_size=_choose_batch_size(plan, settings),
+        batch_size=(portions or get_largest_portions(plan, settings)).batch_size,
         on_members=on_members,
     )
 
@@ -298,6 +421,7 @@ def paint_labels(
     device: torch.device,
     settings: InferenceSettings,
     *,
+    portions: Portions | None = None,
     on_tiles: OnTiles | None = None,
     on_stage: OnStage = _ignore,
     on_slab: OnSlab | None = None,
@@ -311,13 +435,15 @@ def paint_labels(
         plan: Of the networks.
         task: Gives the values.
         device: That computes.
-        settings: Steps, batches, air.
+        settings: Steps, air.
+        portions: How much is computed at a time; None takes the largest that the settings allow.
         on_tiles: Called with the number of finished tiles and of all.
         on_stage: Called with ``"network"``, ``"restore"`` and, where somebody listens to the slabs, ``"maps"`` in turns.
         on_slab: Called with the mean logits, slab by slab.
     """
     tiling = plan_tiles(seen.spatial_shape, plan.patch_size, step_fraction=settings.resolve_step())
-    painter = LabelPainter(seen, tiling.streaming_axis, image, task)
+    portions = portions or get_largest_portions(plan, settings)
+    painter = LabelPainter(seen, tiling.streaming_axis, image, task, block_logits=portions.block_logits)
     for slab in stream_logits(
         tiles,
         seen,
@@ -325,7 +451,7 @@ def paint_labels(
         device,
         axis=tiling.streaming_axis,
         step_fraction=settings.resolve_step(),
-        batch_size=_choose_batch_size(plan, settings),
+        batch_size=portions.batch_size,
         # What is not computed has no probabilities.
         needed=_find_needed(image, seen, plan, settings) if on_slab is None else None,
         on_tiles=on_tiles,
@@ -339,8 +465,9 @@ def paint_labels(
     return painter.finish()
 
 
-def _choose_batch_size(plan: Plan, settings: InferenceSettings) -> int:
-    return settings.batch_size or count_tiles_at_once(plan)
+def get_largest_portions(plan: Plan, settings: InferenceSettings) -> Portions:
+    """How much is computed at a time where memory does not matter."""
+    return Portions(batch_size=settings.batch_size or count_tiles_at_once(plan))
 
 
 def _find_needed(image: Volume, seen: Volume, plan: Plan, settings: InferenceSettings) -> Callable[[Box], bool] | None:
@@ -354,11 +481,13 @@ class _Group:
     Attributes:
         plan: Of all of them.
         networks: Each on patches.
+        weight_bytes: Of one of them.
         low: Of a cascade, what segments the scan before them.
     """
 
     plan: Plan
     networks: Sequence[Backend]
+    weight_bytes: int
     low: Predictor | None
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medunet.errors import ModelError
 from medunet.inference.boundary import (
+    BLOCK,
     Positions,
     build_positions,
     find_positive_between,
@@ -43,9 +44,11 @@ class LabelPainter:
         axis: Along which the slabs come.
         scan: Gives the grid of the result; voxels outside the network's grid are background.
         task: Gives the values.
+        block_logits: Turned at a time (`find_winners_between`).
     """
 
-    def __init__(self, grid: Volume, axis: int, scan: Volume, task: Task) -> None:
+    def __init__(self, grid: Volume, axis: int, scan: Volume, task: Task, *, block_logits: int = BLOCK) -> None:
+        self._block_logits = block_logits
         self._scan = scan
         self._task = task
         self._way = SlabWay(grid, axis, scan)
@@ -71,7 +74,9 @@ class LabelPainter:
                 self._task,
             )
         else:
-            winners = find_winners_between(slab.logits, passage.positions).cpu().numpy()
+            winners = (
+                find_winners_between(slab.logits, passage.positions, block_logits=self._block_logits).cpu().numpy()
+            )
             painted = winners if self._are_numbers else self._values[winners]
         self._array[passage.box] = painted.transpose(passage.axes)
 

@@ -12,16 +12,26 @@ from typing import Any
 from medunet.device import choose_device, choose_precision
 from medunet.errors import InputError, ModelError, OutputError
 from medunet.inference.many import read_ahead
-from medunet.inference.maps import ArraySink, Box, MapPainter, MapSink, OpenSink, list_outside
+from medunet.inference.maps import (
+    ArraySink,
+    Box,
+    MapPainter,
+    MapSink,
+    OpenSink,
+    ProbabilityListener,
+    compute_certain_probabilities,
+    list_outside,
+)
 from medunet.inference.predictor import Predictor
-from medunet.inference.segmentation import Segmentation, list_scan_files
+from medunet.inference.segmentation import Segmentation
 from medunet.inference.settings import InferenceSettings
-from medunet.inference.sliding_window import OnTiles
+from medunet.inference.sliding_window import OnTiles, Slab
 from medunet.io import (
     MapWriter,
     ReadOptions,
     Scan,
     check_nifti_name,
+    check_not_beside_slices,
     check_output,
     describe_source,
     is_nifti,
@@ -29,12 +39,12 @@ from medunet.io import (
     read_scan,
     scan_from_memory,
 )
-from medunet.models import SYNTHETIC_WARNING, AnyModel, find_newest_model, read_model
+from medunet.models import SYNTHETIC_WARNING, AnyModel, Int8Record, find_newest_model, read_model
 from medunet.networks import PatchNetwork
 from medunet.planning import Plan
-from medunet.postprocessing import apply_postprocessing, find_flags
+from medunet.postprocessing import Flag, Objects, find_flags, postprocess_labels, separate_objects
 from medunet.tasks import Task, check_channels, suggest
-from medunet.volume import build_grid
+from medunet.volume import Volume, build_grid
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +78,11 @@ class Segmenter:
         return self._predictor.description
 
     @property
+    def int8(self) -> Int8Record | None:
+        """What eight bits cost and scored, where the network computes in them; None where it does not."""
+        return self._predictor.int8
+
+    @property
     def network(self) -> PatchNetwork:
         """The bare network, a ``torch.nn.Module`` from patches ``(B, C, *patch_size)`` to logits.
 
@@ -96,6 +111,7 @@ class Segmenter:
         probabilities: bool | str | Path = False,
         uncertainty: bool | str | Path = False,
         overwrite: bool = False,
+        agreement: bool = False,
         on_tiles: OnTiles | None = None,
         options: ReadOptions | None = None,
         **choices: Any,
@@ -110,6 +126,7 @@ class Segmenter:
                 on the disk. Air is computed then, too.
             uncertainty: The same for the entropy of the probabilities.
             overwrite: Whether these files may replace others; never the scan.
+            agreement: Whether to count how far networks or mirrored passes agree, where the model has no use for it either.
             on_tiles: Called with the number of finished tiles and of all; where the plans of an ensemble differ, for one
                 after the other.
             options: What to take where the scan leaves it open.
@@ -122,7 +139,8 @@ class Segmenter:
             VolumeError: If the scan cannot be read or is no volume.
             DatasetError: If it has other channels than the task.
             OutputError: If a map cannot be written, or would replace the scan or the other map.
-            InputError: If maps are asked for, and the networks of the ensemble do not share a plan.
+            InputError: If maps are asked for, and the networks of the ensemble do not share a plan; if the scan does not fit
+                into the memory that the settings allow.
         """
         clock = _Clock()
         options = self.merge_options(options, choices)
@@ -130,6 +148,8 @@ class Segmenter:
         image = origin.volume
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
         _check_maps([probabilities, uncertainty], origin, scan, overwrite=overwrite)
+        memory = self._predictor.estimate_memory(image)
+        logger.debug("Memory that this scan will take: %s", memory.describe())
         clock.stop("read")
         in_memory: dict[str, ArraySink] = {}
         painter = MapPainter(
@@ -138,25 +158,42 @@ class Segmenter:
             probabilities=self._choose_sink("probabilities", probabilities, origin, options, in_memory),
             uncertainty=self._choose_sink("uncertainty", uncertainty, origin, options, in_memory),
         )
+        listener = ProbabilityListener(self.task, image) if self._needs_probabilities else None
+
+        def listen(slab: Slab, grid: Volume, axis: int) -> None:
+            painter.add(slab, grid, axis)
+            if listener is not None:
+                listener.add(slab, grid, axis)
+
         try:
-            labels, agreement = self._predictor.segment_with_agreement(
+            labels, counted = self._predictor.segment_with_agreement(
                 image,
+                counts_agreement=agreement or self._predicts_dice,
                 on_tiles=on_tiles,
                 on_stage=clock.stop,
-                on_slab=painter.add if painter.is_wanted else None,
+                on_slab=listen if painter.is_wanted or listener is not None else None,
             )
             painter.close()
         finally:
             painter.abandon()  # what is closed already stays
         if painter.is_wanted:
             clock.stop("maps")
-        labels = apply_postprocessing(labels, self.task, self.model.postprocessing)
+        postprocessed = postprocess_labels(labels, self.task, self.model.postprocessing)
+        labels = postprocessed.labels
+        for note in postprocessed.notes:
+            logger.warning("Post-processing: %s.", note)
         clock.stop("postprocess")
-        flags = find_flags(image, labels, self.task, self.model.quality, agreement=agreement)
+        flags = find_flags(image, labels, self.task, self.model.quality, agreement=counted)
         clock.stop("flags")
+        objects: Objects | None = None
+        if self.task.has_instances:
+            known = listener.finish() if listener else compute_certain_probabilities(labels, self.task)
+            objects, labels = separate_objects(known, labels, self.task, self.model.instances)
+            flags = tuple(flag for flag in flags if _is_worth_saying(flag, self.task))
+            clock.stop("objects")
         return Segmentation(
             labels=labels,
-            label_values=dict(self.task.labels),
+            label_values=dict(self.task.semantic_labels),
             timings=clock.seconds,
             device=str(self.device),
             codes=self.task.codes,
@@ -164,9 +201,23 @@ class Segmenter:
             options=options,
             model=self._name,
             flags=flags,
-            agreement=agreement,
+            agreement=counted,
+            memory=memory,
+            objects=objects,
             **{name: sink.volume for name, sink in in_memory.items()},
         )
+
+    @property
+    def _predicts_dice(self) -> bool:
+        """Whether validation has learnt what the agreement of these members says about the Dice."""
+        labels = self.model.quality.labels.values() if self.model.quality is not None else ()
+        calibrations = [label.dice_calibration for label in labels]
+        return any(one is not None and one.members == self._predictor.members for one in calibrations)
+
+    @property
+    def _needs_probabilities(self) -> bool:
+        """Networks of several plans have none in common; their objects are told apart by the label map."""
+        return self.task.has_instances and self._predictor.shares_plan
 
     @property
     def _name(self) -> tuple[str, str]:
@@ -273,6 +324,11 @@ def load(
     return Segmenter(read_model(model if model is not None else find_newest_model()), device, settings)
 
 
+def _is_worth_saying(flag: Flag, task: Task) -> bool:
+    """Not about borders, which only the network knows, nor about how many parts the bodies have before the watershed."""
+    return flag.label not in task.borders.values() and not (flag.code == "num-parts" and flag.label in task.things)
+
+
 def _name_outputs(task: Task) -> list[str]:
     return list(task.labels) if task.has_regions else ["background", *task.labels]
 
@@ -287,9 +343,11 @@ def _check_maps(maps: Sequence[bool | str | Path], origin: Scan, scan: Any, *, o
     """Refuse maps that would be lost, or other files with them, before anything is computed."""
     paths = [Path(path) for path in maps if not isinstance(path, bool)]
     files = [Path(path) for path in scan] if isinstance(scan, list) and _are_paths(scan) else []
+    files += origin.list_files()
     for path in paths:
         check_nifti_name(path)
-        check_output(path, [*files, *list_scan_files(origin)], overwrite=overwrite)
+        check_not_beside_slices(path, files)
+        check_output(path, files, overwrite=overwrite)
     if len(paths) > len({path.resolve() for path in paths}):
         msg = f"Probabilities and uncertainty would both be written to {paths[0]}; give them different names."
         raise OutputError(msg)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from medunet.device import PrecisionName
 from medunet.errors import InputError
 from medunet.inference.backends.backend import BACKEND_NAMES, BackendName
 from medunet.inference.tiling import STEP_FRACTION
 from medunet.models.speed import SpeedRecord
+
+if TYPE_CHECKING:
+    import torch
 
 Speed = Literal["fast", "balanced", "best"]
 Flips = Literal["none", "auto", "all"]
@@ -24,7 +27,8 @@ class InferenceSettings:
     """What the user decides about the work that a scan is worth.
 
     Attributes:
-        speed: ``"fast"``: tiles three quarters of their size apart, one network, no mirrored passes. ``"balanced"``: half
+        speed: ``"fast"``: tiles three quarters of their size apart, one network, no mirrored passes, and on the CPU eight
+            bits where the model has them. ``"balanced"``: half
             of their size apart, all networks, mirrored passes where training measured that they help. ``"best"``: with
             all mirrored passes.
         flips: Mirrored passes, whatever the speed says: ``"none"``, ``"auto"`` as measured in training, ``"all"``; None
@@ -34,8 +38,11 @@ class InferenceSettings:
             ``"auto"`` as measured in training, ``"always"``.
         skip_air: Whether tiles that hold nothing but air are left out.
         batch_size: Tiles at once; None takes what training's batch promises to fit.
+        memory_gb: Memory in 10^9 bytes that a scan may take, on a GPU its memory, else that of the process: less is computed at
+            a time until it fits (`medunet.inference.memory_need`); None sets no limit.
         backend: What computes the networks, see `medunet.inference.backends`.
-        precision: Of the networks' arithmetic: ``"auto"``, ``"fp32"``, ``"bf16"``, ``"fp16"``.
+        precision: Of the networks' arithmetic: ``"auto"``, ``"fp32"``, ``"bf16"``, ``"fp16"``. All but ``"auto"`` leave eight
+            bits out.
 
     Raises:
         InputError: If a value is none of these.
@@ -47,6 +54,7 @@ class InferenceSettings:
     locate: Locate = "auto"
     skip_air: bool = True
     batch_size: int | None = None
+    memory_gb: float | None = None
     backend: BackendName = "auto"
     precision: PrecisionName = "auto"
 
@@ -62,6 +70,10 @@ class InferenceSettings:
             raise InputError(msg)
         if self.batch_size is not None and self.batch_size < 1:
             msg = f"The batch size is {self.batch_size}; expected 1 or more tiles."
+            raise InputError(msg)
+
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            msg = f"The memory is {self.memory_gb} GB; expected more than 0."
             raise InputError(msg)
 
     def resolve_step(self) -> float:
@@ -89,10 +101,23 @@ class InferenceSettings:
         """
         return self.locate == "always" or (self.locate == "auto" and measured is not None and measured.uses_locator)
 
+    def may_take_int8(self, device: torch.device) -> bool:
+        """Whether the network computes in eight bits where that was made and found good enough.
+
+        Args:
+            device: That computes.
+        """
+        is_left_open = self.precision == "auto" and self.backend in ("auto", "openvino")
+        return self.speed == "fast" and is_left_open and device.type == "cpu"
+
     def keep_only_computing(self) -> InferenceSettings:
         """The usual amount of work, computed in the same way."""
         return InferenceSettings(
-            batch_size=self.batch_size, backend=self.backend, precision=self.precision, skip_air=self.skip_air
+            batch_size=self.batch_size,
+            memory_gb=self.memory_gb,
+            backend=self.backend,
+            precision=self.precision,
+            skip_air=self.skip_air,
         )
 
     @property

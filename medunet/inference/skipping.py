@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 
 from medunet.inference.tiling import Box
 from medunet.planning import BODY_MARGIN_MM, compute_body_mask
 from medunet.preprocessing import compute_axis_mapping
+from medunet.tasks import Modality, is_picture
 from medunet.volume import Array, Volume
 
 AIR_SHARE_MR = 0.03
@@ -28,7 +28,7 @@ _FRAME_SHARE = 0.002
 
 
 def find_needed_tiles(
-    scan: Volume, grid: Volume, modality: Literal["CT", "MR"], *, margin_mm: float = BODY_MARGIN_MM
+    scan: Volume, grid: Volume, modality: Modality, *, margin_mm: float = BODY_MARGIN_MM
 ) -> Callable[[Box], bool] | None:
     """Which tiles may hold a part of the patient.
 
@@ -36,10 +36,11 @@ def find_needed_tiles(
         scan: ``(C, I, J, K)`` as it was read, in HU for CT.
         grid: Of the tiles; its axes run along the scan's.
         modality: CT: tissue is denser than -500 HU. MR: brighter than `AIR_SHARE_MR` of the bright voxels in any channel.
+            Pictures have no air.
         margin_mm: Looked at around every tile.
 
     Returns:
-        Whether a box on the grid has to be computed; None where the image does not tell: MR with values below 0, or
+        Whether a box on the grid has to be computed; None where the image does not tell: pictures, MR with values below 0, or
         nothing that looks like a patient.
     """
     mask = _find_matter(scan.array, modality)
@@ -64,7 +65,7 @@ def find_needed_tiles(
 def _find_matter(image: Array, modality: str) -> Array | None:
     if modality == "CT":
         return compute_body_mask(image, modality)
-    if image.min() < 0:
+    if is_picture(modality) or image.min() < 0:
         return None
     mask = np.zeros(image.shape[1:], dtype=bool)
     for channel in image:

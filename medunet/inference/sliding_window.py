@@ -31,8 +31,15 @@ logger = logging.getLogger(__name__)
 
 PredictTiles = Callable[[Tensor], Tensor]
 """``(B, C, *patch_size)`` to logits ``(B, outputs, *patch_size)``."""
+CropTile = Callable[[Tensor, Box], Tensor]
+"""The image ``(C, I, J, K)`` and a box of it to what the network sees of the box."""
 OnTiles = Callable[[int, int], None]
 """Called with the number of finished tiles and of all."""
+
+
+def crop_tile(image: Tensor, box: Box) -> Tensor:
+    """The box and nothing else."""
+    return image[(slice(None), *box)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +72,7 @@ def stream_sliding_window(
     axis: int | None = None,
     batch_size: int = 1,
     needed: Callable[[Box], bool] | None = None,
+    crop: CropTile = crop_tile,
     on_tiles: OnTiles | None = None,
 ) -> Iterator[Slab]:
     """Weighted mean of the predictions of all tiles, in slabs that leave as soon as they are finished.
@@ -78,6 +86,7 @@ def stream_sliding_window(
         batch_size: Tiles at once; halved when memory does not suffice.
         needed: Whether a tile has to be computed; logits are 0 where all tiles are left out, and too small beside
             them. None computes all.
+        crop: What the network sees of a tile; it may see what lies around it, too.
         on_tiles: Called with the number of finished tiles and of all that are computed.
 
     Yields:
@@ -89,7 +98,7 @@ def stream_sliding_window(
         [box for box in tiling.list_row(axis, start) if needed is None or needed(box)] for start in tiling.starts[axis]
     ]
     counter = _Counter(sum(map(len, rows)), on_tiles)
-    tiles = _Tiles(_pad(image, tiling.padded_shape, fill), predict, batch_size, counter)
+    tiles = _Tiles(_pad(image, tiling.padded_shape, fill), predict, crop, batch_size, counter)
     computed = tiles.compute([box for row in rows for box in row])  # batches may begin in one row and end in the next
     sums: _RowSums | None = None
     for start, boxes, following in zip(
@@ -115,6 +124,7 @@ def apply_sliding_window(
     step_fraction: float = STEP_FRACTION,
     batch_size: int = 1,
     needed: Callable[[Box], bool] | None = None,
+    crop: CropTile = crop_tile,
     on_tiles: OnTiles | None = None,
 ) -> Tensor:
     """`stream_sliding_window` with all planes kept.
@@ -127,6 +137,7 @@ def apply_sliding_window(
         step_fraction: Largest step between tiles as a share of the tile.
         batch_size: Tiles at once.
         needed: Whether a tile has to be computed; None computes all. The first tile is always computed.
+        crop: What the network sees of a tile.
         on_tiles: Called with the number of finished tiles and of all.
 
     Returns:
@@ -145,6 +156,7 @@ def apply_sliding_window(
         axis=axis,
         batch_size=batch_size,
         needed=None if needed is None else lambda box: box == first or needed(box),
+        crop=crop,
         on_tiles=on_tiles,
     ):
         if whole is None:
@@ -212,9 +224,12 @@ class _RowSums:
 class _Tiles:
     """Tiles of a volume, through the network in batches."""
 
-    def __init__(self, padded: Tensor, predict: PredictTiles, batch_size: int, counter: _Counter) -> None:
+    def __init__(
+        self, padded: Tensor, predict: PredictTiles, crop: CropTile, batch_size: int, counter: _Counter
+    ) -> None:
         self._padded = padded
         self._predict = predict
+        self._crop = crop
         self._batch_size = batch_size
         self._counter = counter
 
@@ -223,7 +238,7 @@ class _Tiles:
         position = 0
         while position < len(boxes):
             batch = boxes[position : position + self._batch_size]
-            tiles = torch.stack([self._padded[(slice(None), *box)] for box in batch])  # (B, C, *patch_size)
+            tiles = torch.stack([self._crop(self._padded, box) for box in batch])  # (B, C, *patch_size)
             try:
                 logits = self._predict(tiles)
             except (RuntimeError, MemoryError) as error:

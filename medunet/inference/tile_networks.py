@@ -116,7 +116,7 @@ def list_flips(plan: Plan) -> list[Axes]:
 
 def list_mirrored_channels(plan: Plan, task: Task) -> tuple[int, ...]:
     """Input channel -> its partner with left and right swapped: those of a previous stage's labels have sides, images not."""
-    num_images = len(plan.normalization)
+    num_images = len(plan.normalization) * (1 + 2 * plan.num_neighbour_slices)
     images = tuple(range(num_images))
     if plan.num_previous_labels == 0:
         return images

@@ -9,11 +9,14 @@ from medunet.io.atomic import (
 )
 from medunet.io.formats import (
     IMAGE_SUFFIXES,
+    PLANAR_SUFFIXES,
     VOLUME_SUFFIXES,
+    check_not_beside_slices,
     is_dicom_file,
     is_dicom_folder,
     is_dicom_label_object,
     is_dicom_source,
+    is_picture_file,
     list_volumes,
     strip_suffix,
 )
@@ -32,8 +35,9 @@ from medunet.io.memory import (
 )
 from medunet.io.mesh_write import MESH_SUFFIXES, list_mesh_outputs, write_mesh
 from medunet.io.nifti_file import is_nifti
-from medunet.io.nifti_write import check_nifti_name, to_nibabel, write_nifti_image, write_nifti_labels
+from medunet.io.nifti_write import check_nifti_name, encode_nifti, to_nibabel, write_nifti_image, write_nifti_labels
 from medunet.io.parts import list_parts
+from medunet.io.planar import put_on_picture
 from medunet.io.reading import (
     has_structure_names,
     merge_options,
@@ -63,6 +67,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MASK_FORMATS",
     "MESH_SUFFIXES",
+    "PLANAR_SUFFIXES",
     "VOLUME_SUFFIXES",
     "Algorithm",
     "Code",
@@ -74,10 +79,12 @@ __all__ = [
     "Structure",
     "StructureSet",
     "check_nifti_name",
+    "check_not_beside_slices",
     "check_output",
     "choose_mask_format",
     "describe_source",
     "describe_write_error",
+    "encode_nifti",
     "from_label_map",
     "from_masks",
     "from_memory",
@@ -90,6 +97,7 @@ __all__ = [
     "is_metatensor",
     "is_nibabel",
     "is_nifti",
+    "is_picture_file",
     "is_simpleitk",
     "is_torchio",
     "list_mesh_outputs",
@@ -98,6 +106,7 @@ __all__ = [
     "list_volumes",
     "merge_options",
     "parse_mask_format",
+    "put_on_picture",
     "read_channels",
     "read_label_map",
     "read_reference",

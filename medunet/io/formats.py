@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
-from medunet.errors import VolumeError
+from medunet.errors import OutputError, VolumeError
 from medunet.io.nifti_file import NIFTI_SUFFIXES
 
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd", ".nhdr")
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
-PLANAR_SUFFIXES = (".png", ".tif", ".tiff")
+PLANAR_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *METAIMAGE_SUFFIXES)
 IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *PLANAR_SUFFIXES)
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
@@ -19,6 +20,11 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 def has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
     """Whether the name ends in one of the suffixes, in upper or lower case."""
     return path.name.lower().endswith(suffixes)
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether the name is that of a PNG, TIFF or JPEG file, which know nothing of the world."""
+    return has_suffix(path, PLANAR_SUFFIXES)
 
 
 def strip_suffix(name: str) -> str:
@@ -80,10 +86,32 @@ def is_dicom_folder(path: Path) -> bool:
     return any(is_dicom_file(file) for file in path.rglob("*") if not file.name.startswith("."))
 
 
+def check_not_beside_slices(output: Path, sources: Iterable[Path]) -> None:
+    """Refuse a volume in the folder of a DICOM scan: from then on, that would be a folder of volumes (`is_dicom_folder`).
+
+    Args:
+        output: What will be written; masks as DICOM objects and pictures may lie there.
+        sources: Files and folders that are read.
+
+    Raises:
+        OutputError: If the output would lie directly in one of the folders.
+    """
+    if not has_suffix(output, VOLUME_SUFFIXES):
+        return
+    place = output.absolute().parent.resolve()
+    for source in sources:
+        if source.is_dir() and source.resolve() == place:
+            msg = (
+                f"The output {output} would lie among the slices of {source}, which would then no longer be read as a scan. "
+                "Choose another folder, or one within it."
+            )
+            raise OutputError(msg)
+
+
 def list_volumes(folder: Path) -> list[Path]:
     """The volume files of a folder, sorted by name.
 
-    Hidden files and the voxel half of .hdr/.img pairs are left out; PNG and TIFF count where nothing else is there,
+    Hidden files and the voxel half of .hdr/.img pairs are left out; pictures count where nothing else is there,
     for pictures of results lie beside masks.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,26 @@ def write_nifti_image(volume: Volume, path: Path, *, description: str = "") -> N
     header = build_nifti_header(volume, volume.num_channels, dtype)
     pieces = (piece for channel in array for piece in iterate_file_order(channel, dtype))
     write_nifti_pieces(header, pieces, path, description)
+
+
+def encode_nifti(volume: Volume, *, slope: float = 1.0, intercept: float = 0.0) -> bytes:
+    """The first channel as the bytes of a ``.nii.gz``, for pages that hold their scan.
+
+    Args:
+        volume: ``(C, I, J, K)``; its dtype is stored as it is.
+        slope: What a reader multiplies the stored voxels with.
+        intercept: What it adds then.
+    """
+    channel = volume.array[0]
+    header = build_nifti_header(volume, 1, channel.dtype)
+    header["scl_slope"], header["scl_inter"] = slope, intercept
+    header["vox_offset"] = int(header["sizeof_hdr"]) + len(NO_EXTENSION)
+    packed = io.BytesIO()
+    with open_gzip_writer(packed) as stream:
+        stream.write(header.binaryblock + NO_EXTENSION)
+        for piece in iterate_file_order(channel, channel.dtype):
+            stream.write(piece.astype(header.get_data_dtype(), copy=False).data)
+    return packed.getvalue()
 
 
 def to_nibabel(label_map: Volume) -> Any:

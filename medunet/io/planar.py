@@ -1,4 +1,4 @@
-"""PNG pictures and TIFF stacks to `Volume`, and masks of them back to files.
+"""PNG and JPEG pictures and TIFF stacks to `Volume`, and masks of them back to files.
 
 Columns are I, rows J, pages K. Such a file knows no patient: I runs to the left, J to posterior and K to superior (what
 ITK gives it), with the first pixel at 0. Spacing comes from the file where it names a unit, else it is 1 mm; 72 and 96
@@ -13,6 +13,7 @@ no checksum and stay unseen. The formats: https://www.w3.org/TR/png-3/, https://
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -20,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medunet.errors import LabelError, MedunetError, OutputError, VolumeError
+from medunet.errors import GeometryError, LabelError, MedunetError, OutputError, VolumeError
 from medunet.io.affine import check_affine
 from medunet.io.atomic import write_bytes_atomic
 from medunet.io.content_kind import describe_content
+from medunet.io.planar_jpeg import read_jpeg
 from medunet.io.planar_png import encode_png, read_png
 from medunet.io.planar_tiff import encode_tiff, read_tiff
 from medunet.io.regular_file import check_regular_file
@@ -35,36 +37,132 @@ logger = logging.getLogger(__name__)
 
 _PNG_SUFFIXES, _TIFF_SUFFIXES = (".png",), (".tif", ".tiff")
 _PNG_START, _TIFF_STARTS = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JPEG_START = b"\xff\xd8\xff"
 
 
 def read_planar(path: Path, *, volume_index: int | None = None) -> Volume:
-    """Read a PNG or TIFF file; colours become channels, the pages of a TIFF file slices.
+    """Read a PNG, JPEG or TIFF file; colours become channels, the pages of a TIFF file slices.
 
     Hyperstacks of ImageJ keep their order: either their channels or their time points become channels here.
 
     Args:
-        path: Where the file is; its content, not its name, says which of both it is.
+        path: Where the file is; its content, not its name, says which of them it is.
         volume_index: Which channel, from 0; None takes all.
 
     Returns:
         Volume ``(C, columns, rows, pages)`` with the type of the file; 1 bit becomes uint8.
 
     Raises:
-        VolumeError: If the file is missing, is no PNG or TIFF, is damaged, or holds anything but grey of 1, 8, 16 or 32
-            bits or RGB of 8: palettes, transparency, colours of 16 bits, white as zero.
+        VolumeError: If the file is missing, is no PNG, JPEG or TIFF, is damaged, or holds anything but grey of 1, 8, 16 or
+            32 bits or RGB of 8: palettes, transparency, colours of 16 bits, white as zero.
     """
     check_regular_file(path)
     with _explain_failures(path):
-        with path.open("rb") as file:
-            head = file.read(512)
+        head = _read_head(path)
         if head.startswith(_PNG_START):
             voxels, spacing = read_png(path)
         elif head.startswith(_TIFF_STARTS):
             voxels, spacing = read_tiff(path)
+        elif head.startswith(_JPEG_START):
+            voxels, spacing = read_jpeg(path)
         else:
-            msg = f"{path} is no PNG or TIFF picture: it is {describe_content(head)}. Convert it or fetch it again."
+            msg = (
+                f"{path} is no PNG, JPEG or TIFF picture: it is {describe_content(head)}. Convert it or fetch it again."
+            )
             raise VolumeError(msg)
         return build_volume(voxels, check_affine(_build_affine(spacing), str(path)), str(path), volume_index)
+
+
+def read_planar_labels(path: Path, *, volume_index: int | None = None) -> Volume:
+    """Read the mask of a picture; the numbers of a palette are its labels, whatever their colours.
+
+    Args:
+        path: As `read_planar`.
+        volume_index: As `read_planar`.
+
+    Returns:
+        ``(1, columns, rows, pages)`` as `read_planar` gives it.
+
+    Raises:
+        VolumeError: As `read_planar`.
+        LabelError: If it is a JPEG, which changes the values of pixels, or has colours instead of values.
+    """
+    check_regular_file(path)
+    with _explain_failures(path):
+        head = _read_head(path)
+        if head.startswith(_JPEG_START):
+            msg = (
+                f"{path} is a JPEG, which changes the values along every border; expected a mask as PNG or TIFF. Export it "
+                "again from where it was drawn."
+            )
+            raise LabelError(msg)
+        if head.startswith(_PNG_START):
+            voxels, spacing = read_png(path, takes_palette=True)
+            affine = check_affine(_build_affine(spacing), str(path))
+            labels = build_volume(voxels, affine, str(path), volume_index)
+        else:
+            labels = read_planar(path, volume_index=volume_index)
+    if labels.num_channels > 1:
+        msg = (
+            f"{path} has {labels.num_channels} channels, so it shows labels by colours; expected a number per pixel: grey, or "
+            "a PNG with a palette. Save it so, with the values of the task."
+        )
+        raise LabelError(msg)
+    return labels
+
+
+def write_picture(picture: Volume, path: Path) -> None:
+    """Write a picture as PNG, whole or not at all; reading it gives it back.
+
+    Args:
+        picture: ``(C, I, J, 1)`` uint8 with one channel or R, G and B, on a grid as `read_planar` gives it with 1 mm pixels.
+        path: Where to; ends in ``.png``.
+
+    Raises:
+        OutputError: If the name has another ending, or the file cannot be written.
+    """
+    from PIL import Image
+
+    if path.suffix.lower() not in _PNG_SUFFIXES:
+        msg = f"Cannot write {path}: the name must end in .png. Nothing was changed."
+        raise OutputError(msg)
+    assert picture.array.dtype == np.uint8  # only phantoms are written
+    assert picture.num_channels in (1, 3)
+    assert picture.spatial_shape[2] == 1
+    pixels = np.ascontiguousarray(picture.array[..., 0].transpose(2, 1, 0))  # (J, I, C)
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if picture.num_channels == 1 else pixels).save(file, format="PNG")
+    write_bytes_atomic(path, file.getvalue())
+
+
+def put_on_picture(labels: Volume, picture: Volume, name: str, picture_name: str) -> Volume:
+    """Put the mask of a picture onto it pixel by pixel.
+
+    Pictures do not know where they lie, and of two files of one picture often only one says how large a pixel is, so their
+    grids are not compared.
+
+    Args:
+        labels: ``(1, I, J, K)``.
+        picture: Whose grid it is.
+        name: What messages call ``labels``.
+        picture_name: What messages call ``picture``.
+
+    Raises:
+        GeometryError: If they have different numbers of pixels.
+    """
+    if labels.spatial_shape == picture.spatial_shape:
+        return picture.with_array(labels.array)
+    found, expected = (_describe_size(volume) for volume in (labels, picture))
+    msg = (
+        f"{name} has {found} and {picture_name} has {expected}; expected a mask of the same size. Export it again, or resize "
+        "it without interpolation."
+    )
+    raise GeometryError(msg)
+
+
+def without_pixel_size(picture: Volume) -> Volume:
+    """1 mm per pixel, whatever the file says: the resolution of a photograph is that of a printer."""
+    return Volume(picture.array, _build_affine((1.0, 1.0, 1.0)))
 
 
 def write_planar_labels(label_map: Volume, path: Path) -> None:
@@ -94,6 +192,16 @@ def write_planar_labels(label_map: Volume, path: Path) -> None:
     pages = _to_pages(label_map, path)
     encode = encode_png if suffix in _PNG_SUFFIXES else encode_tiff
     write_bytes_atomic(path, encode(pages, label_map.spacing))
+
+
+def _read_head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(512)
+
+
+def _describe_size(volume: Volume) -> str:
+    columns, rows, pages = volume.spatial_shape
+    return f"{columns}x{rows} pixels" + (f" on {pages} pages" if pages > 1 else "")
 
 
 def _build_affine(spacing: Spacing) -> Affine:

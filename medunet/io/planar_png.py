@@ -23,8 +23,13 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _CHUNK_BYTES = 2**22
 
 
-def read_png(path: Path) -> tuple[Array, Spacing]:
-    """``(C, I, J, 1)`` and the spacing."""
+def read_png(path: Path, *, takes_palette: bool = False) -> tuple[Array, Spacing]:
+    """``(C, I, J, 1)`` and the spacing.
+
+    Args:
+        path: Where the file is.
+        takes_palette: Whether the numbers of a palette are what is wanted, as in a mask, whatever their colours.
+    """
     from PIL import Image
 
     chunks = list(_walk_png_chunks(path))
@@ -33,8 +38,9 @@ def read_png(path: Path) -> tuple[Array, Spacing]:
         msg = f"{path} is cut short: expected PNG data from IHDR to IEND. Copy it from its source again."
         raise VolumeError(msg)
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
-    refuse(path, _find_png_problem(kinds, depth, colour))
-    num_bits = depth * {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    if not (takes_palette and _is_plain_palette(kinds, depth, colour)):
+        refuse(path, _find_png_problem(kinds, depth, colour))
+    num_bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     num_bytes = _count_png_bytes(width, height, num_bits, is_interlaced=interlace == 1)
     check_claim(path, num_bytes, what=f"{width}x{height} pixels", is_compressed=True)
     check_memory(path, 3 * num_bytes)
@@ -65,6 +71,10 @@ def _walk_png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
                 msg = f"{path} is cut short or fails its checksum. Copy it from its source again."
                 raise VolumeError(msg)
             yield kind, content
+
+
+def _is_plain_palette(kinds: list[bytes], depth: int, colour: int) -> bool:
+    return colour == 3 and depth in (1, 2, 4, 8) and b"acTL" not in kinds
 
 
 def _find_png_problem(kinds: list[bytes], depth: int, colour: int) -> str:

@@ -40,7 +40,7 @@ def read_scan(source: PathOrPaths, options: ReadOptions | None = None) -> Scan:
     """Read a scan with what is known about where it came from.
 
     Args:
-        source: NIfTI, NRRD, MetaImage, PNG, TIFF or DICOM file; a folder, zip or DICOMDIR of DICOM files; or a list of
+        source: NIfTI, NRRD, MetaImage, PNG, TIFF, JPEG or DICOM file; a folder, zip or DICOMDIR of DICOM files; or a list of
             these, one per channel. A channel on another grid is resampled onto that of the first, with a warning.
         options: What to take where a source leaves it open.
 
@@ -120,6 +120,10 @@ def read_label_map(path: str | Path, options: ReadOptions | None = None) -> Volu
     path = Path(path)
     if is_dicom_file(path):
         return read_structures(path).to_label_map()
+    if has_suffix(path, PLANAR_SUFFIXES):
+        from medunet.io.planar import read_planar_labels
+
+        return to_label_map(read_planar_labels(path, volume_index=options.volume_index if options else None), str(path))
     return to_label_map(read_volume(path, options), str(path))
 
 
@@ -186,9 +190,10 @@ def _read_one(path: Path, options: ReadOptions) -> Scan:
 
         return Scan(volume=read_metaimage(path, volume_index=options.volume_index), path=path)
     if has_suffix(path, PLANAR_SUFFIXES):
-        from medunet.io.planar import read_planar
+        from medunet.io.planar import read_planar, without_pixel_size
 
-        return Scan(volume=read_planar(path, volume_index=options.volume_index), path=path)
+        picture = read_planar(path, volume_index=options.volume_index)
+        return Scan(volume=without_pixel_size(picture) if options.modality == "photo" else picture, path=path)
     suffixes = ", ".join(IMAGE_SUFFIXES)
     msg = f"{path} is no volume that medunet reads; expected DICOM, or a name ending in {suffixes}. Convert it first."
     raise VolumeError(msg)
@@ -205,7 +210,8 @@ def _join_channels(scans: list[Scan]) -> Scan:
         channels.append(put_channel_on_grid(scan.volume, first.volume, str(scan.path), str(first.path)))
     array = np.concatenate([volume.array for volume in channels])
     volume = first.volume.with_array(to_working_dtype(array))  # int32 beside float32 would become float64
-    return Scan(volume=volume, path=first.path, notes=tuple(notes), stack=first.stack)
+    others = tuple(dict.fromkeys(path for scan in scans[1:] for path in scan.list_files()))
+    return Scan(volume=volume, path=first.path, notes=tuple(notes), stack=first.stack, other_paths=others)
 
 
 def _check_same_frame_of_reference(first: Scan, other: Scan) -> None:

@@ -71,7 +71,12 @@ def read_scan_apart(
             raise VolumeError(answer["error"])
         array = np.load(Path(folder, "array.npy"), allow_pickle=False)
     volume = Volume(array, np.array(answer["affine"]))
-    scan = Scan(volume=volume, path=Path(paths[0]), notes=tuple(answer["notes"]))
+    scan = Scan(
+        volume=volume,
+        path=Path(paths[0]),
+        notes=tuple(answer["notes"]),
+        other_paths=tuple(map(Path, answer["other_paths"])),
+    )
     return _add_stack(scan, options) if answer["is_dicom"] else scan
 
 
@@ -92,6 +97,7 @@ def main(folder: str) -> None:
             "affine": scan.volume.affine.tolist(),
             "notes": list(scan.notes),
             "is_dicom": scan.stack is not None,
+            "other_paths": [str(path) for path in scan.other_paths],
         }
     except MedunetError as error:
         answer = {"error": str(error)}

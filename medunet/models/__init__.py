@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from medunet.models.card import SYNTHETIC_WARNING
 from medunet.models.find import HOME_VARIABLE, find_newest_model, get_runs_folder
-from medunet.models.postprocessing import Postprocessing, TriedStep
+from medunet.models.instances import InstanceRules, ObjectRule, combine_instance_rules
+from medunet.models.int8 import Int8Record
+from medunet.models.postprocessing import LabelStep, Postprocessing, TriedStep
 from medunet.models.quality import QualityRanges
 from medunet.models.speed import MeasuredSpeed, SpeedRecord, combine_speed_records
 
@@ -48,15 +50,20 @@ __all__ = [
     "SYNTHETIC_WARNING",
     "AnyModel",
     "Ensemble",
+    "InstanceRules",
+    "Int8Record",
+    "LabelStep",
     "MeasuredSpeed",
     "Model",
     "ModelRecords",
+    "ObjectRule",
     "Postprocessing",
     "QualityRanges",
     "SpeedRecord",
     "TrainingRecord",
     "TriedStep",
     "check_is_model",
+    "combine_instance_rules",
     "combine_records",
     "combine_speed_records",
     "copy_model",

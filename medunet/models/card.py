@@ -44,12 +44,12 @@ def build_card(
 |---|---|
 | Task | `{task.name}` |
 | Input | {task.modality}: {", ".join(task.channels)} |
-| Output | {", ".join(f"{name} ({'+'.join(map(str, values))})" for name, values in task.labels.items())} |
+| Output | {", ".join(f"{name} ({'+'.join(map(str, values))})" for name, values in task.semantic_labels.items())}{_describe_things(task)} |
 | Learnt from | {training["dataset"]}: {len(training["training_cases"])} cases, {_describe_fold(training, metrics)} |
 | Network | {_join(map(_describe_network, plans))} |
 | Voxels | {_join(f"{_format(one.spacing)} mm, patches of {_format(one.patch_size)}" for one in plans)} |
 | Training | {loop} |
-| Post-processing | {(postprocessing or Postprocessing()).describe()} |
+| Post-processing | {(postprocessing or Postprocessing.of_task(task)).describe()} |
 | Written by | medunet {training["medunet_version"]}, {training["created"]} |
 
 ## Validation
@@ -62,6 +62,10 @@ def build_card(
 It has seen only images like those it learnt from: the same modality, field of view and region. It is a research tool,
 not a medical device; a person must check every mask that matters.
 """
+
+
+def _describe_things(task: Task) -> str:
+    return f"; a value per object of {', '.join(task.things)}" if task.has_instances else ""
 
 
 def _describe_network(plan: Plan) -> str:

@@ -13,8 +13,11 @@ from medunet.io import write_bytes_atomic, write_json_atomic
 from medunet.models.folder import TrainingRecord, combine_checksums
 from medunet.models.members import EnsembleRecord, is_ensemble, list_members
 from medunet.models.names import (
+    BACKENDS,
     CARD,
     ENSEMBLE,
+    INSTANCES,
+    INT8,
     LOCATE,
     LOG,
     LOW,
@@ -28,7 +31,21 @@ from medunet.models.names import (
     WEIGHTS,
 )
 
-_COPIED = (TASK, PLAN, METRICS, POSTPROCESSING, QUALITY, SPEED, CARD, LOG, WEIGHTS, ENSEMBLE, TRAINING)
+_COPIED = (
+    TASK,
+    PLAN,
+    METRICS,
+    POSTPROCESSING,
+    INSTANCES,
+    QUALITY,
+    SPEED,
+    INT8,
+    CARD,
+    LOG,
+    WEIGHTS,
+    ENSEMBLE,
+    TRAINING,
+)
 """In the order in which they are copied: without the last two, a folder counts as no model."""
 
 
@@ -104,13 +121,16 @@ def copy_model(source: Path, target: Path) -> None:
     for part in (LOW, LOCATE):
         if (source / part).is_dir():
             copy_model(source / part, target / part)
-    for path in (source / name for name in _COPIED if (source / name).is_file()):
+    kept = [
+        BACKENDS + "/" + path.name for path in (source / BACKENDS).glob("*-int8-*")
+    ]  # made from data, unlike the others
+    for path in (source / name for name in (*kept, *_COPIED) if (source / name).is_file()):
         try:
             content = path.read_bytes()
         except OSError as error:
             msg = f"{path} cannot be read: {error.strerror or error}. Correct its permissions or disk."
             raise ModelError(msg) from error
-        write_bytes_atomic(target / path.name, content)
+        write_bytes_atomic(target / path.relative_to(source), content)
 
 
 def _merge(values: Any) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from medunet.errors import ModelError
-from medunet.models.names import ENSEMBLE, TRAINING, WEIGHTS
+from medunet.models.names import ENSEMBLE, PRETRAINING, TRAINING, WEIGHTS
 
 HOME_VARIABLE = "MEDUNET_HOME"
 
@@ -19,6 +19,8 @@ def get_runs_folder() -> Path:
 def find_newest_model(folder: Path | None = None) -> Path:
     """The model folder whose weights were written, or whose ensemble was put together, last.
 
+    What was only pretrained segments nothing, and is passed over.
+
     Args:
         folder: Searched, one level deep, so that the folds of a cross-validation are not found alone;
             `get_runs_folder` when None.
@@ -28,7 +30,9 @@ def find_newest_model(folder: Path | None = None) -> Path:
     """
     folder = folder or get_runs_folder()
     found = [path for name in (WEIGHTS, ENSEMBLE) for path in folder.glob(f"*/{name}")]
-    candidates = [path for path in found if path.with_name(TRAINING).is_file()]
+    candidates = [
+        path for path in found if path.with_name(TRAINING).is_file() and not path.with_name(PRETRAINING).is_file()
+    ]
     if not candidates:
         msg = (
             f"There is no model in {folder.resolve()}; train one with `medunet train`, name one with --model, or set "

@@ -9,9 +9,12 @@ plan.json             how a scan becomes patches (medunet.planning.Plan)
 task.json             what is segmented (medunet.tasks.Task)
 training.json         how it was trained: settings, versions, seed, cases, checksum
 metrics.json          Dice on the validation cases, where there are any
-postprocessing.json   what is done to a mask after the network; without it, nothing is
+postprocessing.json   what is done to a mask after the network; without it, what the task asks for
+instances.json        how objects that touch are told apart, for tasks with instances
 quality.json          what scans and masks looked like in training
 speed.json            what more or less work per scan is worth
+int8.json             what the network in eight bits costs and scores, where that was tried; it lies in backends/
+pretraining.json      of a network that restores images: what it learnt from; it segments nothing
 card.md               all of that for people
 ```
 """
@@ -31,9 +34,11 @@ from torch import Tensor
 from medunet.errors import ModelError
 from medunet.io import write_bytes_atomic, write_json_atomic, write_text_atomic
 from medunet.models.card import build_card
+from medunet.models.instances import InstanceRules
 from medunet.models.members import check_lies_within, is_ensemble, list_members
 from medunet.models.names import (
     CARD,
+    INSTANCES,
     LOCATE,
     LOW,
     METRICS,
@@ -46,6 +51,7 @@ from medunet.models.names import (
     WEIGHTS,
 )
 from medunet.models.postprocessing import Postprocessing
+from medunet.models.pretraining import check_segments
 from medunet.models.quality import QualityRanges
 from medunet.models.records import ModelRecords, TrainingRecord, check_is_model, check_same_task, read_records
 from medunet.models.speed import SpeedRecord
@@ -154,12 +160,13 @@ def write_results(
     metrics: dict[str, Any],
     *,
     postprocessing: Postprocessing | None = None,
+    instances: InstanceRules | None = None,
     quality: QualityRanges | None = None,
     speed: SpeedRecord | None = None,
     other_plans: Sequence[Plan] = (),
 ) -> None:
     """Write what is known after training: the card, ``metrics.json``, ``postprocessing.json``,
-    ``quality.json`` and ``speed.json``.
+    ``instances.json``, ``quality.json`` and ``speed.json``.
 
     Args:
         folder: The model folder.
@@ -167,7 +174,8 @@ def write_results(
         plan: For the card.
         training: For the card.
         metrics: From validation.
-        postprocessing: None writes no file, which means that masks stay as the network makes them.
+        postprocessing: None writes no file, which means that nothing is done but what the task asks for.
+        instances: None writes no file, as for every task without instances.
         quality: None writes no file.
         speed: None writes no file.
         other_plans: For the card: of the members of an ensemble that have another plan.
@@ -177,6 +185,8 @@ def write_results(
     """
     if postprocessing is not None:  # first: once metrics.json is there, the folder counts as finished
         write_json_atomic(folder / POSTPROCESSING, postprocessing.model_dump(mode="json"))
+    if instances is not None:
+        write_json_atomic(folder / INSTANCES, instances.model_dump(mode="json"))
     if quality is not None:
         write_json_atomic(folder / QUALITY, quality.model_dump(mode="json"))
     if speed is not None:
@@ -192,9 +202,11 @@ def read_model(folder: str | Path) -> AnyModel:
 
     Raises:
         ModelError: If it is no model folder, a file is missing or wrong, the weights are not the ones that were written
-            (checksum) or do not fit the plan, or the members of an ensemble do not belong together.
+            (checksum) or do not fit the plan, the members of an ensemble do not belong together, or it was only
+            pretrained and segments nothing.
     """
     records = read_records(folder)
+    check_segments(records.folder)
     if not is_ensemble(records.folder):
         return _load(records)
     members = [_load(read_records(member)) for member in list_members(records.folder)]
@@ -210,7 +222,7 @@ def read_model(folder: str | Path) -> AnyModel:
 
 
 def read_single_model(folder: str | Path) -> Model:
-    """`read_model` where only a single network will do, such as to go on training it.
+    """`read_model` where only a single network will do, such as to go on training it; it may be pretrained only.
 
     Raises:
         ModelError: Also if it is an ensemble; names the folders of its networks.
@@ -231,23 +243,21 @@ def _load(records: ModelRecords) -> Model:
 
 
 def _read_locator(records: ModelRecords) -> Model | None:
-    folder = records.folder / LOCATE
-    if not (folder / METRICS).is_file():  # a training that was stopped leaves half of one
+    if not (records.folder / LOCATE / METRICS).is_file():  # a training that was stopped leaves half of one
         return None
-    check_lies_within(folder, records.folder)
-    found = read_records(folder)
+    found, *members = _read_inner_records(records, LOCATE)
     wanted = (records.task.modality, records.task.channels, (LOCATOR_LABEL,))
-    if (found.task.modality, found.task.channels, tuple(found.task.labels)) != wanted:
-        msg = f"{folder} does not locate what {records.folder} segments: other modality, channels or labels. Copy the model folder again."
+    if members or (found.task.modality, found.task.channels, tuple(found.task.labels)) != wanted:
+        msg = (
+            f"{found.folder} does not locate what {records.folder} segments: several networks, or other modality, channels or "
+            "labels. Copy the model folder again."
+        )
         raise ModelError(msg)
-    return Model(**_list_fields(found), network=_load_network(folder / WEIGHTS, found.plan))
+    return Model(**_list_fields(found), network=_load_network(found.folder / WEIGHTS, found.plan))
 
 
 def _read_low(records: ModelRecords) -> AnyModel:
-    folder = records.folder / LOW
-    check_lies_within(folder, records.folder)
-    members = list_members(folder) if is_ensemble(folder) else ()
-    for part in map(read_records, (folder, *members)):  # before any is loaded: a cascade here could go on for ever
+    for part in _read_inner_records(records, LOW):  # before any is loaded: a cascade here could go on for ever
         check_same_task(records, part)
         if part.plan.configuration != "3d-low":
             msg = (
@@ -255,7 +265,15 @@ def _read_low(records: ModelRecords) -> AnyModel:
                 "Copy the model folder again."
             )
             raise ModelError(msg)
-    return read_model(folder)
+    return read_model(records.folder / LOW)
+
+
+def _read_inner_records(records: ModelRecords, name: str) -> list[ModelRecords]:
+    """What a model folder within another says, and what its members say where it is an ensemble."""
+    folder = records.folder / name
+    check_lies_within(folder, records.folder)
+    members = list_members(folder) if is_ensemble(folder) else ()
+    return [read_records(part) for part in (folder, *members)]
 
 
 def _list_fields(records: ModelRecords) -> dict[str, Any]:

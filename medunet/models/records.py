@@ -10,9 +10,24 @@ from pydantic import BaseModel, ConfigDict
 
 from medunet.errors import ModelError
 from medunet.models.documents import read_document, read_json
+from medunet.models.instances import InstanceRules
+from medunet.models.int8 import Int8Record
 from medunet.models.members import is_ensemble
-from medunet.models.names import ENSEMBLE, METRICS, PLAN, POSTPROCESSING, QUALITY, SPEED, TASK, TRAINING, WEIGHTS
+from medunet.models.names import (
+    ENSEMBLE,
+    INSTANCES,
+    INT8,
+    METRICS,
+    PLAN,
+    POSTPROCESSING,
+    QUALITY,
+    SPEED,
+    TASK,
+    TRAINING,
+    WEIGHTS,
+)
 from medunet.models.postprocessing import Postprocessing
+from medunet.models.pretraining import PretrainingRecord, read_pretraining
 from medunet.models.quality import QualityRanges
 from medunet.models.speed import SpeedRecord
 from medunet.planning import Plan
@@ -75,9 +90,12 @@ class ModelRecords:
         plan: How.
         training: Where it comes from.
         metrics: What it scored in validation; empty when it was not validated.
-        postprocessing: What is done to a mask after the network; nothing, where the folder does not say.
+        postprocessing: What is done to a mask after the network; what the task asks for, where the folder does not say.
+        instances: How objects are told apart, of a task with instances.
         quality: What scans and masks looked like in training; None where the folder does not say.
         speed: What more or less work per scan is worth; None where the folder does not say.
+        int8: What the network in eight bits costs and scores; None where the folder does not say.
+        pretraining: Of a network that restores images and segments nothing; None of one that segments.
     """
 
     folder: Path
@@ -86,8 +104,11 @@ class ModelRecords:
     training: TrainingRecord
     metrics: dict[str, Any]
     postprocessing: Postprocessing = field(default_factory=Postprocessing)
+    instances: InstanceRules = field(default_factory=InstanceRules)
     quality: QualityRanges | None = None
     speed: SpeedRecord | None = None
+    int8: Int8Record | None = None
+    pretraining: PretrainingRecord | None = None
 
 
 def read_records(folder: str | Path) -> ModelRecords:
@@ -100,10 +121,11 @@ def read_records(folder: str | Path) -> ModelRecords:
     check_is_model(folder)
     task = parse_task(read_json(folder / TASK), str(folder / TASK))
     plan = read_document(Plan, folder / PLAN)
-    _check_fits(task, plan, folder)
+    pretraining = read_pretraining(folder)
+    _check_fits(task, plan, folder, num_outputs=task.num_outputs if pretraining is None else len(task.channels))
     training = read_document(TrainingRecord, folder / TRAINING)
     metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
-    postprocessing = Postprocessing()
+    postprocessing = Postprocessing.of_task(task)
     if (folder / POSTPROCESSING).is_file():
         postprocessing = read_document(Postprocessing, folder / POSTPROCESSING)
         _check_names_labels(postprocessing, task, folder)
@@ -114,8 +136,13 @@ def read_records(folder: str | Path) -> ModelRecords:
         training=training,
         metrics=metrics,
         postprocessing=postprocessing,
+        instances=read_document(InstanceRules, folder / INSTANCES)
+        if (folder / INSTANCES).is_file()
+        else InstanceRules(),
         quality=read_document(QualityRanges, folder / QUALITY) if (folder / QUALITY).is_file() else None,
         speed=read_document(SpeedRecord, folder / SPEED) if (folder / SPEED).is_file() else None,
+        int8=read_document(Int8Record, folder / INT8) if (folder / INT8).is_file() else None,
+        pretraining=pretraining,
     )
 
 
@@ -161,9 +188,9 @@ def check_same_task(records: ModelRecords, part: ModelRecords) -> None:
             raise ModelError(msg)
 
 
-def _check_fits(task: Task, plan: Plan, folder: Path) -> None:
+def _check_fits(task: Task, plan: Plan, folder: Path, *, num_outputs: int) -> None:
     num_previous = len(task.labels) if plan.configuration == "cascade" else 0
-    wanted = (len(task.channels) + num_previous, task.num_outputs)
+    wanted = (len(task.channels) * (1 + 2 * plan.num_neighbour_slices) + num_previous, num_outputs)
     found = (plan.network.in_channels, plan.network.out_channels)
     if wanted != found or plan.num_previous_labels != num_previous:
         msg = (
@@ -174,7 +201,7 @@ def _check_fits(task: Task, plan: Plan, folder: Path) -> None:
 
 
 def _check_names_labels(postprocessing: Postprocessing, task: Task, folder: Path) -> None:
-    if unknown := [name for name in postprocessing.keep_largest if name not in task.labels]:
+    if unknown := [name for name in postprocessing.label_names if name not in task.labels]:
         msg = (
             f"{folder / POSTPROCESSING} names the label '{unknown[0]}'; {TASK} has {', '.join(task.labels)}. Are the "
             "files of one model?"

@@ -5,6 +5,13 @@ from medunet.networks.catalogue import ARCHITECTURES, Architecture, find_archite
 from medunet.networks.choose import replace_network
 from medunet.networks.config import NetworkConfig, Stage
 from medunet.networks.encoder_decoder import EncoderDecoder
+from medunet.networks.encoder_weights import (
+    ENCODER_NETWORKS,
+    EncoderWeights,
+    find_encoder_options,
+    load_encoder_weights,
+    read_encoder_weights,
+)
 from medunet.networks.network import SegmentationNetwork
 from medunet.networks.residual_unet import ResidualUNet
 from medunet.networks.summary import NetworkSummary, summarize_networks
@@ -12,8 +19,10 @@ from medunet.networks.unet import UNet
 
 __all__ = [
     "ARCHITECTURES",
+    "ENCODER_NETWORKS",
     "Architecture",
     "EncoderDecoder",
+    "EncoderWeights",
     "NetworkConfig",
     "NetworkSummary",
     "PatchNetwork",
@@ -23,6 +32,9 @@ __all__ = [
     "UNet",
     "build_network",
     "find_architecture",
+    "find_encoder_options",
+    "load_encoder_weights",
+    "read_encoder_weights",
     "replace_network",
     "summarize_networks",
 ]

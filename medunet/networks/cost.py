@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -31,3 +35,63 @@ def count_gflop(network: nn.Module, in_channels: int, patch_size: Sequence[int])
         network(torch.empty((1, in_channels, *patch_size), device="meta"))
     network.train(was_training)
     return float(counter.get_total_flops()) / 1e9
+
+
+def count_pass_bytes(network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int = 1) -> int:
+    """Most bytes that lie in memory at one time of a pass without gradients: the patches, what is kept for skip connections, and
+    the copies that a convolution makes of its input and its output, whose order oneDNN and cuDNN change for themselves.
+
+    Weights are not counted; numbers are float32.
+
+    Args:
+        network: Built with ``torch.device("meta")``, so that nothing is computed or allocated.
+        in_channels: Input channels.
+        patch_size: As the network takes it.
+        batch_size: Patches at once.
+    """
+    was_training = network.training
+    network.eval()
+    counter = _LiveBytes()
+    with torch.no_grad(), counter:
+        patches = torch.empty((batch_size, in_channels, *patch_size), device="meta")
+        network(patches)
+    network.train(was_training)
+    return counter.peak
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the tensors that are made until nobody holds them any more.
+
+    Attributes:
+        peak: Most bytes at one time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._live = 0
+        self._known: dict[int, int] = {}
+
+    def __torch_dispatch__(  # the name that torch calls
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        outputs = function(*args, **(kwargs or {}))
+        made = [tensor for tensor in tree_leaves(outputs) if isinstance(tensor, Tensor)]
+        for tensor in made:
+            self._note(tensor.untyped_storage())
+        copies = 0
+        if function is torch.ops.aten.convolution.default:
+            copies = args[0].nbytes + sum(tensor.nbytes for tensor in made)
+        self.peak = max(self.peak, self._live + copies)
+        return outputs
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key = id(storage)
+        if key in self._known:  # a view, or a tensor that was changed in place
+            return
+        self._known[key] = storage.nbytes()
+        self._live += storage.nbytes()
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self._live -= self._known.pop(key)

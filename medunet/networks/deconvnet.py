@@ -33,6 +33,7 @@ from medunet.networks.network import SegmentationNetwork
 from medunet.networks.receptive_field import Repeat, Slide, Step, Transposed
 from medunet.networks.vgg import (
     VGG_CONVOLUTIONS,
+    VGGConvolutions,
     build_mirrored_levels,
     build_vgg_levels,
     list_vgg_features,
@@ -49,6 +50,7 @@ class DeconvNetConfig(NetworkConfig):
     """DeconvNet.
 
     Attributes:
+        convolutions: Of the five levels; 13 in all, as in VGG-16.
         padding: Of the fully connected layers: ``valid`` as in the paper, for patches from 224 on, or ``same``.
         upsampling: ``unpool`` by the indices of the maxima as in the paper, or any other.
         norm: After every convolution.
@@ -57,6 +59,7 @@ class DeconvNetConfig(NetworkConfig):
 
     in_channels: int = Field(default=3, ge=1)
     out_channels: int = Field(default=21, ge=1)
+    convolutions: VGGConvolutions = VGG_CONVOLUTIONS
     padding: Literal["valid", "same"] = "valid"
     upsampling: Upsampling | Literal["unpool"] = "unpool"
     norm: Norm = "batch"
@@ -72,7 +75,7 @@ class DeconvNetConfig(NetworkConfig):
     def stages(self) -> tuple[Stage, ...]:
         """VGG's levels and the fully connected layers."""
         deepest = Stage(features=_FULLY_CONNECTED * self.width, stride=2, convolutions=2)
-        return (*list_vgg_stages(self.width), deepest)
+        return (*list_vgg_stages(self.width, self.convolutions), deepest)
 
     @property
     def path(self) -> tuple[Step, ...]:
@@ -80,10 +83,10 @@ class DeconvNetConfig(NetworkConfig):
         padding = 0 if self.padding == "valid" else 3
         step = Repeat(2) if self.upsampling == "unpool" else find_upsampling_step(self.upsampling)
         return (
-            *list_vgg_path(),
+            *list_vgg_path(self.convolutions),
             Slide(_CONNECTED_KERNEL, padding=padding),
             Transposed(_CONNECTED_KERNEL, 1, padding),
-            *(each for number in reversed(VGG_CONVOLUTIONS) for each in (step, *[Slide(3)] * number)),
+            *(each for number in reversed(self.convolutions) for each in (step, *[Slide(3)] * number)),
         )
 
     def find_next_size(self, size: Sequence[int]) -> tuple[int, ...]:
@@ -102,7 +105,13 @@ class DeconvNet(SegmentationNetwork):
         padding = 0 if config.padding == "valid" else _CONNECTED_KERNEL // 2
         self.pool = IndexPool(dims)
         self.encoder = build_vgg_levels(
-            dims, config.in_channels, width, norm=config.norm, activation=config.activation, bias=True
+            dims,
+            config.in_channels,
+            width,
+            norm=config.norm,
+            activation=config.activation,
+            bias=True,
+            convolutions=config.convolutions,
         )
         norm, activation = config.norm, config.activation
         self.connected = nn.Sequential(
@@ -121,7 +130,9 @@ class DeconvNet(SegmentationNetwork):
             build_norm(norm, dims, features[-1]),
             build_activation(activation, features[-1]),
         )
-        self.decoder = build_mirrored_levels(dims, width, width, norm=norm, activation=activation, bias=True)
+        self.decoder = build_mirrored_levels(
+            dims, width, width, norm=norm, activation=activation, bias=True, convolutions=config.convolutions
+        )
         self.upsamplers = nn.ModuleList(
             IndexUnpool(dims)
             if config.upsampling == "unpool"

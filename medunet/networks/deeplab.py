@@ -21,6 +21,7 @@ from medunet.networks.network import SegmentationNetwork
 from medunet.networks.receptive_field import Linear, Slide, Step
 from medunet.networks.resnet import (
     RESNET_101,
+    Block,
     ResNetEncoder,
     list_resnet_features,
     list_resnet_path,
@@ -35,6 +36,7 @@ class DeepLabConfig(NetworkConfig):
 
     Attributes:
         blocks: Of the encoder's stages.
+        block: What they are made of: ``bottleneck``, or ``basic`` as in ResNet-18 and ResNet-34.
         output_stride: Of the encoder: 16 with dilations 6, 12 and 18, or 8 with twice those.
         rates: Dilations of the pyramid; None takes those of the output stride.
         has_image_mean: Whether the pyramid has the mean over the image.
@@ -46,6 +48,7 @@ class DeepLabConfig(NetworkConfig):
     in_channels: int = Field(default=3, ge=1)
     out_channels: int = Field(default=21, ge=1)
     blocks: tuple[int, int, int, int] = RESNET_101
+    block: Block = "bottleneck"
     output_stride: Literal[8, 16] = 16
     rates: tuple[int, ...] | None = None
     has_image_mean: bool = True
@@ -61,7 +64,7 @@ class DeepLabConfig(NetworkConfig):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Of the encoder."""
-        return list_resnet_stages(self.width, self.blocks, self.output_stride)
+        return list_resnet_stages(self.width, self.blocks, self.output_stride, self.block)
 
     @property
     def path(self) -> tuple[Step, ...] | None:
@@ -69,7 +72,7 @@ class DeepLabConfig(NetworkConfig):
         if self.has_image_mean:
             return None
         return (
-            *list_resnet_path(self.blocks, self.output_stride),
+            *list_resnet_path(self.blocks, self.output_stride, self.block),
             Slide(3, 1, max(self.pyramid_rates)),
             Linear(self.output_stride // 4),
             Slide(3),
@@ -84,13 +87,14 @@ class DeepLab(SegmentationNetwork):
     def __init__(self, config: DeepLabConfig) -> None:
         super().__init__(config)
         dims, width, norm, activation = config.spatial_dims, config.width, config.norm, config.activation
-        features = list_resnet_features(width)
+        features = list_resnet_features(width, config.block)
         self.encoder = ResNetEncoder(
             dims,
             config.in_channels,
             width,
             blocks=config.blocks,
             output_stride=config.output_stride,
+            block=config.block,
             norm=norm,
             activation=activation,
         )

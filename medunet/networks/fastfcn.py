@@ -28,7 +28,7 @@ from medunet.networks.choices import (
 from medunet.networks.config import NetworkConfig, Stage
 from medunet.networks.network import SegmentationNetwork
 from medunet.networks.receptive_field import Linear, Slide, Step
-from medunet.networks.resnet import ResNetEncoder, list_resnet_features, list_resnet_path, list_resnet_stages
+from medunet.networks.resnet import Block, ResNetEncoder, list_resnet_features, list_resnet_path, list_resnet_stages
 
 _RESNET_50 = (3, 4, 6, 3)
 _DILATIONS = (1, 2, 4, 8)
@@ -39,6 +39,7 @@ class FastFCNConfig(NetworkConfig):
 
     Attributes:
         blocks: Of the encoder's stages.
+        block: What they are made of: ``bottleneck``, or ``basic`` as in ResNet-18 and ResNet-34.
         head: ``fcn``, one 3x3 convolution, or ``pyramid``, DeepLab's.
         norm: After every convolution.
         activation: After every convolution.
@@ -48,6 +49,7 @@ class FastFCNConfig(NetworkConfig):
     in_channels: int = Field(default=3, ge=1)
     out_channels: int = Field(default=21, ge=1)
     blocks: tuple[int, int, int, int] = _RESNET_50
+    block: Block = "bottleneck"
     head: Literal["fcn", "pyramid"] = "fcn"
     norm: Norm = "batch"
     activation: Activation = "relu"
@@ -56,7 +58,7 @@ class FastFCNConfig(NetworkConfig):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Of the encoder."""
-        return list_resnet_stages(self.width, self.blocks, 32)
+        return list_resnet_stages(self.width, self.blocks, 32, self.block)
 
     @property
     def path(self) -> tuple[Step, ...] | None:
@@ -64,7 +66,7 @@ class FastFCNConfig(NetworkConfig):
         if self.head == "pyramid":
             return None
         return (
-            *list_resnet_path(self.blocks, 32),
+            *list_resnet_path(self.blocks, 32, self.block),
             Slide(3),
             Linear(4),
             Slide(3, 1, max(_DILATIONS)),
@@ -119,9 +121,15 @@ class FastFCN(SegmentationNetwork):
     def __init__(self, config: FastFCNConfig) -> None:
         super().__init__(config)
         dims, width, norm, activation = config.spatial_dims, config.width, config.norm, config.activation
-        features = list_resnet_features(width)
+        features = list_resnet_features(width, config.block)
         self.encoder = ResNetEncoder(
-            dims, config.in_channels, width, blocks=config.blocks, norm=norm, activation=activation
+            dims,
+            config.in_channels,
+            width,
+            blocks=config.blocks,
+            block=config.block,
+            norm=norm,
+            activation=activation,
         )
         joint = 8 * width  # 512 in the paper
         self.upsampling = JointPyramidUpsampling(dims, features[2:], joint, norm=norm, activation=activation)

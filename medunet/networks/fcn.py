@@ -28,7 +28,14 @@ from medunet.networks.choices import (
 from medunet.networks.config import NetworkConfig, Stage
 from medunet.networks.network import SegmentationNetwork
 from medunet.networks.receptive_field import Linear, Repeat, Slide, Step, Transposed
-from medunet.networks.vgg import build_vgg_levels, list_vgg_features, list_vgg_path, list_vgg_stages
+from medunet.networks.vgg import (
+    VGG_CONVOLUTIONS,
+    VGGConvolutions,
+    build_vgg_levels,
+    list_vgg_features,
+    list_vgg_path,
+    list_vgg_stages,
+)
 
 _FULLY_CONNECTED = 64
 """Channels of the fully connected layers over the width: 4096 over 64."""
@@ -38,6 +45,7 @@ class FCNConfig(NetworkConfig):
     """A fully convolutional network.
 
     Attributes:
+        convolutions: Of the five levels; 13 in all, as in VGG-16.
         output_stride: 32, 16 or 8: grid of the finest scores.
         upsampling: Of the scores.
         norm: After every convolution; VGG has none.
@@ -47,6 +55,7 @@ class FCNConfig(NetworkConfig):
 
     in_channels: int = Field(default=3, ge=1)
     out_channels: int = Field(default=21, ge=1)
+    convolutions: VGGConvolutions = VGG_CONVOLUTIONS
     output_stride: Literal[8, 16, 32] = 8
     upsampling: Upsampling = "transposed"
     norm: Norm = "none"
@@ -57,7 +66,7 @@ class FCNConfig(NetworkConfig):
     def stages(self) -> tuple[Stage, ...]:
         """VGG's levels and the fully connected layers."""
         deepest = Stage(features=_FULLY_CONNECTED * self.width, stride=2, convolutions=2)
-        return (*list_vgg_stages(self.width), deepest)
+        return (*list_vgg_stages(self.width, self.convolutions), deepest)
 
     @property
     def min_deepest_voxels(self) -> int:
@@ -72,7 +81,11 @@ class FCNConfig(NetworkConfig):
     @property
     def path(self) -> tuple[Step, ...]:
         """VGG, the 7x7 convolution, and all interpolations."""
-        return (*list_vgg_path(), Slide(7), *(_describe_upsampling(self.upsampling, factor) for factor in self.factors))
+        return (
+            *list_vgg_path(self.convolutions),
+            Slide(7),
+            *(_describe_upsampling(self.upsampling, factor) for factor in self.factors),
+        )
 
 
 class FCN(SegmentationNetwork):
@@ -83,7 +96,14 @@ class FCN(SegmentationNetwork):
         dims, width, classes = config.spatial_dims, config.width, config.out_channels
         features, connected = list_vgg_features(width), _FULLY_CONNECTED * width
         self.pool = MAX_POOL[dims](2)
-        self.levels = build_vgg_levels(dims, config.in_channels, width, norm=config.norm, activation=config.activation)
+        self.levels = build_vgg_levels(
+            dims,
+            config.in_channels,
+            width,
+            norm=config.norm,
+            activation=config.activation,
+            convolutions=config.convolutions,
+        )
         self.connected = nn.Sequential(
             Convolution(dims, features[-1], connected, 7, norm=config.norm, activation=config.activation),
             build_dropout(config.dropout),

@@ -37,7 +37,7 @@ from medunet.networks.choices import (
 )
 from medunet.networks.config import NetworkConfig, Stage
 from medunet.networks.network import SegmentationNetwork
-from medunet.networks.resnet import RESNET_101, ResNetEncoder, list_resnet_features, list_resnet_stages
+from medunet.networks.resnet import RESNET_101, Block, ResNetEncoder, list_resnet_features, list_resnet_stages
 from medunet.tasks import IGNORE_CODE
 
 _RATES: dict[int, tuple[int, ...]] = {16: (6, 12, 18), 8: (12, 24, 36)}
@@ -49,6 +49,7 @@ class GatedSCNNConfig(NetworkConfig):
 
     Attributes:
         blocks: Of the encoder's stages.
+        block: What they are made of: ``bottleneck``, or ``basic`` as in ResNet-18 and ResNet-34.
         output_stride: Of the encoder.
         norm: After every convolution.
         activation: After every convolution.
@@ -57,6 +58,7 @@ class GatedSCNNConfig(NetworkConfig):
     in_channels: int = Field(default=3, ge=1)
     out_channels: int = Field(default=19, ge=1)
     blocks: tuple[int, int, int, int] = RESNET_101
+    block: Block = "bottleneck"
     output_stride: Literal[8, 16] = 8
     norm: Norm = "batch"
     activation: Activation = "relu"
@@ -64,7 +66,7 @@ class GatedSCNNConfig(NetworkConfig):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Of the encoder."""
-        return list_resnet_stages(self.width, self.blocks, self.output_stride)
+        return list_resnet_stages(self.width, self.blocks, self.output_stride, self.block)
 
     @property
     def path(self) -> None:
@@ -78,13 +80,14 @@ class GatedSCNN(SegmentationNetwork):
     def __init__(self, config: GatedSCNNConfig) -> None:
         super().__init__(config)
         dims, width, norm, activation = config.spatial_dims, config.width, config.norm, config.activation
-        features = list_resnet_features(width)
+        features = list_resnet_features(width, config.block)
         self.encoder = ResNetEncoder(
             dims,
             config.in_channels,
             width,
             blocks=config.blocks,
             output_stride=config.output_stride,
+            block=config.block,
             norm=norm,
             activation=activation,
         )

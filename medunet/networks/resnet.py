@@ -1,4 +1,4 @@
-"""Residual networks of bottleneck blocks (He 2016, arXiv:1512.03385) as encoders, 2D and 3D; strides can become dilations.
+"""Residual networks (He 2016, arXiv:1512.03385) as encoders, 2D and 3D; strides can become dilations.
 
 DeepLab, FastFCN and Gated-SCNN begin with them. A stage that is not strided any more is dilated instead, so that its
 kernels see as far as before on a finer grid.
@@ -7,6 +7,7 @@ kernels see as far as before on a finer grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -14,9 +15,11 @@ from medunet.networks.choices import MAX_POOL, Activation, Convolution, Norm, bu
 from medunet.networks.config import Stage
 from medunet.networks.receptive_field import Slide, Step
 
+Block = Literal["bottleneck", "basic"]
+
 RESNET_101 = (3, 4, 23, 3)
 """Blocks of the four stages."""
-EXPANSION = 4
+EXPANSIONS: dict[Block, int] = {"bottleneck": 4, "basic": 1}
 """Channels that leave a block over those of its 3x3 convolution."""
 
 
@@ -35,7 +38,7 @@ class Bottleneck(nn.Module):
         activation: Activation,
     ) -> None:
         super().__init__()
-        out_channels = EXPANSION * width
+        out_channels = EXPANSIONS["bottleneck"] * width
         self.convolutions = nn.Sequential(
             Convolution(spatial_dims, in_channels, width, 1, norm=norm, activation=activation),
             Convolution(
@@ -56,6 +59,41 @@ class Bottleneck(nn.Module):
         return result
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut: the blocks of ResNet-18 and ResNet-34."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int,
+        dilation: int,
+        norm: Norm,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            Convolution(
+                spatial_dims, in_channels, width, 3, stride=stride, dilation=dilation, norm=norm, activation=activation
+            ),
+            Convolution(spatial_dims, width, width, 3, dilation=dilation, norm=norm, activation=None),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != width:
+            self.shortcut = Convolution(spatial_dims, in_channels, width, 1, stride=stride, norm=norm, activation=None)
+        self.activation = build_activation(activation, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in_channels, *spatial)`` to ``(B, width, *strided)``."""
+        result: Tensor = self.activation(self.convolutions(x) + self.shortcut(x))
+        return result
+
+
+_BLOCKS: dict[Block, type[Bottleneck] | type[BasicBlock]] = {"bottleneck": Bottleneck, "basic": BasicBlock}
+
+
 class ResNetEncoder(nn.Module):
     """Stem and four stages.
 
@@ -65,6 +103,7 @@ class ResNetEncoder(nn.Module):
         width: Channels of the stem.
         blocks: Of each stage.
         output_stride: Of the last stage: 32, or 16 or 8 by dilation.
+        block: What a stage is made of.
         norm: After every convolution.
         activation: After every convolution.
     """
@@ -77,6 +116,7 @@ class ResNetEncoder(nn.Module):
         *,
         blocks: Sequence[int] = RESNET_101,
         output_stride: int = 32,
+        block: Block = "bottleneck",
         norm: Norm = "batch",
         activation: Activation = "relu",
     ) -> None:
@@ -90,7 +130,7 @@ class ResNetEncoder(nn.Module):
             rows: list[nn.Module] = []
             for position in range(blocks[number]):
                 rows.append(
-                    Bottleneck(
+                    _BLOCKS[block](
                         spatial_dims,
                         before,
                         inner,
@@ -100,7 +140,7 @@ class ResNetEncoder(nn.Module):
                         activation=activation,
                     )
                 )
-                before = EXPANSION * inner
+                before = EXPANSIONS[block] * inner
             self.stages.append(nn.Sequential(*rows))
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -132,14 +172,16 @@ def list_strides(output_stride: int) -> list[tuple[int, int]]:
     return strides
 
 
-def list_resnet_features(width: int) -> list[int]:
+def list_resnet_features(width: int, block: Block = "bottleneck") -> list[int]:
     """Channels of the stem and of the four stages: 64, 256, 512, 1024, 2048 in the paper."""
-    return [width, *(EXPANSION * width * 2**number for number in range(4))]
+    return [width, *(EXPANSIONS[block] * width * 2**number for number in range(4))]
 
 
-def list_resnet_stages(width: int, blocks: Sequence[int], output_stride: int) -> tuple[Stage, ...]:
+def list_resnet_stages(
+    width: int, blocks: Sequence[int], output_stride: int, block: Block = "bottleneck"
+) -> tuple[Stage, ...]:
     """The image, the stem and the stages that have a grid of their own; stages without one are counted to the one before."""
-    features = list_resnet_features(width)
+    features = list_resnet_features(width, block)
     stages = [
         Stage(features=features[0], stride=2, convolutions=1),
         Stage(features=features[1], stride=2, convolutions=blocks[0]),
@@ -155,10 +197,11 @@ def list_resnet_stages(width: int, blocks: Sequence[int], output_stride: int) ->
     return tuple(stages)
 
 
-def list_resnet_path(blocks: Sequence[int], output_stride: int) -> tuple[Step, ...]:
+def list_resnet_path(blocks: Sequence[int], output_stride: int, block: Block = "bottleneck") -> tuple[Step, ...]:
     """Stem, pooling and the 3x3 convolutions of all blocks."""
     steps: list[Step] = [Slide(7, 2), Slide(3, 2)]
+    per_block = 1 if block == "bottleneck" else 2
     for number, (stride, dilation) in zip(blocks, list_strides(output_stride), strict=True):
         # A strided and dilated convolution does not occur: strides end before dilations begin.
-        steps += [Slide(3, stride, dilation, dilation), *[Slide(3, 1, dilation)] * (number - 1)]
+        steps += [Slide(3, stride, dilation, dilation), *[Slide(3, 1, dilation)] * (per_block * number - 1)]
     return tuple(steps)

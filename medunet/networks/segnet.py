@@ -32,6 +32,7 @@ from medunet.networks.network import SegmentationNetwork
 from medunet.networks.receptive_field import Repeat, Slide, Step
 from medunet.networks.vgg import (
     VGG_CONVOLUTIONS,
+    VGGConvolutions,
     build_mirrored_levels,
     build_vgg_levels,
     list_vgg_features,
@@ -44,6 +45,7 @@ class SegNetConfig(NetworkConfig):
     """SegNet.
 
     Attributes:
+        convolutions: Of the five levels; 13 in all, as in VGG-16.
         upsampling: ``unpool`` by the indices of the maxima as in the paper, or any other.
         norm: After every convolution but the last.
         activation: After every convolution but the last.
@@ -51,6 +53,7 @@ class SegNetConfig(NetworkConfig):
 
     in_channels: int = Field(default=3, ge=1)
     out_channels: int = Field(default=12, ge=1)
+    convolutions: VGGConvolutions = VGG_CONVOLUTIONS
     upsampling: Upsampling | Literal["unpool"] = "unpool"
     norm: Norm = "batch"
     activation: Activation = "relu"
@@ -58,7 +61,7 @@ class SegNetConfig(NetworkConfig):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """VGG's levels; the deepest grid has no convolution of its own."""
-        levels = list_vgg_stages(self.width)
+        levels = list_vgg_stages(self.width, self.convolutions)
         return (*levels, Stage(features=levels[-1].features, stride=2, convolutions=0))
 
     @property
@@ -71,8 +74,8 @@ class SegNetConfig(NetworkConfig):
         """Down and up again."""
         step = Repeat(2) if self.upsampling == "unpool" else find_upsampling_step(self.upsampling)
         return (
-            *list_vgg_path(),
-            *(each for number in reversed(VGG_CONVOLUTIONS) for each in (step, *[Slide(3)] * number)),
+            *list_vgg_path(self.convolutions),
+            *(each for number in reversed(self.convolutions) for each in (step, *[Slide(3)] * number)),
         )
 
 
@@ -83,10 +86,22 @@ class SegNet(SegmentationNetwork):
         super().__init__(config)
         dims = config.spatial_dims
         self.encoder = build_vgg_levels(
-            dims, config.in_channels, config.width, norm=config.norm, activation=config.activation, bias=True
+            dims,
+            config.in_channels,
+            config.width,
+            norm=config.norm,
+            activation=config.activation,
+            bias=True,
+            convolutions=config.convolutions,
         )
         self.decoder = build_mirrored_levels(
-            dims, config.width, config.width, norm=config.norm, activation=config.activation, bias=True
+            dims,
+            config.width,
+            config.width,
+            norm=config.norm,
+            activation=config.activation,
+            bias=True,
+            convolutions=config.convolutions,
         )
         # The last convolution gives logits.
         finest = nn.Sequential(*list(self.decoder[-1].children())[:-1])

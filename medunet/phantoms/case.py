@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from medunet.tasks import Modality
 from medunet.volume import Volume
 
 
@@ -15,8 +15,8 @@ class PhantomCase:
 
     Attributes:
         case_id: Name of the case, for example ``"pelvis_007"``.
-        image: Intensities, ``(1, I, J, K)``.
-        labels: The exact truth on the same grid, ``(1, I, J, K)`` uint8.
+        image: Intensities, ``(C, I, J, K)``; of pictures uint8, one slice, one channel or R, G and B.
+        labels: The exact truth on the same grid, ``(1, I, J, K)`` uint8, or uint16 with a value per object.
     """
 
     case_id: str
@@ -30,7 +30,7 @@ class Phantom:
 
     Attributes:
         name: The name by which `make_phantom_case` knows it.
-        modality: ``"CT"`` (intensities in HU) or ``"MR"`` (arbitrary positive intensities).
+        modality: ``"CT"`` (intensities in HU), ``"MR"`` (arbitrary positive intensities), or that of a picture.
         channels: Names of the image channels, in order.
         labels: Label name to the value in the label map; the background is 0 and is not listed.
         case_prefix: Start of the case ids.
@@ -38,7 +38,7 @@ class Phantom:
     """
 
     name: str
-    modality: Literal["CT", "MR"]
+    modality: Modality
     channels: tuple[str, ...]
     labels: Mapping[str, int]
     case_prefix: str

@@ -7,8 +7,10 @@ from types import MappingProxyType
 
 from medunet.errors import InputError
 from medunet.phantoms.case import Phantom, PhantomCase
+from medunet.phantoms.cells_microscopy import CELL_LABELS, make_cells_microscopy, make_stained_cells
 from medunet.phantoms.hippocampus_mr import HIPPOCAMPUS_LABELS, make_hippocampus_mr
 from medunet.phantoms.male_pelvis_ct import make_male_pelvis_ct
+from medunet.phantoms.nuclei_2d import NUCLEI_LABELS, make_nuclei_2d
 from medunet.phantoms.pelvis_organs import PELVIS_LABELS
 
 PHANTOMS: Mapping[str, Phantom] = MappingProxyType(
@@ -30,6 +32,30 @@ PHANTOMS: Mapping[str, Phantom] = MappingProxyType(
                 labels=MappingProxyType(HIPPOCAMPUS_LABELS),
                 case_prefix="hippocampus",
                 make=make_hippocampus_mr,
+            ),
+            Phantom(
+                name="cells-microscopy",
+                modality="microscopy",
+                channels=("microscopy",),
+                labels=MappingProxyType(CELL_LABELS),
+                case_prefix="cells",
+                make=make_cells_microscopy,
+            ),
+            Phantom(
+                name="stained-cells",
+                modality="microscopy",
+                channels=("red", "green", "blue"),
+                labels=MappingProxyType(CELL_LABELS),
+                case_prefix="stained",
+                make=make_stained_cells,
+            ),
+            Phantom(
+                name="nuclei-2d",
+                modality="MR",
+                channels=("fluorescence",),
+                labels=MappingProxyType(NUCLEI_LABELS),
+                case_prefix="nuclei",
+                make=make_nuclei_2d,
             ),
         )
     }

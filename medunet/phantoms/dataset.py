@@ -1,5 +1,7 @@
 """Phantoms as a dataset folder in the layout of the Medical Segmentation Decathlon (http://medicaldecathlon.com).
 
+Scans become NIfTI, pictures PNG.
+
 ``dataset.json`` comes last: a folder without it was interrupted and is taken up again, a folder with it is complete.
 """
 
@@ -18,8 +20,10 @@ from typing import Any, NamedTuple
 from medunet import __version__
 from medunet.errors import InputError, OutputError
 from medunet.io import describe_write_error, write_json_atomic, write_nifti_image, write_nifti_labels
+from medunet.io.planar import write_picture, write_planar_labels
 from medunet.phantoms.case import Phantom
 from medunet.phantoms.catalogue import check_seed, get_phantom
+from medunet.tasks import is_picture
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +163,11 @@ def _write_case(job: _Job) -> str:
     case = phantom.make(job.seed * MAX_CASES + job.number)
     case_id = _case_id(phantom, job.number)
     description = f"SYNTHETIC phantom, medunet {__version__}"
-    entry = _entry(case_id)
+    entry = _entry(phantom, case_id)
+    if is_picture(phantom.modality):
+        write_picture(case.image, job.folder / entry["image"])
+        write_planar_labels(case.labels, job.folder / entry["label"])
+        return case_id
     write_nifti_image(case.image, job.folder / entry["image"], description=description)
     write_nifti_labels(case.labels, job.folder / entry["label"], description=description)
     return case_id
@@ -167,11 +175,12 @@ def _write_case(job: _Job) -> str:
 
 def _list_entries(phantom: Phantom, num_cases: int) -> list[dict[str, str]]:
     """The ``training`` list of dataset.json."""
-    return [_entry(_case_id(phantom, number)) for number in range(num_cases)]
+    return [_entry(phantom, _case_id(phantom, number)) for number in range(num_cases)]
 
 
-def _entry(case_id: str) -> dict[str, str]:
-    return {"image": f"./imagesTr/{case_id}.nii.gz", "label": f"./labelsTr/{case_id}.nii.gz"}
+def _entry(phantom: Phantom, case_id: str) -> dict[str, str]:
+    suffix = ".png" if is_picture(phantom.modality) else ".nii.gz"
+    return {"image": f"./imagesTr/{case_id}{suffix}", "label": f"./labelsTr/{case_id}{suffix}"}
 
 
 def _case_id(phantom: Phantom, number: int) -> str:
@@ -184,7 +193,7 @@ def _describe(phantom: Phantom, num_cases: int, recipe: dict[str, Any]) -> dict[
         "description": "SYNTHETIC phantom with exactly known truth; no patient was scanned. Not for clinical use.",
         "synthetic": True,
         "reference": f"medunet {__version__}",
-        "tensorImageSize": "3D",
+        "tensorImageSize": "2D" if is_picture(phantom.modality) else "3D",
         "modality": {str(number): channel for number, channel in enumerate(phantom.channels)},
         "labels": {"0": "background", **{str(value): label for label, value in phantom.labels.items()}},
         "numTraining": num_cases,

@@ -7,7 +7,7 @@ from medunet.planning.fingerprint import Fingerprint, compute_fingerprint
 from medunet.planning.intensity import ChannelStatistics
 from medunet.planning.locator import LOCATOR_LABEL, build_locator_task, plan_locator
 from medunet.planning.plan import Configuration, NetworkPlan, Normalization, OptimizerPlan, Plan
-from medunet.planning.planner import build_plan
+from medunet.planning.planner import NEIGHBOUR_SLICES, SLICE_CONFIGURATIONS, add_neighbour_slices, build_plan
 from medunet.planning.targets import CPU_EFFORT, GPU_EFFORT, Effort, MemoryTarget, Preset, choose_memory_target
 from medunet.planning.topology import Topology, compute_topology
 
@@ -16,6 +16,8 @@ __all__ = [
     "CPU_EFFORT",
     "GPU_EFFORT",
     "LOCATOR_LABEL",
+    "NEIGHBOUR_SLICES",
+    "SLICE_CONFIGURATIONS",
     "ChannelStatistics",
     "Configuration",
     "Effort",
@@ -28,6 +30,7 @@ __all__ = [
     "Plan",
     "Preset",
     "Topology",
+    "add_neighbour_slices",
     "build_locator_task",
     "build_plan",
     "choose_configuration",

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from medunet.tasks import is_picture
 from medunet.volume import Array, Spacing
 
 BODY_THRESHOLD_HU = -500.0
@@ -14,7 +15,11 @@ BODY_MARGIN_MM = 8.0
 
 
 def compute_body_mask(image: Array, modality: str) -> Array:
-    """Voxels that may belong to the patient, ``(I, J, K)``: denser than lung in CT, nonzero in any channel in MR."""
+    """Voxels that may belong to the patient, ``(I, J, K)``: denser than lung in CT, nonzero in any channel in MR, all of a
+    picture.
+    """
+    if is_picture(modality):
+        return np.ones(image.shape[1:], dtype=bool)
     mask: Array = np.any(image > BODY_THRESHOLD_HU if modality == "CT" else image != 0, axis=0)
     return mask
 
@@ -24,7 +29,7 @@ def compute_body_box(image: Array, modality: str) -> tuple[slice, slice, slice]:
 
     Args:
         image: ``(C, I, J, K)``, in HU for CT.
-        modality: ``"CT"`` or ``"MR"``.
+        modality: Of the task.
 
     Returns:
         One slice per axis; the whole volume when nothing looks like a body.
@@ -43,7 +48,7 @@ def compute_crop_box(image: Array, modality: str, spacing: Spacing) -> tuple[sli
 
     Args:
         image: ``(C, I, J, K)``, in HU for CT.
-        modality: ``"CT"`` or ``"MR"``.
+        modality: Of the task.
         spacing: mm along its axes.
     """
     box = []

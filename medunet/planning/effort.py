@@ -25,7 +25,7 @@ MIN_ITERATIONS = 1500
 MIN_ITERATIONS_FOR_FEATURES = {32: 2_000}
 MIN_ITERATIONS_FOR_BATCHES = {2: 20_000, 4: 40_000}
 """Steps that a batch of so many times the usual one must leave."""
-BATCH_SIZE = {"2d": 12}
+BATCH_SIZE = {"2d": 12, "2.5d": 12}
 """Patches per batch; 2 where nothing else is said."""
 
 

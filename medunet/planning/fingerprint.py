@@ -18,7 +18,7 @@ from medunet.planning.intensity import (
     combine_sketches,
     sketch_foreground,
 )
-from medunet.tasks import Case, Task, read_case
+from medunet.tasks import Case, Task, is_picture, read_case
 from medunet.volume import Shape3, Spacing, Volume, to_orientation
 
 _SPACING_DIGITS = 7
@@ -114,7 +114,8 @@ def compute_fingerprint(
 def _measure_case(case: Case, task: Task, num_points: int) -> _CaseFacts:
     image, labels = read_case(case, task)
     image, labels = to_orientation(image), to_orientation(labels)
-    shape = _measure_box(compute_nonzero_box(image.array))
+    # Black is a colour in a picture, and no air.
+    shape = image.spatial_shape if is_picture(task.modality) else _measure_box(compute_nonzero_box(image.array))
     i, j, k = (float(f"{mm:.{_SPACING_DIGITS}g}") for mm in image.spacing)
     foreground = np.isin(labels.array[0], task.all_values)
     return _CaseFacts(

@@ -12,7 +12,7 @@ from medunet.planning.low_resolution import LowResolution, choose_low_resolution
 from medunet.planning.patch import Patch, choose_patch
 from medunet.planning.spacing import choose_spacing, compute_median_size, order_axes, to_ras
 from medunet.planning.targets import Effort, MemoryTarget
-from medunet.tasks import Task
+from medunet.tasks import Task, is_picture
 from medunet.volume import Shape3, Spacing
 
 
@@ -80,7 +80,6 @@ class Grid:
 def build_full_resolution(fingerprint: Fingerprint, task: Task, target: MemoryTarget | Effort) -> tuple[Grid, str]:
     """The grid of the dataset's own spacing, or of the coarser one that a budget can pay for, and why."""
     spacing, reason = choose_spacing(fingerprint)
-    axes = order_axes(spacing)
     shapes = fingerprint.shapes
     if isinstance(target, Effort):
         # A budget counts what is really seen, and cases are cropped to the body.
@@ -90,6 +89,9 @@ def build_full_resolution(fingerprint: Fingerprint, task: Task, target: MemoryTa
             reason += more
     median = [max(1.0, n) for n in compute_median_size(fingerprint.spacings, shapes, spacing).tolist()]
     i, j, k = (round(n) for n in median)
+    axes = order_axes(spacing)
+    if is_picture(task.modality):  # which is one slice, however large its pixels are
+        axes = order_axes([math.inf if n == 1 else mm for n, mm in zip(median, spacing, strict=True)])
     return Grid(
         spacing=spacing,
         median_shape=(i, j, k),

@@ -55,6 +55,8 @@ def plan_locator(fingerprint: Fingerprint, task: Task, main: Plan) -> tuple[Plan
     Returns:
         The plan, for the task of `build_locator_task`; None where none is worth it; and why.
     """
+    if task.has_instances:
+        return None, "objects may lie anywhere"
     if main.configuration != "3d":
         return None, f"the configuration is {main.configuration}"
     fill = _compute_fill(fingerprint)

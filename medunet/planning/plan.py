@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from medunet.planning.architectures import ArchitectureName
-from medunet.tasks import IntensityRule
+from medunet.tasks import IntensityRule, Modality
 from medunet.volume import Shape3, Spacing
 
 PLAN_VERSION = 2
 
-Configuration = Literal["2d", "3d", "3d-low", "cascade"]
+Configuration = Literal["2d", "2.5d", "3d", "3d-low", "cascade"]
 
 
 class NetworkPlan(BaseModel):
@@ -122,9 +122,10 @@ class Plan(BaseModel):
     Attributes:
         version: Of this format.
         task: Name of the task.
-        modality: ``"CT"`` or ``"MR"``: decides what counts as air.
-        configuration: ``"2d"``, ``"3d"``, ``"3d-low"`` (coarser voxels, more of the patient in a patch) or ``"cascade"``
-            (``3d`` that also sees what a ``3d-low`` network segmented).
+        modality: Of the task: decides what counts as air.
+        configuration: ``"2d"``, ``"2.5d"`` (slices that are seen with their neighbours), ``"3d"``, ``"3d-low"`` (coarser
+            voxels, more of the patient in a patch) or ``"cascade"`` (``3d`` that also sees what a ``3d-low`` network
+            segmented).
         orientation: Axes of everything below.
         spacing: Voxel size that the network sees, mm.
         median_shape: Median voxels of a case at that spacing.
@@ -132,11 +133,14 @@ class Plan(BaseModel):
         batch_size: Patches per iteration.
         num_previous_labels: Labels that a ``3d-low`` network found, which a ``cascade`` sees as that many more channels
             (one-hot, without background), after those of the image; 0 otherwise.
+        num_neighbour_slices: Slices on each side that a ``2.5d`` network sees as further channels; 0 otherwise, and then not
+            written.
         normalization: One per channel.
         network: Shape of the network.
         optimizer: How it learns.
         loss: What it learns by, unless the user asks for another: Dice over the whole batch, or of each patch.
-        augmentation: Which changes patches undergo: medunet's policy of the modality, or nnU-Net's list.
+        augmentation: Which changes patches undergo: medunet's policy of the modality, nnU-Net's list, or that of the U-Net's
+            paper.
         reasons: Why each of these was chosen.
     """
 
@@ -144,7 +148,7 @@ class Plan(BaseModel):
 
     version: int = PLAN_VERSION
     task: str
-    modality: Literal["CT", "MR"]
+    modality: Modality
     configuration: Configuration
     orientation: Literal["RAS"] = "RAS"
     spacing: Spacing
@@ -152,9 +156,18 @@ class Plan(BaseModel):
     patch_size: Shape3
     batch_size: int
     num_previous_labels: int = 0
+    num_neighbour_slices: Annotated[int, Field(ge=0)] = 0
     normalization: tuple[Normalization, ...]
     network: NetworkPlan
     optimizer: OptimizerPlan
     loss: Literal["dice-ce", "patch-dice-ce"] = "dice-ce"
-    augmentation: Literal["medunet", "nnunet"] = "medunet"
+    augmentation: Literal["medunet", "nnunet", "unet2015"] = "medunet"
     reasons: dict[str, str]
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_neighbours(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plans of whole slices and volumes stay what they were before there were others."""
+        content: dict[str, Any] = write(self)
+        if not self.num_neighbour_slices:
+            content.pop("num_neighbour_slices", None)
+        return content

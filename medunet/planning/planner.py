@@ -19,6 +19,11 @@ from medunet.planning.spacing import to_ras
 from medunet.planning.targets import Effort, MemoryTarget
 from medunet.tasks import Task
 
+SLICE_CONFIGURATIONS: tuple[Configuration, ...] = ("2d", "2.5d")
+"""Whose networks see patches of one slice."""
+NEIGHBOUR_SLICES = 2
+"""On each side, where nobody says how many."""
+
 
 def build_plan(
     fingerprint: Fingerprint, task: Task, target: MemoryTarget | Effort, configuration: Configuration = "3d"
@@ -29,15 +34,16 @@ def build_plan(
         fingerprint: Of the training cases.
         task: Channels, labels and intensity rule.
         target: What training may cost: `MemoryTarget` is nnU-Net's recipe, `Effort` what a budget can pay for.
-        configuration: ``"3d"``; ``"2d"`` for patches of one slice across the coarsest axis; ``"3d-low"`` for coarser
-            voxels; ``"cascade"`` for ``"3d"`` that also sees the labels that a ``"3d-low"`` network found.
+        configuration: ``"3d"``; ``"2d"`` for patches of one slice across the coarsest axis; ``"2.5d"`` for the same with
+            `NEIGHBOUR_SLICES` on each side as further channels; ``"3d-low"`` for coarser voxels; ``"cascade"`` for ``"3d"``
+            that also sees the labels that a ``"3d-low"`` network found.
 
     Raises:
         InputError: If a low resolution is asked for where the rules see no need of one.
     """
     reasons: dict[str, str] = {}
     grid, reasons["spacing"] = build_full_resolution(fingerprint, task, target)
-    if configuration == "2d":
+    if configuration in SLICE_CONFIGURATIONS:
         grid = grid.take_slices()
     elif configuration != "3d":
         low, reasons["low_resolution"] = grid.find_low_resolution()
@@ -54,7 +60,7 @@ def build_plan(
     normalization, reasons["normalization"] = choose_normalization(fingerprint, task)
     optimizer, reasons["optimizer"] = choose_optimizer(target)
     loss, reasons["loss"] = _choose_loss(grid, target, configuration)
-    return Plan(
+    plan = Plan(
         task=task.name,
         modality=task.modality,
         configuration=configuration,
@@ -70,6 +76,25 @@ def build_plan(
         augmentation="nnunet" if isinstance(target, MemoryTarget) else "medunet",
         reasons=reasons,
     )
+    return add_neighbour_slices(plan, NEIGHBOUR_SLICES) if configuration == "2.5d" else plan
+
+
+def add_neighbour_slices(plan: Plan, number: int) -> Plan:
+    """A plan of slices whose network also sees some slices on each side, as further channels.
+
+    Args:
+        plan: Of the configuration ``2.5d``.
+        number: Of slices on each side, from 1 on.
+    """
+    network = plan.network.model_copy(update={"in_channels": (2 * number + 1) * len(plan.normalization)})
+    reason = f"{number} slice(s) on each side as further channels; beyond the ends of a volume the nearest slice"
+    return plan.model_copy(
+        update={
+            "num_neighbour_slices": number,
+            "network": network,
+            "reasons": plan.reasons | {"neighbour_slices": reason},
+        }
+    )
 
 
 def _choose_loss(
@@ -78,7 +103,7 @@ def _choose_loss(
     """Dice over the batch where patches are small parts of a case, so that many hold no label (nnU-Net's rule)."""
     if isinstance(target, Effort):
         return "dice-ce", "Dice over the batch, since batches are small"
-    if configuration == "2d":
+    if configuration in SLICE_CONFIGURATIONS:
         return "dice-ce", "Dice over the batch, since many slices hold no label"
     if configuration == "3d-low":
         return "patch-dice-ce", "Dice of each patch, which shows much of the case"

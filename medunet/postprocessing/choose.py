@@ -22,18 +22,20 @@ def choose_postprocessing(
 
     Args:
         task: The labels to try.
-        num_cases: That decide; with none, nothing is tried.
+        num_cases: That decide; with none, nothing is tried. The steps that the task names are taken anyway; its labels that
+            have some are not tried.
         compute_mean_dices: Mean Dice per label over all cases with a post-processing. Called at most 3 times for plain
             labels, which cannot change each other, and once per step for regions.
 
     Returns:
         The post-processing, with everything that was tried.
     """
-    if num_cases == 0:
-        return Postprocessing()
-    chosen = Postprocessing(num_cases=num_cases)
+    chosen = Postprocessing.of_task(task).model_copy(update={"num_cases": num_cases})
+    names = [name for name in task.labels if name not in task.postprocessing]
+    if num_cases == 0 or not names:
+        return chosen
     current = compute_mean_dices(chosen)
-    if len(task.labels) > 1:  # the foreground of one label is that label
+    if len(task.labels) > 1 and not task.postprocessing:  # the foreground of one label is that label
         candidate = chosen.model_copy(update={"keep_largest_foreground": True})
         changed = compute_mean_dices(candidate)
         rises = _mean_change(current, changed) > 0
@@ -51,8 +53,9 @@ def _choose_labels(
     task: Task, chosen: Postprocessing, current: MeanDices, compute: Callable[[Postprocessing], MeanDices]
 ) -> Postprocessing:
     """Labels without common voxels: what one loses is no other's, so one measurement decides for all."""
-    changed = compute(chosen.model_copy(update={"keep_largest": tuple(task.labels)}))
-    for name in task.labels:
+    names = [name for name in task.labels if name not in task.postprocessing]
+    changed = compute(chosen.model_copy(update={"keep_largest": tuple(names)}))
+    for name in names:
         alone = {**current, name: changed[name]}
         step = _judge(f"label {name}", name, current, alone, rises=_rises(current[name], changed[name]))
         kept = (*chosen.keep_largest, name) if step.is_used else chosen.keep_largest
@@ -65,6 +68,8 @@ def _choose_regions(
 ) -> Postprocessing:
     """Regions within each other: outer ones first, because what leaves them leaves the inner ones too."""
     for name, _ in task.compute_region_values():
+        if name in task.postprocessing:
+            continue
         candidate = chosen.model_copy(update={"keep_largest": (*chosen.keep_largest, name)})
         changed = compute(candidate)
         step = _judge(f"label {name}", name, current, changed, rises=_rises(current[name], changed[name]))

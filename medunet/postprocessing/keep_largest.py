@@ -10,13 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from medunet.models.postprocessing import Postprocessing
+from medunet.postprocessing.label_rules import find_value_around
 from medunet.postprocessing.parts import find_box, find_parts
 from medunet.tasks import Task
 from medunet.volume import Array, Volume
 
 
-def apply_postprocessing(label_map: Volume, task: Task, postprocessing: Postprocessing) -> Volume:
-    """Keep the largest part of the structures that the post-processing names.
+def keep_largest(label_map: Volume, task: Task, postprocessing: Postprocessing) -> Volume:
+    """Keep the largest part of the structures that the post-processing names under ``keep_largest``.
 
     Parts are counted in voxels, and voxels that touch by a corner are one part. Of several largest parts all are kept,
     because nothing says which is right.
@@ -24,20 +25,16 @@ def apply_postprocessing(label_map: Volume, task: Task, postprocessing: Postproc
     Args:
         label_map: ``(1, I, J, K)`` with the values of the task.
         task: Gives the values of every label.
-        postprocessing: What to do.
+        postprocessing: What to do; names labels of the task.
 
     Returns:
         The mask with the same grid and dtype; ``label_map`` itself where nothing had to be removed, an empty mask
         included.
-
-    Raises:
-        ValueError: If the post-processing names a label that the task does not have.
     """
-    if unknown := [name for name in postprocessing.keep_largest if name not in task.labels]:
-        msg = f"The post-processing names '{unknown[0]}'; the labels of task '{task.name}' are {list(task.labels)}."
-        raise ValueError(msg)
+    if not postprocessing.keep_largest_foreground and not postprocessing.keep_largest:
+        return label_map
     box = find_box(label_map.array[0])
-    if postprocessing.does_nothing or box[0].stop == 0:
+    if box[0].stop == 0:
         return label_map
     before = label_map.array[0][box]
     after = before
@@ -45,7 +42,7 @@ def apply_postprocessing(label_map: Volume, task: Task, postprocessing: Postproc
         after = _keep_largest(after, {task.all_values: 0})
     if task.has_regions:
         for name in postprocessing.keep_largest:  # one after the other: what one removes is gone from the next
-            after = _keep_largest(after, {task.labels[name]: _find_value_around(task, name)})
+            after = _keep_largest(after, {task.labels[name]: find_value_around(task, name)})
     elif postprocessing.keep_largest:
         after = _keep_largest(after, {task.labels[name]: 0 for name in postprocessing.keep_largest})
     if after is before:
@@ -53,6 +50,12 @@ def apply_postprocessing(label_map: Volume, task: Task, postprocessing: Postproc
     array = label_map.array.copy()
     array[0][box] = after
     return label_map.with_array(array)
+
+
+def keep_largest_parts(mask: Array) -> Array:
+    """The largest connected part of one mask ``(I, J, K)`` bool; of several largest ones all."""
+    kept: Array = _keep_largest(mask.astype(np.uint8), {(1,): 0}).astype(bool)
+    return kept
 
 
 def _keep_largest(labels: Array, replacements: dict[tuple[int, ...], int]) -> Array:
@@ -77,11 +80,3 @@ def _keep_largest(labels: Array, replacements: dict[tuple[int, ...], int]) -> Ar
     if not is_removed.any():
         return labels
     return np.where(is_removed[parts], replacement_of_part[parts], labels)
-
-
-def _find_value_around(task: Task, name: str) -> int:
-    """The value that a label map shows where the smallest region around a region is and the region itself is not."""
-    values = set(task.labels[name])
-    painted = dict(task.compute_region_values())
-    around = [other for other in painted if values < set(task.labels[other])]
-    return painted[min(around, key=lambda other: len(task.labels[other]))] if around else 0

@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from medunet.preprocessing.blocks import Box, whole_box
     from medunet.preprocessing.cubic import resample_cubic
     from medunet.preprocessing.monai_bridge import from_metatensor, to_metatensor
+    from medunet.preprocessing.neighbour_slices import (
+        NeighbourSlices,
+        crop_with_neighbours,
+        find_neighbour_slices,
+        fold_slices,
+        name_slices,
+    )
     from medunet.preprocessing.pipeline import compute_fill, preprocess_image, preprocess_labels
     from medunet.preprocessing.prepare import prepare_cases
     from medunet.preprocessing.quantize import Quantization
@@ -24,12 +31,17 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Box": "blocks",
+    "NeighbourSlices": "neighbour_slices",
     "Quantization": "quantize",
     "StoredCase": "store",
     "compute_axis_mapping": "resample",
     "compute_fill": "pipeline",
+    "crop_with_neighbours": "neighbour_slices",
     "find_coarse_axis": "resample",
+    "find_neighbour_slices": "neighbour_slices",
+    "fold_slices": "neighbour_slices",
     "from_metatensor": "monai_bridge",
+    "name_slices": "neighbour_slices",
     "prepare_cases": "prepare",
     "preprocess_image": "pipeline",
     "preprocess_labels": "pipeline",
@@ -43,13 +55,18 @@ _HOMES = {
 
 __all__ = [
     "Box",
+    "NeighbourSlices",
     "Quantization",
     "StoredCase",
     "compute_axis_mapping",
     "compute_fill",
+    "crop_with_neighbours",
     "find_coarse_axis",
+    "find_neighbour_slices",
     "find_winner",
+    "fold_slices",
     "from_metatensor",
+    "name_slices",
     "prepare_cases",
     "preprocess_image",
     "preprocess_labels",

@@ -111,6 +111,8 @@ def compute_store_key(case: Case, task: Task, plan: Plan) -> str:
         "orientation": plan.orientation,
         "normalization": [rule.model_dump() for rule in plan.normalization],
     }
+    if task.has_instances:
+        rules["objects"] = [task.things, task.label_divisor, task.border_mm]
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
 
 

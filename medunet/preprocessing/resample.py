@@ -89,7 +89,7 @@ def _find_winners(source: Tensor, num_classes: int, positions: list[Tensor]) -> 
         target = tuple(slice(int(where[0]), int(where[-1]) + 1) for where in inside)
         shares = (source[tuple(around)] == index).float()
         for axis in range(3):
-            shares = _interpolate_axis(shares, axis, positions[axis][inside[axis]] - around[axis].start)
+            shares = interpolate_axis(shares, axis, positions[axis][inside[axis]] - around[axis].start)
         is_better = shares > best[target]
         best[target] = torch.where(is_better, shares, best[target])
         winners[target] = winners[target].masked_fill(is_better, index)
@@ -124,7 +124,7 @@ def resample_linear(scores: Tensor, source_affine: Affine, target_affine: Affine
     moved = scores.permute(*axes)
     for axis in range(3):
         positions = torch.arange(target_shape[axis], dtype=torch.float64) * scales[axis] + shifts[axis]
-        moved = _interpolate_axis(moved, axis, positions)
+        moved = interpolate_axis(moved, axis, positions)
     return moved.contiguous()
 
 
@@ -152,12 +152,22 @@ def compute_axis_mapping(
     return (i, j, k), scales, tuple(float(matrix[axis, 3]) for axis in axes)
 
 
-def _interpolate_axis(scores: Tensor, axis: int, positions: Tensor) -> Tensor:
+def interpolate_axis(scores: Tensor, axis: int, positions: Tensor) -> Tensor:
+    """Linear interpolation along one axis, clamped at the borders.
+
+    Args:
+        scores: Of any number of axes.
+        axis: Along which.
+        positions: ``(N,)`` in voxels, on the CPU.
+
+    Returns:
+        As ``scores``, with ``N`` voxels along the axis.
+    """
     length = scores.shape[axis]
     positions = positions.clamp(0, length - 1)
     lower = positions.floor().long()
     upper = (lower + 1).clamp(max=length - 1)
-    weight_shape = [1, 1, 1]
+    weight_shape = [1] * scores.ndim
     weight_shape[axis] = -1
     # Positions stay on the CPU until here: Apple's GPU has no float64.
     weight = (positions - lower).to(scores.dtype).reshape(weight_shape).to(scores.device)

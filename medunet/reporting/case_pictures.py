@@ -14,6 +14,7 @@ from medunet.io import read_volume
 from medunet.reporting.error_map import build_error_map
 from medunet.reporting.figure import build_overlay, encode_jpeg
 from medunet.reporting.scene import Labels
+from medunet.reporting.view import View, build_small_view
 from medunet.reporting.window import get_task_window
 from medunet.tasks import Case, Task, read_case
 from medunet.volume import Volume, check_same_grid, turn_to_grid
@@ -32,6 +33,7 @@ class CasePicture:
         jpeg: The picture.
         error_map: The same planes with the wrong voxels painted; None where it was not drawn.
         remark: What is to be said of the pictures; empty where nothing is.
+        view: Scan and both masks for the viewer of the page; None where there is no scan.
     """
 
     case_id: str
@@ -40,6 +42,7 @@ class CasePicture:
     jpeg: bytes
     error_map: bytes | None = None
     remark: str = ""
+    view: View | None = None
 
 
 def choose_cases(dices: Mapping[str, float | None], *, num_worst: int = 3) -> dict[str, str]:
@@ -126,11 +129,12 @@ def draw_evaluated_cases(
                 continue
             image, remark = _read_image(images, case_id, sides.reference)
             jpeg, error_map = draw_pair(image, sides, evaluation.label_values, options.task)
+            view = None if image is None else _build_view(image, sides, evaluation.label_values, options.task)
         except (MedunetError, KeyError) as error:
             logger.warning("Case '%s' has no picture in the report: %s", case_id, error)
             continue
         pictures.append(
-            CasePicture(case_id=case_id, role=role, dice=dice, jpeg=jpeg, error_map=error_map, remark=remark)
+            CasePicture(case_id=case_id, role=role, dice=dice, jpeg=jpeg, error_map=error_map, remark=remark, view=view)
         )
     return pictures
 
@@ -160,6 +164,11 @@ def draw_pair(image: Volume | None, pair: LabelMapPair, labels: Labels, task: Ta
         ignore_value=None if task is None else task.ignore,
     )
     return encode_jpeg(overlay), encode_jpeg(errors)
+
+
+def _build_view(image: Volume, pair: LabelMapPair, labels: Labels, task: Task | None) -> View:
+    modality = "MR" if task is None else task.modality
+    return build_small_view(image, pair.prediction, pair.reference, labels, modality=modality)
 
 
 def _read_image(images: Path | None, case_id: str, reference: Volume) -> tuple[Volume | None, str]:

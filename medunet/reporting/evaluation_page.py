@@ -47,6 +47,7 @@ from medunet.reporting.score_cells import (
     score_cell,
 )
 from medunet.reporting.score_charts import draw_metric
+from medunet.reporting.view import View
 from medunet.tasks import Task, load_task
 
 Fact = tuple[str, str]
@@ -95,6 +96,7 @@ class CasePart:
         overlay: Contours.
         errors: Where the mask is wrong; None where it was not drawn.
         remark: What is to be said of the pictures.
+        view: For the viewer; None shows none.
         table: Its scores, a row per label.
     """
 
@@ -104,6 +106,7 @@ class CasePart:
     overlay: Picture
     errors: Picture | None
     remark: str
+    view: View | None
     table: Table
 
 
@@ -201,6 +204,7 @@ def build_evaluation_page(
         legend=[(name, to_hex(colour)) for name, colour in colours.items()],
         num_cases=_count_cases(evaluation),
         error_map=any(picture.error_map is not None for picture in pictures),
+        with_viewer=any(picture.view is not None for picture in pictures),
         **parts,
     )
 
@@ -337,6 +341,7 @@ def _build_case_part(
         if picture.error_map is None
         else Picture(source=embed_jpeg(picture.error_map), description=f"{about}: voxels where the mask is wrong"),
         remark=picture.remark,
+        view=picture.view,
         table=Table(
             headings=["label", "status", *(METRICS[name].title for name in metrics), "reference ml", "mask ml"],
             rows=rows,

@@ -1,7 +1,7 @@
 """Pages of HTML: one file that opens anywhere, with its style, its pictures and its few lines of script inside.
 
 A page never reaches for the network, and says so to the browser: its Content-Security-Policy admits embedded pictures
-and the one script of this package, known by its hash. Every value is escaped by Jinja2; a case id that holds a script
+and the scripts of this package, known by their hashes. Every value is escaped by Jinja2; a case id that holds a script
 is text on the page.
 
 A report is a template that extends ``base.html`` and fills its blocks::
@@ -175,15 +175,38 @@ def _embed(content: bytes, kind: str) -> str:
 def _get_environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("medunet.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["read_viewer_scripts"] = read_viewer_scripts  # of pages with ``with_viewer=True``
+    return environment
 
 
 @cache
 def _read_script() -> str:
     return (files("medunet.reporting") / "templates" / "page.js").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """A script within a page, and the hash by which the page's policy admits it."""
+
+    text: str
+    sha256: str
+
+
+@cache
+def read_viewer_scripts() -> tuple[Script, ...]:
+    """NiiVue as its authors built it, which sets the global ``niivue``, and what connects it with the page."""
+    package = files("medunet.reporting")
+    texts = [
+        (package / folder / name).read_text(encoding="utf-8")
+        for folder, name in (("assets", "niivue.umd.js"), ("templates", "viewer.js"))
+    ]
+    return tuple(
+        Script(text=text, sha256=base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()) for text in texts
+    )

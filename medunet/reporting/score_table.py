@@ -49,10 +49,10 @@ def build_metric_table(evaluation: Evaluation, metrics: Sequence[str] = SHOWN_ME
 
 
 def build_instance_table(evaluation: Evaluation) -> Table:
-    """Lesions found and invented, and the quality of the matched ones, a row per label."""
+    """Lesions or objects found and invented, and the quality of the matched ones, a row per label."""
     from rich.text import Text
 
-    numbers = ["scans", "lesions", "found", "sensitivity", "false per scan", "PQ", "AP"]
+    numbers = ["scans", "lesions", "found", "sensitivity", "false per scan", "PQ", "AP50", "AP"]
     table = _start_table(["label"], numbers, [])
     for summary in summarize_instances(evaluation.instances):
         table.add_row(
@@ -66,6 +66,7 @@ def build_instance_table(evaluation: Evaluation) -> Table:
                     summary.sensitivity,
                     summary.false_positives_per_scan,
                     summary.panoptic_quality,
+                    summary.average_precision_50,
                     summary.average_precision,
                 )
             ],

@@ -283,7 +283,7 @@ def _build_fold_table(metrics: Mapping[str, Any]) -> Table | None:
 def _build_tried_table(records: ModelRecords) -> Table | None:
     rows: Rows = [
         [
-            step.step,
+            step.step if ": " in step.step else f"largest part of {step.step.removeprefix('label ')}",
             Cell(text="taken", tone="good") if step.is_used else Cell(text="not taken", tone="faint"),
             step.reason,
             number_cell(_average(step.dice_without), 4),
@@ -291,7 +291,7 @@ def _build_tried_table(records: ModelRecords) -> Table | None:
         ]
         for step in records.postprocessing.tried
     ]
-    headings = ["keep the largest part of", "", "because it", "mean Dice before", "after"]
+    headings = ["post-processing step", "", "reason", "mean Dice before", "after"]
     return Table(headings=headings, rows=rows, numeric=(3, 4)) if rows else None
 
 
@@ -366,6 +366,7 @@ def _describe_postprocessing(records: ModelRecords) -> str:
     return (
         f"Tried on {postprocessing.num_cases} validation cases: {what}. It was chosen on the cases that it is scored on, "
         "so its gain is a little too rosy."
+        + ("" if postprocessing.is_search_complete else " Time was over before every candidate had been tried.")
     )
 
 

@@ -13,7 +13,9 @@ from medunet.io import (
     has_structure_names,
     is_dicom_file,
     is_dicom_source,
+    is_picture_file,
     list_parts,
+    put_on_picture,
     read_label_map,
     read_scan,
     read_structures,
@@ -21,6 +23,7 @@ from medunet.io import (
 from medunet.io.dicom.content import find_objects
 from medunet.io.label_names import name_sidecar
 from medunet.tasks.case import Case
+from medunet.tasks.instances import build_target_map, check_object_values
 from medunet.tasks.partial_labels import check_annotated, check_annotated_values
 from medunet.tasks.structure_names import check_mapping, structures_to_labels
 from medunet.tasks.task import Task
@@ -30,17 +33,23 @@ from medunet.volume import Volume, align_to_grid
 def read_case(case: Case, task: Task) -> tuple[Volume, Volume]:
     """Image ``(C, I, J, K)`` and label map ``(1, I, J, K)`` on the same grid.
 
-    Labels that lie on the grid of the image, but along other axes, are turned; nothing is interpolated. Named structures
+    Labels that lie on the grid of the image, but along other axes, are turned; nothing is interpolated. The mask of a
+    picture lies on it pixel by pixel. Named structures
     (DICOM SEG, RTSTRUCT, ``.seg.nrrd``) become labels by their names, see `medunet.tasks.structures_to_labels`; other
-    label files hold the values of the task.
+    label files hold the values of the task. Of a task with instances the labels are what the network learns: the body and
+    the border of every object (`build_target_map`).
 
     Raises:
         VolumeError: If a file is missing, damaged or holds NaN.
         GeometryError: If image and label map lie on different grids.
         LabelError: If the label map holds values that the task does not know, or its structures are unclear.
-        DatasetError: If the number of channels is not the task's.
+        DatasetError: If the number of channels is not the task's, or a task with instances gets cases that are searched for
+            some labels only.
         TaskError: If the mapping of the dataset names labels that the task does not have.
     """
+    if task.has_instances:
+        image, objects = read_objects(case, task)
+        return image, build_target_map(objects, task)
     check_mapping(case.mapping, task)
     check_annotated([case], task)
     scan = read_case_scan(case, task)
@@ -49,10 +58,41 @@ def read_case(case: Case, task: Task) -> tuple[Volume, Volume]:
         structures = read_structures(case.labels, scan)
         labels = structures_to_labels(structures, task, mapping=case.mapping, name=str(case.labels))
     else:
-        labels = align_to_grid(read_label_map(case.labels), scan.volume, str(case.labels), str(case.images[0]))
+        put = put_on_picture if all(map(is_picture_file, (case.labels, case.images[0]))) else align_to_grid
+        labels = put(read_label_map(case.labels), scan.volume, str(case.labels), str(case.images[0]))
         check_label_values(labels, task, str(case.labels))
     check_annotated_values(labels, case, task)
     return scan.volume, scan.volume.with_array(labels.array)  # the same grid, without the rounding of a second header
+
+
+def read_objects(case: Case, task: Task) -> tuple[Volume, Volume]:
+    """Image ``(C, I, J, K)`` and the objects ``(1, I, J, K)`` of a case of a task with instances, on the same grid.
+
+    The objects keep the values of the label file: any whole numbers below 2**24.
+
+    Raises:
+        VolumeError: If a file is missing, damaged or holds NaN.
+        GeometryError: If image and label map lie on different grids.
+        LabelError: If the label map holds values of a label that the task does not know, or is a DICOM object.
+        DatasetError: If the number of channels is not the task's, or the case is searched for some labels only.
+    """
+    if case.annotated is not None:
+        msg = (
+            f"case '{case.case_id}' is said to annotate some labels only; task '{task.name}' (output: {task.output}) needs all "
+            "of them. Leave the case out."
+        )
+        raise DatasetError(msg)
+    if is_dicom_file(case.labels) or case.labels.is_dir():
+        msg = (
+            f"{case.labels} is a DICOM object; task '{task.name}' (output: {task.output}) reads objects from label maps with a "
+            "value per object. Convert it."
+        )
+        raise LabelError(msg)
+    scan = read_case_scan(case, task)
+    check_channels(scan.volume, task, f"case '{case.case_id}'")
+    objects = align_to_grid(read_label_map(case.labels), scan.volume, str(case.labels), str(case.images[0]))
+    check_object_values(objects, task, str(case.labels))
+    return scan.volume, scan.volume.with_array(objects.array)
 
 
 def read_case_scan(case: Case, task: Task) -> Scan:
@@ -121,6 +161,9 @@ def check_label_values(labels: Volume, task: Task, name: str) -> None:
     Raises:
         LabelError: With the unknown values and the known ones.
     """
+    if task.has_instances:
+        check_object_values(labels, task, name)
+        return
     known = {0, *task.all_values} | (set() if task.ignore is None else {task.ignore})
     unknown = sorted(set(np.unique(labels.array).tolist()) - known)
     if unknown:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from medunet.errors import DatasetError
 from medunet.tasks.case import Case
+from medunet.tasks.suggestion import suggest
 from medunet.tasks.table import check_width, read_table
-from medunet.tasks.task import suggest
 
 _COLUMNS = "case, image, label"
 _NAMES = ("case", "image", "label", "patient", "annotated")

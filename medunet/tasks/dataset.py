@@ -17,6 +17,8 @@ from medunet.tasks.dicom_layout import is_dicom_dataset, list_dicom_cases
 from medunet.tasks.json_file import read_json
 from medunet.tasks.partial_labels import read_annotated
 
+_LABEL_FOLDERS = ("labels", "masks", "label", "mask")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
@@ -28,7 +30,7 @@ class Dataset:
         layout: Which layout was recognised.
         cases: At least one.
         is_synthetic: Whether the images are phantoms.
-        modality: ``"CT"`` or ``"MR"`` where ``dataset.json`` says so of its first channel, else None.
+        modality: Where ``dataset.json`` names it for its first channel, else None.
     """
 
     name: str
@@ -43,11 +45,11 @@ def read_dataset(folder: str | Path, *, mapping: Mapping[str, str] | None = None
     """Recognise the layout of a folder and list its labelled cases; no volume is opened.
 
     Layouts: Medical Segmentation Decathlon (``dataset.json`` with a ``training`` list), nnU-Net raw (``dataset.json``
-    with ``file_ending``, ``imagesTr/<case>_0000``), ``images/`` + ``labels/`` with equal file names (several channels
-    as ``<case>_0000``, ``<case>_0001``; also ``imagesTr/`` + ``labelsTr/`` without a ``dataset.json``), DICOM (one
-    subfolder per case, with one SEG or RTSTRUCT object), or a table ``.csv`` with the columns ``case``, ``image``
-    (``image2`` and so on), ``label`` and, if known, ``patient`` and ``annotated``. A folder may hold an ``annotated.json``,
-    see `medunet.tasks.partial_labels`.
+    with ``file_ending``, ``imagesTr/<case>_0000``), ``images/`` + ``labels/`` or ``masks/``, also in the singular, with
+    equal file names (several channels as ``<case>_0000``, ``<case>_0001``; also ``imagesTr/`` + ``labelsTr/`` without a
+    ``dataset.json``), DICOM (one subfolder per case, with one SEG or RTSTRUCT object), or a table ``.csv`` with the columns
+    ``case``, ``image`` (``image2`` and so on), ``label`` and, if known, ``patient`` and ``annotated``. A folder may hold an
+    ``annotated.json``, see `medunet.tasks.partial_labels`.
 
     Args:
         folder: The folder, or the table.
@@ -112,7 +114,7 @@ def _read_modality(description: dict[str, Any]) -> str | None:
     """The Decathlon names modalities (``"CT"``, ``"MRI"``, ``"T2"``, ``"FLAIR"``); only what is certain is taken."""
     channels = description.get("modality", description.get("channel_names"))
     first = str(next(iter(channels.values()), "")).upper() if isinstance(channels, dict) else ""
-    return {"CT": "CT", "MR": "MR", "MRI": "MR"}.get(first)
+    return {"CT": "CT", "MR": "MR", "MRI": "MR", "PHOTO": "photo", "MICROSCOPY": "microscopy"}.get(first)
 
 
 def _list_msd_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
@@ -169,7 +171,7 @@ def _leads_inside(name: str) -> bool:
 
 
 def _find_pair(folder: Path) -> tuple[Path, Path] | None:
-    for images, labels in (("imagesTr", "labelsTr"), ("images", "labels")):
+    for images, labels in (("imagesTr", "labelsTr"), *itertools.product(("images", "image"), _LABEL_FOLDERS)):
         if (folder / images).is_dir() and (folder / labels).is_dir():
             return folder / images, folder / labels
     return None
@@ -179,7 +181,7 @@ def _build_unknown_layout_error(folder: Path) -> DatasetError:
     content = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
     msg = (
         f"{folder} is no dataset that medunet knows (it holds {content}); expected dataset.json with a training list, "
-        "an nnU-Net raw folder, the folders images/ and labels/, one DICOM folder per case, or a .csv table."
+        "an nnU-Net raw folder, the folders images/ and labels/ (or masks/), one DICOM folder per case, or a .csv table."
     )
     return DatasetError(msg)
 

@@ -12,7 +12,8 @@ import numpy as np
 from medunet.errors import DatasetError, LabelError
 from medunet.tasks.case import Case, suggest_case
 from medunet.tasks.json_file import read_json
-from medunet.tasks.task import Task, suggest
+from medunet.tasks.suggestion import suggest
+from medunet.tasks.task import Task
 from medunet.volume import Volume
 
 _FILE_NAME = "annotated.json"

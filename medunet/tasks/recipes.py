@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from medunet.errors import TaskError
-from medunet.tasks.task import Task, read_task_file, suggest
+from medunet.tasks.suggestion import suggest
+from medunet.tasks.task import Task, read_task_file
 
 
 def list_tasks() -> list[str]:

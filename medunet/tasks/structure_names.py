@@ -15,7 +15,8 @@ import numpy as np
 
 from medunet.errors import InputError, LabelError, TaskError
 from medunet.io.structures import Structure, StructureSet
-from medunet.tasks.task import Task, fold_name, suggest
+from medunet.tasks.suggestion import suggest
+from medunet.tasks.task import Task, fold_name
 from medunet.volume import Array, Volume
 
 logger = logging.getLogger(__name__)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,11 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from medunet.errors import TaskError
 from medunet.io.structures import Code
+from medunet.tasks.mask_steps import MaskStep, OnePerSide, StepField
+from medunet.tasks.modality import Modality, is_picture
+from medunet.tasks.suggestion import suggest
 
 IntensityRule = Literal["ct-window", "ct-percentile", "zscore", "none"]
+OutputKind = Literal["labels", "instances", "panoptic"]
 LabelValues = tuple[int, ...]
 _MAX_CODES = 254
 _MAX_LETTERS = 200
+_BORDER = " border"
 
 
 class Task(BaseModel):
@@ -29,8 +32,8 @@ class Task(BaseModel):
     Attributes:
         name: Short name, the one of ``--task``.
         title: One line for people.
-        modality: ``"CT"`` or ``"MR"``.
-        channels: Names of the input channels in the order of the files.
+        modality: ``"CT"``, ``"MR"``, ``"photo"`` or ``"microscopy"``, see `medunet.tasks.modality`.
+        channels: Names of the input channels in the order of the files; the colours of a picture in the order R, G, B.
         labels: Label name -> values in the label files. Several values make a region; regions may overlap.
         ignore: Value in the label files that is neither learnt nor scored.
         laterality: Pairs ``(left, right)`` of label names; mirroring a patient swaps them.
@@ -40,15 +43,26 @@ class Task(BaseModel):
         synonyms: Label name -> other names that structure lists (RTSTRUCT, DICOM SEG) use for it; case, spaces and
             ``_-.`` make no difference.
         tolerances_mm: Label name -> distance in mm up to which two surfaces agree, for the NSD of an evaluation.
+        postprocessing: Label name -> steps that are taken after the network, in this order; labels that are not named here
+            get what validation finds to help.
+        output: ``"labels"``: a value per voxel. ``"instances"``: label files hold a value per object, and objects that
+            touch are told apart. ``"panoptic"``: some labels are objects, the others are not counted (tissue).
+        things: Labels that are objects; all of them, for ``"instances"``.
+        label_divisor: With several labels: a file holds the label's value times this, plus the number of the object
+            (as in https://doi.org/10.1109/CVPR.2019.00963). None: every positive value is an object of the one label.
+        border_mm: Thickness of the border that is learnt within each object; None: two of a case's finest voxels.
         phantom: Synthetic data that stand in when no data are given.
         budget: Training budget when none is given, such as ``"10min"`` or ``"5000it"``.
+
+    For every label of objects a task gets a second one, ``"nucleus border"``, with a free value: the network learns what
+    lies within an object and its border as two classes (`medunet.tasks.instances`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     title: str
-    modality: Literal["CT", "MR"]
+    modality: Modality
     channels: Annotated[tuple[str, ...], Field(min_length=1)]
     labels: Annotated[dict[str, LabelValues], Field(min_length=1)]
     ignore: int | None = None
@@ -58,8 +72,18 @@ class Task(BaseModel):
     codes: dict[str, Code] = {}
     synonyms: dict[str, tuple[str, ...]] = {}
     tolerances_mm: dict[str, float] = {}
+    postprocessing: dict[str, tuple[StepField, ...]] = {}
+    output: OutputKind = "labels"
+    things: tuple[str, ...] = ()
+    label_divisor: int | None = None
+    border_mm: float | None = None
     phantom: str | None = None
     budget: str = "30min"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, content: Any) -> Any:
+        return _add_borders(content) if isinstance(content, dict) else content
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -74,6 +98,16 @@ class Task(BaseModel):
         if not isinstance(synonyms, dict):
             return synonyms
         return {name: (others,) if isinstance(others, str) else others for name, others in synonyms.items()}
+
+    @field_validator("postprocessing", mode="before")
+    @classmethod
+    def _listify_steps(cls, postprocessing: Any) -> Any:
+        if not isinstance(postprocessing, dict):
+            return postprocessing
+        return {
+            label: (steps,) if isinstance(steps, (str, dict, MaskStep)) else steps
+            for label, steps in postprocessing.items()
+        }
 
     @model_validator(mode="after")
     def _check(self) -> Task:
@@ -96,6 +130,7 @@ class Task(BaseModel):
             *self.codes,
             *self.synonyms,
             *self.tolerances_mm,
+            *self.postprocessing,
         ]:
             if name not in self.labels:
                 msg = f"'{name}' is not among the labels; {suggest(name, self.labels)}"
@@ -108,16 +143,21 @@ class Task(BaseModel):
         if (self.intensity == "ct-window") != (self.window_hu is not None):
             msg = "window_hu belongs to intensity: ct-window, and only to it"
             raise ValueError(msg)
+        if self.intensity.startswith("ct-") and is_picture(self.modality):
+            msg = f"intensity: {self.intensity} is for HU, which a {self.modality} has none of; expected zscore or none"
+            raise ValueError(msg)
         if self.window_hu is not None and not -math.inf < self.window_hu[0] < self.window_hu[1] < math.inf:
             msg = f"window_hu {list(self.window_hu)} must rise from one finite number to another"
             raise ValueError(msg)
         self._check_synonyms()
+        self._check_postprocessing()
         for name, tolerance_mm in self.tolerances_mm.items():
             if not 0 <= tolerance_mm < math.inf:
                 msg = f"tolerances_mm: {tolerance_mm} of label '{name}' is no distance; expected a number from 0 on"
                 raise ValueError(msg)
         if self.has_regions:
             self.compute_region_values()
+        self._check_instances()
         return self
 
     @property
@@ -125,6 +165,22 @@ class Task(BaseModel):
         """Whether labels share values, so that a voxel can belong to several."""
         values = [value for label in self.labels.values() for value in label]
         return len(values) != len(set(values))
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether label files and masks hold a value per object."""
+        return self.output != "labels"
+
+    @property
+    def borders(self) -> dict[str, str]:
+        """Label of objects -> the label of their border."""
+        return {name: f"{name}{_BORDER}" for name in self.things}
+
+    @property
+    def semantic_labels(self) -> dict[str, LabelValues]:
+        """The labels that people know: without the borders, which only the network knows."""
+        borders = set(self.borders.values())
+        return {name: values for name, values in self.labels.items() if name not in borders}
 
     @property
     def all_values(self) -> tuple[int, ...]:
@@ -204,6 +260,51 @@ class Task(BaseModel):
                     msg = f"synonyms: '{synonym}' of label '{label}' is also {how} of label '{owner}'"
                     raise ValueError(msg)
 
+    def _check_postprocessing(self) -> None:
+        """A step for paired organs needs a pair."""
+        paired = {name for pair in self.laterality for name in pair}
+        for name, steps in self.postprocessing.items():
+            if any(isinstance(step, OnePerSide) for step in steps) and (name not in paired or self.has_regions):
+                msg = (
+                    f"postprocessing: {OnePerSide.name} of '{name}' needs a pair of plain labels; expected '{name}' in a pair "
+                    "of laterality, and no regions"
+                )
+                raise ValueError(msg)
+
+    def _check_instances(self) -> None:
+        """What instances need, and what makes no sense without them."""
+        if not self.has_instances:
+            for key in ("things", "label_divisor", "border_mm"):
+                if getattr(self, key):
+                    msg = f"{key} belongs to output: instances and output: panoptic, and only to them"
+                    raise ValueError(msg)
+            return
+        if self.has_regions or any(len(values) > 1 for values in self.labels.values()):
+            msg = f"output: {self.output} needs labels with one value each; a label here has several"
+            raise ValueError(msg)
+        labels = self.semantic_labels
+        if unknown := [name for name in self.things if name not in labels]:
+            msg = f"things: '{unknown[0]}' is not among the labels; {suggest(unknown[0], labels)}"
+            raise ValueError(msg)
+        if self.output == "instances" and set(self.things) != set(labels):
+            msg = "things: with output: instances all labels are objects; say output: panoptic if some are not"
+            raise ValueError(msg)
+        if not self.things:
+            msg = "things: no label is named; expected those that are objects, or output: labels"
+            raise ValueError(msg)
+        if len(labels) > 1 and self.label_divisor is None:
+            msg = (
+                f"label_divisor: there are {len(labels)} labels, so files must say which object is of which; expected a number "
+                "such as 1000: value = label * 1000 + object"
+            )
+            raise ValueError(msg)
+        if self.label_divisor is not None and self.label_divisor < 2:
+            msg = f"label_divisor: {self.label_divisor} leaves no numbers for objects; expected 2 or more, such as 1000"
+            raise ValueError(msg)
+        if self.border_mm is not None and not 0 < self.border_mm < math.inf:
+            msg = f"border_mm: {self.border_mm} is no thickness; expected millimetres above 0"
+            raise ValueError(msg)
+
     def _check_nesting(self) -> None:
         """A label map holds one value per voxel, so it can show regions within each other, but not any overlap."""
         for name, other in itertools.combinations(self.labels, 2):
@@ -211,6 +312,36 @@ class Task(BaseModel):
             if values & others and not (values <= others or others <= values):
                 msg = f"regions '{name}' and '{other}' overlap without one lying within the other; a label map cannot show it"
                 raise ValueError(msg)
+
+
+def _add_borders(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a recipe with a border for every label of objects; a second time changes nothing.
+
+    What is faulty stays as it is: the checks of the fields name it.
+    """
+    labels, things = content.get("labels"), content.get("things", ())
+    if content.get("output", "labels") == "labels" or not isinstance(labels, dict):
+        return content
+    if not isinstance(things, (list, tuple)) or not all(isinstance(name, str) for name in (*labels, *things)):
+        return content
+    if content["output"] == "instances" and not things:
+        things = tuple(labels)
+    borders = {name: f"{name}{_BORDER}" for name in things if name in labels and f"{name}{_BORDER}" not in labels}
+    values = [value for one in labels.values() for value in (one if isinstance(one, (list, tuple)) else (one,))]
+    if not all(isinstance(value, int) for value in values):
+        return content
+    free = (value for value in itertools.count(max(values, default=0) + 1) if value != content.get("ignore"))
+    laterality = content.get("laterality", ())
+    pairs = [
+        (borders[left], borders[right])
+        for left, right in (pair for pair in laterality if isinstance(pair, (list, tuple)) and len(pair) == 2)
+        if left in borders and right in borders
+    ]
+    return content | {
+        "things": tuple(things),
+        "labels": labels | {border: next(free) for border in borders.values()},
+        "laterality": (*laterality, *pairs),
+    }
 
 
 def parse_task(content: Any, source: str) -> Task:
@@ -270,10 +401,3 @@ def fold_name(name: str) -> str:
         True
     """
     return re.sub(r"[\s_.-]", "", unicodedata.normalize("NFKC", name).casefold())
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """``"did you mean 'channels'?"`` or the list of what is known; ends like a sentence."""
-    known = list(known)
-    nearest = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
-    return f"did you mean '{nearest[0]}'?" if nearest else f"known are {', '.join(known)}."

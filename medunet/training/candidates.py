@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medunet.errors import InputError
-from medunet.evaluation import bootstrap_interval
 from medunet.training.comparable_runs import FoldedRun
 from medunet.training.validation import Validation
 
@@ -42,9 +41,8 @@ class Candidate:
         return self.validation.mean_dice
 
     def compute_interval(self) -> tuple[float, float] | None:
-        """95 % bootstrap interval of the mean over cases of each case's mean Dice; None for fewer than 2 cases."""
-        dices = self.validation.mean_dice_per_case().values()
-        return bootstrap_interval([dice for dice in dices if dice is not None])
+        """As `Evaluation.compute_interval`."""
+        return self.validation.compute_interval()
 
 
 def choose_best(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:

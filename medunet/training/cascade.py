@@ -31,14 +31,14 @@ import numpy as np
 
 from medunet.errors import DatasetError
 from medunet.models import write_description
-from medunet.models.names import LOW, METRICS
+from medunet.models.names import LOW, METRICS, STATE_FOLDER
 from medunet.tasks import Case, Splits, split_fold
 from medunet.training.cross_validation import MASKS_FOLDER, check_has_same_cases, train_every_fold
 from medunet.training.experiment import Experiment
 from medunet.training.fit_plan import FULL_SHARE, LOW_SHARE
 from medunet.training.fold import TrainingResult, train_fold
 from medunet.training.previous_stage import PreviousStage
-from medunet.training.state import STATE_FOLDER, has_state
+from medunet.training.state import has_state
 
 PREVIOUS_FOLDER = "previous"
 _HALF = "half"

@@ -14,6 +14,7 @@ from medunet.inference import Predictor
 from medunet.inference.settings import REPRODUCIBLE
 from medunet.models import (
     ModelRecords,
+    combine_instance_rules,
     combine_records,
     combine_speed_records,
     read_model,
@@ -22,7 +23,7 @@ from medunet.models import (
     write_ensemble,
     write_results,
 )
-from medunet.models.names import METRICS
+from medunet.models.names import METRICS, STATE_FOLDER
 from medunet.postprocessing import compute_quality_ranges
 from medunet.tasks import Case, count_folds, split_fold
 from medunet.training.experiment import Experiment, count_cases
@@ -30,7 +31,7 @@ from medunet.training.fold import TrainingResult, train_fold
 from medunet.training.identity import describe_other_cases
 from medunet.training.mask_pairs import has_mask_pair
 from medunet.training.report import write_report
-from medunet.training.state import STATE_FOLDER, has_state
+from medunet.training.state import has_state
 from medunet.training.validation import (
     Validation,
     fit_calibrations,
@@ -91,6 +92,7 @@ def train_every_fold(
     with experiment.world.in_turn():  # the first process writes what the others read
         if experiment.world.is_first:
             validation = _finish(experiment, folder, folds, masks)
+            experiment.observer.on_model(folder)
             if not keeps_masks:
                 shutil.rmtree(masks)
         record = read_records(folder).training
@@ -147,6 +149,7 @@ def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: 
         record,
         summarize_validation(validation) | {"folds": [_summarize_fold(one.metrics) for one in records]},
         postprocessing=validation.postprocessing,
+        instances=combine_instance_rules([one.instances for one in records]) if experiment.task.has_instances else None,
         quality=quality,
         speed=combine_speed_records([one.speed for one in records]),
     )
@@ -179,4 +182,5 @@ def _predict_again(experiment: Experiment, folder: Path, cases: Sequence[Case], 
 
 
 def _summarize_fold(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {"num_cases": metrics["num_cases"], "mean_dice": metrics["mean_dice"]}
+    summary = {"num_cases": metrics["num_cases"], "mean_dice": metrics["mean_dice"]}
+    return summary | ({"instances": metrics["instances"]["summary"]} if "instances" in metrics else {})

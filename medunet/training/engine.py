@@ -21,18 +21,18 @@ from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from lightning_fabric.strategies.strategy import Strategy
 from torch import Tensor, nn
 
-from medunet.augmentation import apply_intensity
 from medunet.device import Precision
 from medunet.networks import PatchNetwork, build_network
 from medunet.planning import Plan
 from medunet.planning.plan import OptimizerPlan
+from medunet.preprocessing import find_neighbour_slices
 from medunet.tasks import Task
 from medunet.training.averaging import build_average, update_average
 from medunet.training.compilation import SMALL_BATCH_VOXELS, Forward, try_compile
 from medunet.training.distributed import World, WorldEnvironment
-from medunet.training.losses import Loss, LossName, SegmentationLoss, build_loss
+from medunet.training.losses import Loss, LossName
 from medunet.training.muon import Muon
-from medunet.training.previous_labels import build_channel_table, to_channels
+from medunet.training.objective import Objective, build_segmenting
 from medunet.training.sampling import Batch
 
 # Fabric announces its precision each time it is built; the model's record says it once.
@@ -54,10 +54,12 @@ class Engine:
         precision: Of the network's arithmetic; weights, losses and updates are float32.
         seed: Of the first weights.
         loss: Its name.
+        objective: What is learnt, where it is not to segment; None takes the loss of that name.
         world: The processes that learn together; gradients are averaged over them.
         will_compile: Whether `compile` will be called.
 
     Attributes:
+        objective: What is learnt.
         network: That learns, on the device; never compiled, so that its weights keep their names.
         optimizer: Of its weights.
         average: Running mean of the weights; None unless the plan asks for one.
@@ -73,6 +75,7 @@ class Engine:
         precision: Precision,
         seed: int = 0,
         loss: LossName = "dice-ce",
+        objective: Objective | None = None,
         world: World | None = None,
         will_compile: bool = False,
     ) -> None:
@@ -84,8 +87,7 @@ class Engine:
         if device.type == "cuda" or not will_compile:  # on the CPU the compiler arranges memory better by itself
             _use_channels_last(self.network, plan.network.spatial_dims)
         self.optimizer = build_optimizer(self.network, plan.optimizer, device)
-        self._loss: SegmentationLoss = build_loss(loss, task, device)
-        self._channel_table = build_channel_table(task).to(device)
+        self.objective: Objective = objective or build_segmenting(loss, task, device, find_neighbour_slices(plan))
         self._precision = _build_precision(precision, device)
         self._fabric = _build_fabric(device, self._precision, world or World())
         self._scales = _Scales(self.network)
@@ -133,17 +135,14 @@ class Engine:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        image, codes, annotated = (_move(tensor, self.device) for tensor in (batch.image, batch.codes, batch.annotated))
-        if batch.changes:
-            image = apply_intensity(image, batch.changes)
-        if batch.previous is not None:
-            image = torch.cat([image, to_channels(_move(batch.previous, self.device), self._channel_table)], dim=1)
+        batch = _move_batch(batch, self.device)
+        shown = self.objective.show(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        answers = self._learner(image)
+        answers = self._learner(shown)
         num_scales = len(answers) - self.network.num_auxiliary
-        loss = self._loss(answers[:num_scales], codes, annotated)
+        loss = self.objective.compute_loss(answers[:num_scales], batch)
         if self.network.num_auxiliary:
-            more = self.network.compute_auxiliary_loss(answers[num_scales:], codes)
+            more = self.network.compute_auxiliary_loss(answers[num_scales:], batch.codes)
             loss = replace(loss, total=loss.total + more)
         self._fabric.backward(_spread_fault(loss.total))
         self._update(loss, batch.iteration)
@@ -220,9 +219,7 @@ def measure_step_seconds(plan: Plan, task: Task, device: torch.device, precision
     batch = Batch(
         iteration=0,
         case_ids=("random",) * plan.batch_size,
-        image=torch.randn((plan.batch_size, plan.network.in_channels, *plan.patch_size), generator=generator).to(
-            device
-        ),
+        image=torch.randn(_shape_images(plan), generator=generator).to(device),
         codes=torch.zeros((plan.batch_size, *plan.patch_size), dtype=torch.uint8, device=device),
         annotated=None,
         changes=(),
@@ -235,6 +232,16 @@ def measure_step_seconds(plan: Plan, task: Task, device: torch.device, precision
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])
+
+
+def _shape_images(plan: Plan) -> list[int]:
+    """Of the images of a batch: with neighbour slices along their axis, with what a cascade sees as channels."""
+    neighbours = find_neighbour_slices(plan)
+    if neighbours is None:
+        return [plan.batch_size, plan.network.in_channels, *plan.patch_size]
+    size = list(plan.patch_size)
+    size[neighbours.axis] = len(neighbours.offsets)
+    return [plan.batch_size, len(plan.normalization), *size]
 
 
 def build_optimizer(network: nn.Module, plan: OptimizerPlan, device: torch.device) -> torch.optim.Optimizer:
@@ -301,8 +308,10 @@ def _use_channels_last(network: nn.Module, spatial_dims: int) -> None:
             parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
-def _move(tensor: Any, device: torch.device) -> Any:
-    return None if tensor is None else tensor.to(device, non_blocking=True)
+def _move_batch(batch: Batch, device: torch.device) -> Batch:
+    names = ("image", "codes", "annotated", "previous")
+    tensors = {name: tensor for name in names if (tensor := getattr(batch, name)) is not None}
+    return replace(batch, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
 def _spread_fault(total: Tensor) -> Tensor:

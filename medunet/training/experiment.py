@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +15,8 @@ from medunet.device import Precision, choose_device, choose_precision, count_wor
 from medunet.errors import InputError
 from medunet.models import get_runs_folder
 from medunet.models.folder import Model, read_single_model, write_description
-from medunet.models.names import LOCATE, LOW
+from medunet.models.names import LOCATE, LOW, STATE_FOLDER
+from medunet.networks import EncoderWeights, find_encoder_options, read_encoder_weights
 from medunet.phantoms import write_phantom_dataset
 from medunet.planning import Fingerprint, Plan, build_locator_task, compute_fingerprint
 from medunet.preprocessing import StoredCase, prepare_cases
@@ -39,7 +41,7 @@ from medunet.training.folders import read_plan
 from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings, write_settings
 from medunet.training.signals import StopSignals
-from medunet.training.state import STATE_FOLDER, has_state
+from medunet.training.state import has_state
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class Experiment:
         low_plan: Of a cascade's first stage; None without a cascade.
         locator_plan: Of the small network that finds where the structures are; None where none is trained.
         source: Model to begin with; None begins anew.
+        encoder: Weights of a 2D classifier, with which the network's encoder begins; None begins anew.
         budget: Of each training.
         device: Of this process.
         precision: Of the network's arithmetic.
@@ -76,6 +79,7 @@ class Experiment:
     low_plan: Plan | None
     locator_plan: Plan | None
     source: Model | None
+    encoder: EncoderWeights | None = None
     budget: Budget
     device: torch.device
     precision: Precision
@@ -128,6 +132,9 @@ def prepare_experiment(
     # A training that has a state took over all it needs, and the source may be gone; folds to come still need it.
     needs_source = settings.from_model is not None and (settings.fold == "cv" or not has_state(folder))
     source = read_single_model(str(settings.from_model)) if needs_source else None
+    encoder = _read_encoder(settings, folder)
+    if encoder is not None and not resumes:
+        settings = _fit_network_options(settings, encoder)
     with world.in_turn():
         dataset = _find_dataset(settings, task, observer)
     check_annotated(dataset.cases, task)
@@ -179,6 +186,7 @@ def prepare_experiment(
         low_plan=low_plan,
         locator_plan=locator_plan,
         source=source,
+        encoder=encoder,
         budget=budget,
         device=device,
         precision=precision,
@@ -186,6 +194,20 @@ def prepare_experiment(
         observer=observer,
         signals=signals,
     )
+
+
+def _read_encoder(settings: TrainingSettings, folder: Path) -> EncoderWeights | None:
+    """As for a source, a training that has a state took over all it needs."""
+    if settings.encoder is None or (settings.fold != "cv" and has_state(folder)):
+        return None
+    return read_encoder_weights(settings.encoder)
+
+
+def _fit_network_options(settings: TrainingSettings, encoder: EncoderWeights) -> TrainingSettings:
+    """Settings whose network has an encoder of the shape of the weights, but for what the user says about it."""
+    found = find_encoder_options(settings.network, encoder)
+    options = tuple(f"{name}={json.dumps(value)}" for name, value in found.items())
+    return replace(settings, network_options=(*options, *settings.network_options))
 
 
 def count_cases(stage: str, num_cases: int, observer: Observer) -> Callable[[str], None]:

@@ -18,6 +18,7 @@ from medunet.errors import ModelError
 from medunet.models.folder import Model
 from medunet.networks import PatchNetwork, build_network
 from medunet.planning import NetworkPlan, Plan
+from medunet.preprocessing import name_slices
 from medunet.tasks import Task
 from medunet.volume import Shape3
 
@@ -93,10 +94,14 @@ def load_matching_weights(network: PatchNetwork, task: Task, plan: Plan, source:
         ModelError: If no layer fits at all.
     """
     own_inputs, their_inputs = list_inputs(task, plan), list_inputs(source.task, source.plan)
+    if source.pretraining is not None and source.pretraining.task is None and len(task.channels) == 1:
+        their_inputs = own_inputs[:1]  # a modality alone has no name for its channel
     own_outputs, their_outputs = list_outputs(task), list_outputs(source.task)
     channels = _match(own_inputs, their_inputs)
     outputs = _match(own_outputs, their_outputs)
-    if task.has_regions != source.task.has_regions:  # logits of a softmax and of a sigmoid mean different things
+    if source.pretraining is not None:  # its outputs are intensities
+        outputs = NameMatch(kept=(), fresh=own_outputs, left_behind=())
+    elif task.has_regions != source.task.has_regions:  # logits of a softmax and of a sigmoid mean different things
         outputs = NameMatch(kept=(), fresh=own_outputs, left_behind=their_outputs)
     copier = _Copier(
         own=network.state_dict(),
@@ -166,6 +171,7 @@ def adapt_plan(plan: Plan, task: Task, source: Model) -> Plan:
             "normalization": tuple(
                 rules.get(name, own) for name, own in zip(task.channels, plan.normalization, strict=True)
             ),
+            "num_neighbour_slices": plan.num_neighbour_slices,
             "network": network,
             "reasons": reasons,
         }
@@ -173,8 +179,9 @@ def adapt_plan(plan: Plan, task: Task, source: Model) -> Plan:
 
 
 def list_inputs(task: Task, plan: Plan) -> tuple[str, ...]:
-    """A name for each input of a network: the channels, then the labels that a cascade was given."""
-    return (*task.channels, *(f"previous {name}" for name in list(task.labels)[: plan.num_previous_labels]))
+    """A name for each input of a network: the channels, in 2.5D each with its slices, then the labels that a cascade was given."""
+    channels = name_slices(task.channels, plan.num_neighbour_slices)
+    return (*channels, *(f"previous {name}" for name in list(task.labels)[: plan.num_previous_labels]))
 
 
 def list_outputs(task: Task) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from medunet.planning import (
     Fingerprint,
     MemoryTarget,
     Plan,
+    add_neighbour_slices,
     build_plan,
     choose_configuration,
     fit_effort,
@@ -138,7 +139,11 @@ def fit_plan(
 
 
 def _put_network(plan: Plan, settings: TrainingSettings) -> Plan:
-    """The plan with the network that was asked for."""
+    """The plan with the neighbour slices, the augmentation and the network that were asked for."""
+    if settings.neighbour_slices is not None:
+        plan = add_neighbour_slices(plan, settings.neighbour_slices)
+    if settings.augmentation == "unet2015":
+        plan = plan.model_copy(update={"augmentation": "unet2015"})
     if settings.network == "auto":
         return plan
     return replace_network(plan, settings.network, settings.parse_network_options())

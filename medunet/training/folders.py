@@ -7,8 +7,9 @@ from pathlib import Path
 
 from medunet.errors import ModelError
 from medunet.models import get_runs_folder
-from medunet.models.names import LOW, METRICS, PLAN
+from medunet.models.names import METRICS, PLAN
 from medunet.planning import Plan
+from medunet.runs import list_network_folders
 from medunet.training.state import has_state
 
 
@@ -21,12 +22,6 @@ def name_run_folder(task_name: str) -> Path:
         folder = folder.with_name(f"{task_name}-{started}-{number}")
         number += 1
     return folder
-
-
-def list_network_folders(folder: Path) -> list[Path]:
-    """Where the networks of a run are trained: in itself, its folds, and the first stages of its cascades."""
-    folds = [folder, *sorted(folder.glob("fold_*"))]
-    return [part for fold in folds for part in (fold, *sorted(fold.glob(f"{LOW}/half_*")))]
 
 
 def find_unfinished_run(task_name: str) -> Path:

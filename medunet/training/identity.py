@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
+
+from medunet.runs.documents import compare_documents, format_value
 
 _SHOWN = 3
 """Cases that a message names; the others are counted."""
@@ -129,26 +131,17 @@ def _compare_labels(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterato
         if name not in now:
             yield f"label '{name}' is gone"
         elif list(saved[name]) != list(now[name]):
-            yield f"label '{name}' had value {_format(saved[name], ' and ')}, has {_format(now[name], ' and ')}"
+            yield f"label '{name}' had value {format_value(saved[name], ' and ')}, has {format_value(now[name], ' and ')}"
     yield from (f"label '{name}' is new" for name in now if name not in saved)
     if saved.keys() == now.keys() and list(saved) != list(now):
         yield "the labels are in another order"
 
 
 def _compare_documents(
-    saved: Mapping[str, Any], now: Mapping[str, Any], where: str, silent: frozenset[str] = frozenset()
+    saved: Mapping[str, Any], now: Mapping[str, Any], where: str, silent: frozenset[str]
 ) -> Iterator[str]:
-    """Differences of two JSON documents, each by its path."""
-    for key in [*saved, *(key for key in now if key not in saved)]:
-        if key in silent or (before := saved.get(key)) == (after := now.get(key)):
-            continue
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from _compare_documents(before, after, f"{where}.{key}")
-        elif _is_list_of_documents(before) and _is_list_of_documents(after) and len(before) == len(after):
-            for index, (one, other) in enumerate(zip(before, after, strict=True)):
-                yield from _compare_documents(one, other, f"{where}.{key}.{index}")
-        else:
-            yield f"{where}.{key} {_format(before)} -> {_format(after)}"
+    for one in compare_documents(saved, now, where=where, silent=silent):
+        yield f"{one.path} {format_value(one.first)} -> {format_value(one.second)}"
 
 
 def _compare_values(saved: RunIdentity, now: RunIdentity) -> Iterator[str]:
@@ -157,10 +150,6 @@ def _compare_values(saved: RunIdentity, now: RunIdentity) -> Iterator[str]:
             yield f"{name} {before} -> {after}"
     if saved.world_size != now.world_size:
         yield f"processes that learn together {saved.world_size} -> {now.world_size}"
-
-
-def _is_list_of_documents(value: Any) -> TypeGuard[list[Mapping[str, Any]]]:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 
 def _count_cases(ids: set[str]) -> str:
@@ -175,16 +164,3 @@ def _name(ids: Iterable[str]) -> str:
     ordered = sorted(ids)
     shown = ", ".join(ordered[:_SHOWN])
     return shown if len(ordered) <= _SHOWN else f"{shown} and {len(ordered) - _SHOWN} others"
-
-
-def _format(value: Any, separator: str = "x") -> str:
-    """Numbers of a list as in ``40x56x40``, lists of lists with spaces, words with commas."""
-    if value is None:
-        return "none"
-    if not isinstance(value, list | tuple):
-        return str(value)
-    if any(isinstance(item, list | tuple) for item in value):
-        return " ".join(_format(item, separator) for item in value)
-    if any(isinstance(item, str) for item in value):
-        return ", ".join(map(str, value)) or "none"
-    return separator.join(map(str, value)) or "none"

@@ -58,11 +58,14 @@ def _train_locator(experiment: Experiment, folder: Path, fold: int | None) -> No
     experiment.observer.on_message("A small network first, which finds where the structures are")
     first = replace(
         experiment,
-        settings=replace(experiment.settings, from_model=None, loss="auto", network="auto", network_options=()),
+        settings=replace(
+            experiment.settings, from_model=None, loss="auto", network="auto", network_options=(), encoder=None
+        ),
         task=build_locator_task(experiment.task),
         plan=experiment.locator_plan,
         locator_plan=None,
         source=None,
+        encoder=None,
         budget=experiment.budget.take_share(LOCATOR_SHARE),
     )
     if experiment.world.is_first and not has_state(folder):

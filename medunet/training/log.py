@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from medunet.io import describe_write_error, write_bytes_atomic
+from medunet.models.names import LOG
 
 logger = logging.getLogger(__name__)
 
-LOG = "log.csv"
+TENSORBOARD = "tensorboard"
 COLUMNS = ("iteration", "seconds", "learning_rate", "loss", "training_dice", "validation_dice", "data_wait")
 
 
@@ -45,7 +46,7 @@ class TrainingLog:
         purge_step = None if resumes_at is None else resumes_at + 1
         try:
             self._file = self._path.open("ab", buffering=0)
-            self._events: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+            self._events: Any = SummaryWriter(str(folder / TENSORBOARD), purge_step=purge_step)
         except OSError as error:
             raise describe_write_error(self._path, error) from error
 
@@ -61,20 +62,25 @@ class TrainingLog:
             self._give_up_events(error)
 
     def write_step(
-        self, iteration: int, seconds: float, *, learning_rate: float, loss: float, dice: float, data_wait: float
+        self, iteration: int, seconds: float, *, learning_rate: float, loss: float, dice: float | None, data_wait: float
     ) -> None:
-        """Running means at an iteration, and the share of time that was spent waiting for patches since the last row."""
+        """Running means at an iteration, and the share of time that was spent waiting for patches since the last row.
+
+        A Dice of None, where nothing is segmented, leaves its column empty.
+        """
         self._write(
             {
                 "iteration": iteration,
                 "seconds": f"{seconds:.2f}",
                 "learning_rate": f"{learning_rate:.3e}",
                 "loss": f"{loss:.5f}",
-                "training_dice": f"{dice:.5f}",
+                "training_dice": "" if dice is None else f"{dice:.5f}",
                 "data_wait": f"{data_wait:.4f}",
             }
         )
-        numbers = {"loss": loss, "training_dice": dice, "learning_rate": learning_rate, "data_wait": data_wait}
+        numbers = {"loss": loss, "learning_rate": learning_rate, "data_wait": data_wait}
+        if dice is not None:
+            numbers["training_dice"] = dice
         self._add_events(iteration, numbers)
 
     def write_validation(self, iteration: int, seconds: float, dice: float | None) -> None:
@@ -112,7 +118,7 @@ class TrainingLog:
     def _give_up_events(self, error: OSError) -> None:
         """TensorBoard's writer ends with its first fault."""
         self._events = None
-        folder = self._path.with_name("tensorboard")
+        folder = self._path.with_name(TENSORBOARD)
         fault = describe_write_error(folder, error)
         logger.warning("%s Training goes on; TensorBoard shows no more of this session.", fault)
 

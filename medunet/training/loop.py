@@ -17,7 +17,7 @@ from medunet.augmentation import choose_policy
 from medunet.device import Precision, is_out_of_memory
 from medunet.errors import OutputError, TrainingError, TrainingStoppedError
 from medunet.planning import Plan
-from medunet.preprocessing import StoredCase
+from medunet.preprocessing import StoredCase, find_neighbour_slices
 from medunet.tasks import Task
 from medunet.training.budget import Budget
 from medunet.training.clock import Clock, Due
@@ -27,6 +27,7 @@ from medunet.training.engine import MAX_GRADIENT_NORM, Engine
 from medunet.training.identity import RunIdentity
 from medunet.training.log import TrainingLog
 from medunet.training.losses import Loss, LossName
+from medunet.training.objective import Objective
 from medunet.training.progress import Observer, Step
 from medunet.training.sampling import AugmentationMode, Batch, PatchSampler
 from medunet.training.schedule import compute_learning_rate
@@ -74,6 +75,7 @@ class Trainer:
         identity: What a state must match to be resumed.
         observer: Told what happens; by the first process only.
         loss: Its name.
+        objective: What is learnt, where it is not to segment; see `Engine`.
         compilation: Whether to compile the network: ``"auto"``, ``"on"`` or ``"off"``.
         world: The processes that learn together.
         should_stop: Asked after every step; a reason, such as ``"SIGTERM"``, ends the training after saving.
@@ -99,6 +101,7 @@ class Trainer:
         identity: RunIdentity,
         observer: Observer,
         loss: LossName = "dice-ce",
+        objective: Objective | None = None,
         compilation: Compilation = "auto",
         world: World | None = None,
         should_stop: Callable[[], str | None] = lambda: None,
@@ -116,7 +119,6 @@ class Trainer:
         self.is_deterministic = is_deterministic
         self.identity = identity
         self.observer = observer
-        self.loss = loss
         self.world = world or World()
         self.should_stop = should_stop
         self.save_seconds = save_seconds
@@ -128,6 +130,7 @@ class Trainer:
             precision=precision,
             seed=seed,
             loss=loss,
+            objective=objective,
             world=self.world,
             will_compile=self.will_compile,
         )
@@ -140,6 +143,7 @@ class Trainer:
             seed=seed,
             mode=augmentation,
             policy=choose_policy(plan),
+            neighbours=find_neighbour_slices(plan),
             groups=groups,
             rank=self.world.rank,
             world_size=self.world.size,
@@ -171,7 +175,7 @@ class Trainer:
         return {
             "optimizer": self.plan.optimizer.model_dump(),
             "max_gradient_norm": MAX_GRADIENT_NORM,
-            "loss": self.loss,
+            "loss": self.engine.objective.name,
             "is_compiled": self.engine.is_compiled,
             "num_processes": self.world.size,
         }
@@ -274,10 +278,11 @@ class Trainer:
 
     def _report(self, clock: Clock, log: TrainingLog | None) -> None:
         self._check()
-        if log is None or self._means.loss is None or self._means.dice is None:
+        if log is None or self._means.loss is None:
             return
         state = self.state
-        loss, dice, data_wait = float(self._means.loss), float(self._means.dice), clock.measure_data_wait()
+        loss, data_wait = float(self._means.loss), clock.measure_data_wait()
+        dice = None if self._means.dice is None else float(self._means.dice)
         progress = self.budget.compute_progress(state.iteration, state.seconds)
         learning_rate = compute_learning_rate(self.plan.optimizer, progress)
         self.observer.on_step(
@@ -289,6 +294,7 @@ class Trainer:
                 seconds=state.seconds,
                 seconds_left=state.seconds * (1 - progress) / max(progress, 1e-6),
                 data_wait=data_wait,
+                learning_rate=learning_rate,
             )
         )
         log.write_step(
@@ -313,6 +319,7 @@ class Trainer:
                 self.engine.network.train()
         log.write_validation(self.state.iteration, self.state.seconds, dice)
         if dice is not None:
+            self.observer.on_look(self.state.iteration, dice)
             self.observer.on_message(f"iteration {self.state.iteration}: Dice {dice:.3f} on validation cases")
 
     def _give_up_looks(self, clock: Clock) -> None:
@@ -389,4 +396,5 @@ class _RunningMeans:
 
     def add(self, loss: Loss) -> None:
         self.loss = loss.total if self.loss is None else torch.lerp(loss.total, self.loss, _SMOOTHING)
-        self.dice = loss.soft_dice if self.dice is None else torch.lerp(loss.soft_dice, self.dice, _SMOOTHING)
+        if loss.soft_dice is not None:
+            self.dice = loss.soft_dice if self.dice is None else torch.lerp(loss.soft_dice, self.dice, _SMOOTHING)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -85,8 +86,13 @@ class PatchOrder:
         return PatchChoice(case=patient[epoch % len(patient)], code=code)
 
     def _shuffle(self, length: int, *stream: int) -> list[int]:
-        order: list[int] = np.random.default_rng([self._seed, *stream]).permutation(length).tolist()
-        return order
+        return _shuffle(length, (self._seed, *stream))
+
+
+@lru_cache(maxsize=64)  # each order is asked for as often as it is long
+def _shuffle(length: int, stream: tuple[int, ...]) -> list[int]:
+    order: list[int] = np.random.default_rng(stream).permutation(length).tolist()
+    return order
 
 
 def _group_cases(cases: Sequence[int], groups: Sequence[Hashable | None]) -> list[list[int]]:

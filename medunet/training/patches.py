@@ -25,8 +25,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medunet.augmentation import PatchChange, SpatialChange, apply_spatial, compute_source_offsets, warp_labels
-from medunet.preprocessing import Box, StoredCase
+from medunet.augmentation import (
+    PatchChange,
+    SpatialChange,
+    apply_spatial,
+    apply_zoom,
+    compute_source_offsets,
+    compute_zoom_offsets,
+    warp_labels,
+    zoom_labels,
+)
+from medunet.preprocessing import Box, NeighbourSlices, StoredCase
 from medunet.tasks import Task
 from medunet.volume import Array, Shape3, Spacing
 
@@ -76,10 +85,47 @@ def read_patch(
     if source is None:
         return crop_patch(case, start, patch_size, device)
     image, codes = case.read_box(source.box, device)
-    warped, warped_codes = apply_spatial(image, source.coordinates, "bilinear"), warp_labels(codes, source.coordinates)
+    warped, warped_codes = source.interpolate(image), source.pick(codes)
+    if source.is_outside is None:
+        return warped, warped_codes
     for channel, fill in zip(warped, case.fill.tolist(), strict=True):
         channel.masked_fill_(source.is_outside, fill)
-    return warped, warped_codes.masked_fill(source.is_outside, 0)
+    return warped, warped_codes.masked_fill_(source.is_outside, 0)
+
+
+def read_slices(
+    case: StoredCase,
+    start: Start,
+    change: SpatialChange,
+    patch_size: Shape3,
+    spacing: Spacing,
+    device: torch.device,
+    neighbours: NeighbourSlices,
+) -> tuple[Tensor, Tensor]:
+    """A patch of one slice with those on either side, all changed in the same way, so that they stay neighbours.
+
+    Args:
+        case: To read from.
+        start: First voxel of the unchanged patch, in the middle slice.
+        change: What was drawn for the patch of one slice: it moves nothing across slices.
+        patch_size: Of the patch, with one voxel along the slice axis.
+        spacing: Of the case, mm.
+        device: Where the voxels are interpolated, and stay.
+        neighbours: How many slices, along which axis.
+
+    Returns:
+        Image ``(C, I, J, K)`` with all slices along the slice axis, see `medunet.preprocessing.fold_slices`, and the codes
+        ``(I, J, K)`` of the middle slice alone.
+    """
+    axis = neighbours.axis
+    images: dict[int, Tensor] = {}
+    images[start[axis]], codes = read_patch(case, start, change, patch_size, spacing, device)
+    slices = neighbours.list_slices(start[axis], case.shape[axis])
+    for index in slices:
+        if index not in images:
+            i, j, k = (index if other == axis else first for other, first in enumerate(start))
+            images[index], _ = read_patch(case, (i, j, k), change, patch_size, spacing, device)
+    return torch.cat([images[index] for index in slices], dim=1 + axis), codes
 
 
 def read_previous_patch(
@@ -89,8 +135,8 @@ def read_previous_patch(
     source = _locate(case.shape, start, change, patch_size, spacing, device)
     if source is None:
         return crop_previous_patch(case, start, patch_size, device)
-    codes = warp_labels(case.read_previous_box(source.box, device), source.coordinates)
-    return codes.masked_fill(source.is_outside, 0)
+    codes = source.pick(case.read_previous_box(source.box, device))
+    return codes if source.is_outside is None else codes.masked_fill_(source.is_outside, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,30 +145,57 @@ class _Source:
 
     Attributes:
         box: Of the case, to be read.
-        coordinates: ``(I, J, K, 3)`` voxel positions within the box.
-        is_outside: ``(I, J, K)`` whether they lie outside the case.
+        places: Voxel positions within the box: of every voxel ``(I, J, K, 3)``, or of a patch that is only zoomed, along each
+            axis.
+        is_outside: Whether they lie outside the case, of a shape that spreads to ``(I, J, K)``; None where none does.
     """
 
     box: Box
-    coordinates: Tensor
-    is_outside: Tensor
+    places: Tensor | list[Tensor]
+    is_outside: Tensor | None
+
+    def interpolate(self, image: Tensor) -> Tensor:
+        if isinstance(self.places, Tensor):
+            return apply_spatial(image, self.places, "bilinear")
+        return apply_zoom(image, self.places)
+
+    def pick(self, codes: Tensor) -> Tensor:
+        if isinstance(self.places, Tensor):
+            return warp_labels(codes, self.places)
+        return zoom_labels(codes, self.places)
 
 
 def _locate(
     shape: Shape3, start: Start, change: SpatialChange, patch_size: Shape3, spacing: Spacing, device: torch.device
 ) -> _Source | None:
     """None where a plain crop does."""
-    offsets = compute_source_offsets(change, patch_size, spacing, device=device)
-    if offsets is None:
+    # On a GPU one interpolation of everything is over before three have begun.
+    offsets = compute_zoom_offsets(change, patch_size) if device.type == "cpu" else None
+    places = compute_source_offsets(change, patch_size, spacing, device=device) if offsets is None else offsets
+    if places is None:
         return None
     centre = [first + (size - 1) / 2 for first, size in zip(start, patch_size, strict=True)]
     box = compute_source_box(change, centre, patch_size, spacing, shape)
-    positions = [offset + c for offset, c in zip(offsets.unbind(-1), centre, strict=True)]
-    local = torch.stack([where - edge.start for where, edge in zip(positions, box, strict=True)], dim=-1)
-    is_outside = torch.zeros_like(positions[0], dtype=torch.bool)
-    for where, length in zip(positions, shape, strict=True):
-        is_outside |= (where < -0.5) | (where > length - 0.5)
-    return _Source(box=box, coordinates=local, is_outside=is_outside)
+    along = places.unbind(-1) if isinstance(places, Tensor) else _spread(places)
+    is_outside = None
+    for axis, (edge, length) in enumerate(zip(box, shape, strict=True)):
+        position = along[axis].add_(centre[axis] - edge.start)
+        # A box that ends before the case does holds all positions on that side.
+        if edge.start == 0:
+            is_outside = _add_where(is_outside, position < -0.5)
+        if edge.stop == length:
+            is_outside = _add_where(is_outside, position > length - edge.start - 0.5)
+    return _Source(box=box, places=places, is_outside=is_outside)
+
+
+def _spread(positions: Sequence[Tensor]) -> list[Tensor]:
+    """The same numbers ``(I, 1, 1)``, ``(1, J, 1)`` and ``(1, 1, K)``."""
+    i, j, k = positions
+    return [i[:, None, None], j[:, None], k]
+
+
+def _add_where(mask: Tensor | None, more: Tensor) -> Tensor:
+    return more if mask is None else mask | more
 
 
 def compute_source_box(
@@ -130,11 +203,10 @@ def compute_source_box(
 ) -> Box:
     """The voxels of a case between which a changed patch lies, known before any coordinate is computed.
 
-    A turned patch reaches as far as its corners; no point is displaced further than the control points around it, because
-    the weights of a B-spline are positive and sum to 1.
+    A turned patch reaches as far as its corners, and a bent one as far again as its largest displacement can be.
 
     Args:
-        change: With a matrix or control points.
+        change: With a matrix or a deformation.
         centre: Of the patch, in voxels of the case.
         patch_size: Of the patch.
         spacing: Of the case, mm.
@@ -146,9 +218,8 @@ def compute_source_box(
     matrix: Array = np.eye(3) if change.matrix is None else change.matrix
     reach = np.abs(matrix) @ ((np.array(patch_size) - 1) / 2)
     low, high = np.array(centre) - reach, np.array(centre) + reach
-    if change.control_mm is not None:
-        displacement = change.control_mm.reshape(-1, 3) / np.array(spacing)
-        low, high = low + displacement.min(axis=0), high + displacement.max(axis=0)
+    moved = change.limit_displacement_voxels(patch_size, spacing)
+    low, high = low + moved[0], high + moved[1]
     # Float32 coordinates may round across a voxel.
     first = np.clip(np.floor(low - 1e-3), 0, np.array(shape) - 1).astype(int).tolist()
     last = np.clip(np.ceil(high + 1e-3), 0, np.array(shape) - 1).astype(int).tolist()

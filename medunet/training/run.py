@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,20 +11,24 @@ from medunet.errors import OutputError
 from medunet.io import check_output
 from medunet.models import SYNTHETIC_WARNING
 from medunet.models.names import ENSEMBLE, WEIGHTS
+from medunet.runs import list_network_folders
+from medunet.runs.failure import recorded_failure
+from medunet.runs.lock import RunLock
 from medunet.tasks import load_task
 from medunet.training.cascade import train_cascade
 from medunet.training.cross_validation import train_every_fold
 from medunet.training.distributed import World
 from medunet.training.experiment import prepare_experiment
 from medunet.training.fold import TrainingResult, train_fold
-from medunet.training.folders import find_unfinished_run, list_network_folders, name_run_folder
+from medunet.training.folders import find_unfinished_run, name_run_folder
 from medunet.training.launch import open_world
 from medunet.training.locating import train_located
-from medunet.training.lock import RunLock
-from medunet.training.progress import Observer
+from medunet.training.progress import Observer, Observers
 from medunet.training.settings import TrainingSettings, build_settings, has_settings, read_settings, take_over_settings
 from medunet.training.signals import StopSignals
 from medunet.training.state import has_state
+from medunet.training.tensorboard_notes import TensorBoardNotes
+from medunet.training.tracking import follow_in_mlflow
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ def train(
     output: str | Path | None = None,
     resume: bool | Literal["auto"] = False,
     observer: Observer | None = None,
+    mlflow: str | None = None,
     **options: Any,
 ) -> TrainingResult:
     """Train a network and validate it.
@@ -47,11 +52,13 @@ def train(
         resume: Go on with ``output``, or with the newest unfinished run of the task; ``"auto"`` starts anew where
             ``output`` holds no run yet, as a job that is requeued needs it.
         observer: Told what happens.
+        mlflow: Also follow the training in MLflow (``medunet[mlflow]``): address of a server such as
+            ``"http://server:5000"``, or a folder. A resumed run goes on where it was followed.
         **options: Everything else that can be decided, as in `TrainingSettings`: ``fold``, ``budget``,
             ``configuration``, ``device``, ``seed`` and so on.
 
     Raises:
-        InputError: If task, data, budget, device or another option cannot be used.
+        InputError: If task, data, budget, device, MLflow or another option cannot be used.
         OutputError: If the run folder cannot be written, is being written by another run, or holds a model already.
         TrainingError: If the loss is no longer finite.
         TrainingStoppedError: On SIGTERM, SIGUSR1 or Ctrl-C, after the state and the weights so far were saved.
@@ -63,8 +70,14 @@ def train(
     started = settings if begun is None else read_settings(begun)  # a run goes on with as many processes as it had
     with open_world(arguments, devices=started.devices, nodes=started.nodes, device=started.device) as world:
         folder = Path(world.share(str(begun or _name_folder(settings, output)) if world.is_first else None))
-        with RunLock(folder) if world.is_first else nullcontext():
-            return _train_in(folder, settings, world, observer or Observer(), resume=resume)
+        observer = observer or Observer()
+        with ExitStack() as stack:
+            if world.is_first:
+                stack.enter_context(RunLock(folder))
+                name = load_task(settings.task).name
+                follower = follow_in_mlflow(mlflow, folder, name, observer, resumes=begun is not None)
+                observer = Observers([observer, TensorBoardNotes(), stack.enter_context(follower)])
+            return _train_in(folder, settings, world, observer, resume=resume)
 
 
 def _find_begun(settings: TrainingSettings, output: str | Path | None, resume: bool | Literal["auto"]) -> Path | None:
@@ -99,13 +112,14 @@ def _train_in(
     train_one = train_fold if experiment.low_plan is None else train_cascade
     if experiment.locator_plan is not None:
         train_one = train_located
-    if settings.fold == "cv":
-        result = train_every_fold(experiment, folder, train_one=train_one)
-    else:
-        # A run that was killed before its first save has a plan, but no state to go on from.
-        resumes = has_state(folder) if resume == "auto" else resume
-        fold = None if settings.fold == "all" else settings.fold
-        result = train_one(experiment, folder, fold, resumes=resumes)
+    with recorded_failure(folder) if world.is_first else nullcontext():
+        if settings.fold == "cv":
+            result = train_every_fold(experiment, folder, train_one=train_one)
+        else:
+            # A run that was killed before its first save has a plan, but no state to go on from.
+            resumes = has_state(folder) if resume == "auto" else resume
+            fold = None if settings.fold == "all" else settings.fold
+            result = train_one(experiment, folder, fold, resumes=resumes)
     if experiment.dataset.is_synthetic and world.is_first:
         logger.warning(SYNTHETIC_WARNING)
     return result

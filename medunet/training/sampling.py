@@ -23,7 +23,7 @@ from medunet.augmentation import (
 )
 from medunet.device import is_out_of_memory
 from medunet.errors import TrainingError
-from medunet.preprocessing import StoredCase
+from medunet.preprocessing import NeighbourSlices, StoredCase
 from medunet.tasks import Task, compute_membership, compute_mirrored_outputs
 from medunet.training.patch_order import PatchOrder
 from medunet.training.patches import (
@@ -36,12 +36,15 @@ from medunet.training.patches import (
     read_patch_with_peers,
     read_previous_patch,
     read_previous_patch_with_peers,
+    read_slices,
 )
 from medunet.training.prefetch import TIMEOUT_SECONDS, draw_ahead
 from medunet.training.previous_labels import PreviousChange, apply_previous_change, sample_previous_change
 from medunet.volume import Shape3, Spacing
 
 AugmentationMode = Literal["fast", "torchio", "none"]
+AugmentationName = Literal[AugmentationMode, "unet2015"]
+"""A mode, or a policy of its own, which is applied fast."""
 _PATCH = 1  # stream of random numbers
 _MAX_WORKERS = 8
 _DEVICE_MEMORY_SHARE = 0.25
@@ -55,7 +58,8 @@ class Batch:
     Attributes:
         iteration: Its number.
         case_ids: One per patch.
-        image: ``(B, C, I, J, K)`` float32; intensities still wait for ``changes``.
+        image: ``(B, C, I, J, K)`` float32; intensities still wait for ``changes``. With neighbour slices, these lie along the
+            slice axis, and become channels (`medunet.preprocessing.fold_slices`) once the intensities are changed.
         codes: ``(B, I, J, K)`` uint8.
         annotated: ``(B, outputs)`` bool: whether the patch's case was searched for what an output stands for, which in a
             patch whose sides are swapped is the label of the other side; None when every case was for everything.
@@ -96,6 +100,7 @@ class PatchSampler:
         seed: Of everything drawn here.
         mode: ``"fast"`` (plain torch), ``"torchio"`` (MONAI and TorchIO), ``"none"``.
         policy: What may change; None takes that of the task's modality.
+        neighbours: Slices that come with each patch of one slice; None for patches alone.
         groups: Per case, its patient (`medunet.tasks.Case.group`); a patient with many scans comes no more often than
             others. None: every case is a patient of its own.
         rank: Of this process; it draws patches ``rank * batch_size`` and following of ``world_size * batch_size``.
@@ -116,6 +121,7 @@ class PatchSampler:
         seed: int,
         mode: AugmentationMode = "fast",
         policy: AugmentationPolicy | None = None,
+        neighbours: NeighbourSlices | None = None,
         groups: Sequence[Hashable | None] | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -131,6 +137,7 @@ class PatchSampler:
         self.seed = seed
         self.mode = mode
         self.policy = policy or build_policy(task.modality)
+        self.neighbours = neighbours
         self.rank = rank
         self.num_workers = choose_num_workers(self.device) if num_workers is None else num_workers
         self.timeout_seconds = timeout_seconds
@@ -211,7 +218,12 @@ class PatchSampler:
         return sample_change(self.policy, rng, patch_size, self.spacing, num_channels=len(case.fill))
 
     def _read_patch(self, case: StoredCase, start: Start, change: PatchChange) -> tuple[Tensor, Tensor]:
-        if self.mode == "torchio":
+        if self.neighbours is not None:
+            assert self.mode != "torchio"  # `TrainingSettings` refuses it
+            image, codes = read_slices(
+                case, start, change.spatial, self.patch_size, self.spacing, self.device, self.neighbours
+            )
+        elif self.mode == "torchio":
             image, codes = read_patch_with_peers(case, start, change, self.patch_size, self.spacing)
             image, codes = image.to(self.device), codes.to(self.device)
         else:

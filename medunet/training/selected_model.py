@@ -12,6 +12,7 @@ from medunet.evaluation import build_evaluation
 from medunet.io import describe_write_error
 from medunet.models import (
     QualityRanges,
+    combine_instance_rules,
     combine_records,
     combine_speed_records,
     copy_model,
@@ -81,6 +82,9 @@ def _write_model(
             "candidates": [_summarize_candidate(one, is_chosen=one is best) for one in candidates],
         },
         postprocessing=best.validation.postprocessing,
+        instances=combine_instance_rules([fold.instances for run in best.runs for fold in run.folds])
+        if first.task.has_instances
+        else None,
         quality=_update_quality(first.quality, best.validation),
         speed=combine_speed_records([fold.speed for run in best.runs for fold in run.folds]),
         other_plans=[run.records.plan for run in best.runs[1:]],

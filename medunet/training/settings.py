@@ -12,32 +12,33 @@ from typing import Any, Literal, TypeAlias, get_args
 from medunet.device import PrecisionName
 from medunet.errors import InputError, ModelError
 from medunet.io import write_json_atomic
-from medunet.networks import find_architecture
+from medunet.models.names import SETTINGS, STATE_FOLDER
+from medunet.networks import ENCODER_NETWORKS, find_architecture
+from medunet.networks.encoder_weights import Inflation
 from medunet.planning import Configuration, Preset
 from medunet.tasks import Task, load_task, suggest
 from medunet.training.budget import Budget, parse_budget
 from medunet.training.compilation import Compilation
 from medunet.training.losses import LossName
-from medunet.training.sampling import AugmentationMode
-from medunet.training.state import SAVE_SECONDS, STATE_FOLDER
+from medunet.training.sampling import AugmentationMode, AugmentationName
+from medunet.training.state import SAVE_SECONDS
 
 logger = logging.getLogger(__name__)
-
-SETTINGS = "settings.json"
 
 Fold: TypeAlias = int | Literal["all", "cv"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "configuration": (*get_args(Configuration), "auto"),
     "preset": get_args(Preset),
-    "augmentation": get_args(AugmentationMode),
+    "augmentation": get_args(AugmentationName),
+    "inflation": get_args(Inflation),
     "locate": ("auto", "never"),
     "loss": ("auto", *get_args(LossName)),
     "precision": get_args(PrecisionName),
     "compile": get_args(Compilation),
 }
 _LISTS = ("mapping", "network_options")
-_SMALLEST = {"seed": 0, "devices": 1, "nodes": 1, "workers": 0, "save_seconds": 0}
+_SMALLEST = {"seed": 0, "devices": 1, "nodes": 1, "workers": 0, "save_seconds": 0, "neighbour_slices": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,16 @@ class TrainingSettings:
         splits: File of own folds (`medunet.tasks.read_splits`); None takes nnU-Net's.
         budget: ``"10min"``, ``"2h"``, ``"5000it"``, ``"full"``; None takes the task's. The learning rate falls over
             exactly this. A time is shared by all folds and stages; iterations are those of each.
-        configuration: ``"3d"``, ``"2d"``, ``"3d-low"``, ``"cascade"``, or ``"auto"`` by rule.
+        configuration: ``"3d"``, ``"2d"``, ``"2.5d"``, ``"3d-low"``, ``"cascade"``, or ``"auto"`` by rule.
+        neighbour_slices: Slices on each side that a ``"2.5d"`` network sees; None takes `medunet.planning.NEIGHBOUR_SLICES`.
         preset: nnU-Net's plain U-Net (``"default"``) or its residual encoders, where the budget is ``full``.
         memory_gb: Device memory that a plan may use; None takes the preset's.
         network: ``"auto"`` for the planner's U-Net, or a name of `medunet.networks.catalogue`.
         network_options: Of that network's config, each as ``"width=32"``.
-        augmentation: ``"fast"`` (plain torch), ``"torchio"`` (MONAI and TorchIO) or ``"none"``.
+        encoder: safetensors file of a 2D classifier whose weights are the start of that network's encoder.
+        inflation: How its kernels get a third axis in a 3D network: ``"centre"`` or ``"repeat"``.
+        augmentation: ``"fast"`` (plain torch), ``"torchio"`` (MONAI and TorchIO), ``"unet2015"`` (the policy of the U-Net's
+            paper, in plain torch) or ``"none"``.
         locate: Whether a small network is trained that finds the structures, where that saves much: ``"auto"`` or ``"never"``.
         loss: Name in `medunet.training.losses`, or ``"auto"`` for the plan's.
         from_model: Model folder whose weights are the start; None starts anew.
@@ -82,11 +87,14 @@ class TrainingSettings:
     splits: str | None = None
     budget: str | None = None
     configuration: Configuration | Literal["auto"] = "auto"
+    neighbour_slices: int | None = None
     preset: Preset = "default"
     memory_gb: float | None = None
     network: str = "auto"
     network_options: tuple[str, ...] = ()
-    augmentation: AugmentationMode = "fast"
+    encoder: str | None = None
+    inflation: Inflation = "centre"
+    augmentation: AugmentationName = "fast"
     locate: Literal["auto", "never"] = "auto"
     loss: LossName | Literal["auto"] = "auto"
     from_model: str | None = None
@@ -118,6 +126,14 @@ class TrainingSettings:
                 "shall not be learnt from out of the dataset."
             )
             raise InputError(msg)
+        if self.neighbour_slices is not None and self.configuration != "2.5d":
+            msg = (
+                f"--neighbour-slices belongs to --configuration 2.5d, not to {self.configuration}; add or change that."
+            )
+            raise InputError(msg)
+        if self.configuration == "2.5d" and self.augmentation == "torchio":
+            msg = "--augmentation torchio does not change neighbour slices alike; use fast with --configuration 2.5d."
+            raise InputError(msg)
         if self.mapping and self.data is None:
             msg = "--map names structures of a dataset, and there is none; add --data, or leave --map out."
             raise InputError(msg)
@@ -129,10 +145,21 @@ class TrainingSettings:
             if self.from_model is not None:
                 msg = f"--from takes over the network of that model, whatever --network {self.network} says; leave one of them out."
                 raise InputError(msg)
+        if self.encoder is not None and self.network not in ENCODER_NETWORKS:
+            msg = (
+                f"--encoder is for a network with the encoder of a classifier, and --network is '{self.network}'; choose one of "
+                f"{', '.join(ENCODER_NETWORKS)}."
+            )
+            raise InputError(msg)
         self.parse_network_options()
         if self.memory_gb is not None and self.memory_gb <= 0:
             msg = f"--memory-gb is {self.memory_gb}; expected the device's memory in GB, above 0."
             raise InputError(msg)
+
+    @property
+    def augmentation_mode(self) -> AugmentationMode:
+        """Who changes the patches; which changes they undergo is in the plan."""
+        return "fast" if self.augmentation == "unet2015" else self.augmentation
 
     def parse_network_options(self) -> dict[str, Any]:
         """Name -> value, as JSON where it is JSON and as text otherwise.
@@ -184,7 +211,7 @@ def build_settings(task: str | Path, data: str | Path | None, options: dict[str,
         raise InputError(msg)
     paths = {
         name: None if value is None else str(Path(value).resolve())
-        for name in ("splits", "from_model")
+        for name in ("splits", "from_model", "encoder")
         if (value := options.get(name)) is not None
     }
     return TrainingSettings(

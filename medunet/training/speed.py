@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -15,15 +16,16 @@ from medunet.inference import InferenceSettings, list_flips
 from medunet.inference.settings import FAST_STEP
 from medunet.inference.tiling import STEP_FRACTION
 from medunet.models import MeasuredSpeed, SpeedRecord
-from medunet.tasks import Case, read_case
+from medunet.tasks import Case, Task, read_case
 from medunet.training.progress import Observer
 from medunet.training.validation import NetworkSegmenter
+from medunet.volume import Volume
 
 logger = logging.getLogger(__name__)
 
 _MAX_CASES = 20
 _MIN_SECONDS = 60.0
-_SHARE = 0.05
+SHARE = 0.05
 """Of the time of training that measuring may take."""
 _FAST = InferenceSettings(speed="fast")
 _BALANCED = InferenceSettings(flips="none")
@@ -50,13 +52,11 @@ def measure_speeds(
     ways += [_BEST] if num_flips > 1 else []
     ways += [_LOCATED] if segmenter.locator is not None else []
     measured: dict[InferenceSettings, list[tuple[float, float]]] = {way: [] for way in ways}
-    chosen = [
-        cases[number] for number in np.linspace(0, len(cases) - 1, min(_MAX_CASES, len(cases))).round().astype(int)
-    ]
-    began, limit = time.monotonic(), max(_MIN_SECONDS, _SHARE * training_seconds)
+    chosen = choose_cases(cases)
+    began, limit = time.monotonic(), max(_MIN_SECONDS, SHARE * training_seconds)
     for number, case in enumerate(chosen, start=1):
         try:
-            rows = [_measure(segmenter, case, way) for way in ways]
+            rows = [measure_case(partial(segmenter.segment, settings=way), case, segmenter.task) for way in ways]
         except Exception as error:
             if not (isinstance(error, InputError) or is_out_of_memory(error)):
                 raise
@@ -71,22 +71,35 @@ def measure_speeds(
         return None
     record = SpeedRecord.of(
         len(measured[_FAST]),
-        _summarize(measured[_FAST], FAST_STEP, 1),
-        _summarize(measured[_BALANCED], STEP_FRACTION, 1),
-        _summarize(measured[_BEST], STEP_FRACTION, num_flips) if _BEST in measured else None,
-        _summarize(measured[_LOCATED], STEP_FRACTION, 1) if _LOCATED in measured else None,
+        summarize_speed(measured[_FAST], FAST_STEP, 1),
+        summarize_speed(measured[_BALANCED], STEP_FRACTION, 1),
+        summarize_speed(measured[_BEST], STEP_FRACTION, num_flips) if _BEST in measured else None,
+        summarize_speed(measured[_LOCATED], STEP_FRACTION, 1) if _LOCATED in measured else None,
     )
     observer.on_message(f"Speeds: {record.describe()}")
     return record
 
 
-def _measure(segmenter: NetworkSegmenter, case: Case, settings: InferenceSettings) -> tuple[float, float] | None:
-    """Mean Dice over labels and seconds of one case; None where there is nothing to score."""
-    image, reference = read_case(case, segmenter.task)
+def choose_cases(cases: Sequence[Case]) -> list[Case]:
+    """Those that are measured, spread over all, so that two measurements of a model are of the same cases."""
+    return [cases[number] for number in np.linspace(0, len(cases) - 1, min(_MAX_CASES, len(cases))).round().astype(int)]
+
+
+def measure_case(segment: Callable[[Volume], Volume], case: Case, task: Task) -> tuple[float, float] | None:
+    """Mean Dice over labels and seconds of one case; None where there is nothing to score.
+
+    Args:
+        segment: From the image to the mask, without post-processing; what is timed.
+        case: Read from its files.
+        task: Channels and labels.
+
+    Raises:
+        InputError: If the case cannot be read or segmented.
+    """
+    image, reference = read_case(case, task)
     began = time.perf_counter()
-    mask = segmenter.segment(image, settings)
+    mask = segment(image)
     seconds = time.perf_counter() - began
-    task = segmenter.task
     scores = score_case(reference, mask, task.labels, case_id=case.case_id, ignore_value=task.ignore)
     dices = [
         score.dice
@@ -96,7 +109,8 @@ def _measure(segmenter: NetworkSegmenter, case: Case, settings: InferenceSetting
     return (float(np.mean(dices)), seconds) if dices else None
 
 
-def _summarize(row: Sequence[tuple[float, float]], step_fraction: float, num_flips: int) -> MeasuredSpeed:
+def summarize_speed(row: Sequence[tuple[float, float]], step_fraction: float, num_flips: int) -> MeasuredSpeed:
+    """The means over cases of what `measure_case` gave, one or more."""
     dices, seconds = zip(*row, strict=True)
     return MeasuredSpeed(
         step_fraction=step_fraction,

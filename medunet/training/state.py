@@ -26,15 +26,13 @@ from torch import Tensor, nn
 from medunet.errors import ModelError
 from medunet.io.atomic import remove_partial_files, write_bytes_atomic
 from medunet.models.folder import compute_weights_sha256
+from medunet.models.names import PREVIOUS_FILE, STATE_FILE, STATE_FOLDER
 from medunet.training.identity import RunIdentity, describe_difference
 
 logger = logging.getLogger(__name__)
 
-STATE_FOLDER = "state"
 SAVE_SECONDS = 300.0
 """Between two saves, unless told otherwise."""
-STATE_FILE = "state.safetensors"
-PREVIOUS_FILE = "previous.safetensors"
 DAMAGED_FILE = "damaged.safetensors"
 
 

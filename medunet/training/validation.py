@@ -7,6 +7,7 @@ the post-processing is chosen; then the masks are scored as a user would get the
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +23,9 @@ from medunet.errors import InputError
 from medunet.evaluation import CaseFailure, Evaluation, LabelScore, build_evaluation, score_case
 from medunet.inference import InferenceSettings, build_tile_networks, compute_logits, paint_labels
 from medunet.inference.backends import TorchBackend
-from medunet.inference.locating import Locator, Region, reaches_sides
+from medunet.inference.locating import Locator, Region, segment_located
 from medunet.inference.members import MembersWatch
-from medunet.inference.predictor import choose_flips
+from medunet.inference.predictor import OnSlab, choose_flips
 from medunet.models import SpeedRecord
 from medunet.planning import Plan
 from medunet.postprocessing import (
@@ -33,6 +34,7 @@ from medunet.postprocessing import (
     Postprocessing,
     apply_postprocessing,
     choose_postprocessing,
+    choose_steps,
     compute_agreement,
     fit_dice_calibration,
 )
@@ -124,7 +126,12 @@ class NetworkSegmenter:
     locator: Locator | None = None
 
     def segment(
-        self, image: Volume, settings: InferenceSettings | None = None, speed: SpeedRecord | None = None
+        self,
+        image: Volume,
+        settings: InferenceSettings | None = None,
+        speed: SpeedRecord | None = None,
+        *,
+        on_slab: OnSlab | None = None,
     ) -> Volume:
         """From a scan to a mask on its grid, without post-processing.
 
@@ -132,33 +139,49 @@ class NetworkSegmenter:
             image: ``(C, I, J, K)`` with the channels of the task.
             settings: How much is computed.
             speed: What was measured before; decides about mirrored passes where the settings leave it open.
+            on_slab: Called with finished logits; then all of the scan is looked at.
         """
-        return self.segment_with_agreement(image, settings, speed)[0]
+        if on_slab is not None:
+            wanted = settings or InferenceSettings()
+            return self._segment_region(image, None, wanted, speed, on_slab=on_slab, counts_agreement=False)[0]
+        return self.segment_with_agreement(image, settings, speed, counts_agreement=False)[0]
 
     def segment_with_agreement(
-        self, image: Volume, settings: InferenceSettings | None = None, speed: SpeedRecord | None = None
+        self,
+        image: Volume,
+        settings: InferenceSettings | None = None,
+        speed: SpeedRecord | None = None,
+        *,
+        counts_agreement: bool = True,
     ) -> tuple[Volume, AgreementCounts | None]:
-        """`segment`, and how far the mirrored passes agree; None where there are none."""
+        """`segment`, and how far the mirrored passes agree; None where there are none, or it is not counted."""
         settings = settings or InferenceSettings()
-        region = None
-        if self.locator is not None and settings.resolve_locate(speed):
-            region = self.locator.find_region(image, self.plan)
-        found = self._segment_region(image, region, settings, speed)
-        if region is not None and reaches_sides(found[0], region):
-            found = self._segment_region(image, None, settings, speed)
-        return found
+        locator = self.locator if settings.resolve_locate(speed) else None
+        return segment_located(
+            None if locator is None else functools.partial(locator.find_region, image, self.plan),
+            lambda region: self._segment_region(image, region, settings, speed, counts_agreement=counts_agreement),
+        )
 
     def _segment_region(
-        self, image: Volume, region: Region | None, settings: InferenceSettings, speed: SpeedRecord | None
+        self,
+        image: Volume,
+        region: Region | None,
+        settings: InferenceSettings,
+        speed: SpeedRecord | None,
+        *,
+        counts_agreement: bool,
+        on_slab: OnSlab | None = None,
     ) -> tuple[Volume, AgreementCounts | None]:
         prepared = preprocess_image(image, self.plan, region=region)
         if self.add_channels is not None:
             prepared = self.add_channels(prepared, image)
         networks = [TorchBackend(self.network, self.device, self.precision)]
         num_flips = len(choose_flips(self.plan, settings, speed))
-        watch = MembersWatch(self.task, 1, num_flips, self.device)
-        tiles = build_tile_networks(networks, self.plan, self.task, settings, speed, on_members=watch.add)
-        return paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings), watch.read()
+        watch = MembersWatch(self.task, 1, num_flips, self.device) if counts_agreement else None
+        on_members = None if watch is None else watch.add
+        tiles = build_tile_networks(networks, self.plan, self.task, settings, speed, on_members=on_members)
+        labels = paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings, on_slab=on_slab)
+        return labels, None if watch is None else watch.read()
 
 
 def validate_cases(
@@ -242,9 +265,15 @@ def score_masks(cases: Sequence[Case], task: Task, folder: Path, failures: Itera
         [case for case in cases if case.case_id not in failed and has_mask_pair(folder, case.case_id)]
     )
     raw = scorer.score(Postprocessing())
+    # Of objects the largest is no better than the others.
+    num_judges = 0 if task.has_instances else scorer.num_cases
     postprocessing = choose_postprocessing(
-        task, scorer.num_cases, lambda candidate: _compute_mean_dices(scorer.score(candidate), task)
+        task, num_judges, lambda candidate: _compute_mean_dices(scorer.score(candidate), task)
     )
+    if not task.has_instances:
+        postprocessing = choose_steps(
+            task, postprocessing, lambda candidate: _list_case_dices(scorer.score(candidate), task)
+        )
     evaluation = build_evaluation(scorer.score(postprocessing), failures)
     return Validation(
         scores=evaluation.scores,
@@ -304,6 +333,13 @@ class _Scorer:
 def _compute_mean_dices(scores: Iterable[LabelScore], task: Task) -> dict[str, float | None]:
     dices = list_dices(scores)
     return {name: float(np.mean(dices[name])) if name in dices else None for name in task.labels}
+
+
+def _list_case_dices(scores: Iterable[LabelScore], task: Task) -> dict[str, dict[str, float | None]]:
+    dices: dict[str, dict[str, float | None]] = {name: {} for name in task.labels}
+    for score in scores:
+        dices[score.label][score.case_id] = score.dice
+    return dices
 
 
 def list_dices(scores: Iterable[LabelScore]) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import map_coordinates, uniform_filter
 from torch import Tensor
 
-from medunet.augmentation import apply_spatial, warp_labels
+from medunet.augmentation import apply_spatial, warp_labels, zoom_labels
 from medunet.augmentation.labels import _compute_weights, _gather_corners, _locate, _vote
 
 
@@ -114,6 +114,17 @@ def test_memory_order_does_not_matter() -> None:
     strided = codes.permute(2, 0, 1).contiguous().permute(1, 2, 0)
     assert not strided.is_contiguous()
     assert torch.equal(warp_labels(strided, coordinates), warp_labels(codes, coordinates))
+
+
+@pytest.mark.parametrize("num_labels", [2, 16, 117])
+@pytest.mark.parametrize("shape", [(17, 22, 31), (9, 1, 14), (1, 1, 1)])
+def test_labels_on_a_grid_are_those_at_its_crossings(num_labels: int, shape: Any) -> None:
+    codes = make_codes(num_labels, shape)
+    positions = [torch.linspace(-1.5, size + 0.7, number) for size, number in zip(shape, (21, 18, 13), strict=True)]
+    coordinates = torch.stack(torch.meshgrid(*positions, indexing="ij"), -1)
+    found = zoom_labels(codes, positions)
+    assert torch.equal(found, warp_labels(codes, coordinates))
+    assert len(found.unique()) > 1 or shape == (1, 1, 1)
 
 
 def test_all_voxels_may_vote() -> None:

@@ -81,7 +81,7 @@ def test_training_would_fail(check: Command, folder: Path) -> None:
 def test_page_and_json_are_written(check: Command, folder: Path, tmp_path: Path) -> None:
     (folder / "labels" / "p2.nii.gz").write_bytes(b"no volume")
     page, numbers = tmp_path / "new" / "page.html", tmp_path / "new" / "report.json"
-    outcome = check("-o", page, "--json", numbers)
+    outcome = check("-o", page, "--json-file", numbers)
     assert outcome.exit_code == 1
     assert outcome.out.splitlines()[-2:] == [f"Written: {page}", f"Written: {numbers}"]
     content = json.loads(numbers.read_text())
@@ -94,7 +94,7 @@ def test_page_and_json_are_written(check: Command, folder: Path, tmp_path: Path)
 
 
 def test_json_to_stdout_is_nothing_but_json(check: Command) -> None:
-    outcome = check("--json", "-")
+    outcome = check("--json")
     assert outcome.exit_code == 0
     content = json.loads(outcome.out)
     assert content["has_errors"] is False
@@ -112,18 +112,18 @@ def test_files_that_exist_are_kept(check: Command, tmp_path: Path) -> None:
 
 def test_page_and_json_are_two_files(check: Command, tmp_path: Path) -> None:
     both = tmp_path / "report.html"
-    check("-o", both, "--json", both).check_refused("would both be written to")
+    check("-o", both, "--json-file", both).check_refused("would both be written to")
     assert not both.exists()
 
 
 def test_no_input_is_replaced(check: Command, folder: Path) -> None:
     label = folder / "labels" / "p1.nii.gz"
     before = label.read_bytes()
-    check("--json", label, "--overwrite").check_refused("is the input")
+    check("--json-file", label, "--overwrite").check_refused("is the input")
     assert label.read_bytes() == before
     splits = folder / "splits.json"
     splits.write_text(json.dumps([{"train": ["p1"], "val": ["p2"]}]))
-    check("--splits", splits, "--json", splits, "--overwrite").check_refused("is the input")
+    check("--splits", splits, "--json-file", splits, "--overwrite").check_refused("is the input")
 
 
 def test_a_page_has_the_name_of_one(check: Command, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_json_csv_and_nnunet_summary(medunet_command: Command, sets: tuple[Path,
     good, _, labels = sets
     files = {name: tmp_path / "out" / name for name in ("scores.csv", "scores.json", "summary.json")}
     outcome = medunet_command(
-        "evaluate", good, labels, "-o", files["scores.csv"], "--json", files["scores.json"],
+        "evaluate", good, labels, "-o", files["scores.csv"], "--json-file", files["scores.json"],
         "--nnunet-summary", files["summary.json"], "--tolerance", "3", "--tolerance", "label 2=1.5", "--beta", "1",
     )  # fmt: skip
     assert outcome.exit_code == 0, outcome.err
@@ -69,12 +69,12 @@ def test_json_csv_and_nnunet_summary(medunet_command: Command, sets: tuple[Path,
     assert set(json.loads(files["summary.json"].read_text())["mean"]) == {"1", "2"}
     for name in files:
         assert str(files[name]) in outcome.out
-    medunet_command("evaluate", good, labels, "--json", files["scores.json"]).check_refused("exists already")
+    medunet_command("evaluate", good, labels, "--json-file", files["scores.json"]).check_refused("exists already")
 
 
 def test_json_on_stdout_is_json_alone(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
     good, _, labels = sets
-    outcome = medunet_command("evaluate", good, labels, "--json", "-", "--surface", "voxels")
+    outcome = medunet_command("evaluate", good, labels, "--json", "--surface", "voxels")
     assert json.loads(outcome.out)["num_cases"] == 6
 
 
@@ -82,9 +82,9 @@ def test_lesions(medunet_command: Command, sets: tuple[Path, Path, Path]) -> Non
     good, _, labels = sets
     outcome = medunet_command("evaluate", good, labels, "--instances")
     assert "sensitivity" in outcome.out
-    content = json.loads(medunet_command("evaluate", good, labels, "--instances", "--json", "-").out)
+    content = json.loads(medunet_command("evaluate", good, labels, "--instances", "--json").out)
     assert [row["num_found"] for row in content["instances"]["summary"]] == [6, 6]
-    assert json.loads(medunet_command("evaluate", good, labels, "--json", "-").out)["instances"]["cases"] == []
+    assert json.loads(medunet_command("evaluate", good, labels, "--json").out)["instances"]["cases"] == []
 
 
 def test_another_grid(medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_one_file_for_two_results_is_refused(
 ) -> None:
     good, _, labels = sets
     same = tmp_path / "same"
-    medunet_command("evaluate", good, labels, "-o", same, "--json", same).check_refused("different names")
+    medunet_command("evaluate", good, labels, "-o", same, "--json-file", same).check_refused("different names")
 
 
 # ---- compare -----------------------------------------------------------------------------------------------------------
@@ -166,7 +166,13 @@ def test_one_file_for_two_results_is_refused(
 
 def test_two_sets_side_by_side(medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
     outcome = medunet_command(
-        "compare", *sets, "-o", tmp_path / "out" / "table.csv", "--json", tmp_path / "out" / "all.json", "--agreement"
+        "compare",
+        *sets,
+        "-o",
+        tmp_path / "out" / "table.csv",
+        "--json-file",
+        tmp_path / "out" / "all.json",
+        "--agreement",
     )
     assert outcome.exit_code == 0, outcome.err
     for word in ("p (Holm)", "keeps its place", "Agreement of good and worse"):
@@ -198,7 +204,7 @@ def test_the_picture_of_differences(medunet_command: Command, sets: tuple[Path, 
 
 
 def test_chosen_metrics(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
-    content = json.loads(medunet_command("compare", *sets, "--metrics", "volume_error_ml, recall", "--json", "-").out)
+    content = json.loads(medunet_command("compare", *sets, "--metrics", "volume_error_ml, recall", "--json").out)
     assert {row["metric"] for row in content["differences"]} == {"volume_error_ml", "recall"}
     medunet_command("compare", *sets, "--metrics", "dise").check_refused("expected some of dice")
 
@@ -212,7 +218,7 @@ def test_what_cannot_be_compared(medunet_command: Command, sets: tuple[Path, Pat
 def test_sets_of_one_name_get_the_folder_before(medunet_command: Command, tmp_path: Path) -> None:
     sets = [write_masks(tmp_path / name / "masks", width) for name, width in (("a", 5), ("b", 6))]
     labels = write_masks(tmp_path / "labels", 8)
-    content = json.loads(medunet_command("compare", *sets, labels, "--json", "-").out)
+    content = json.loads(medunet_command("compare", *sets, labels, "--json").out)
     assert content["names"] == ["a/masks", "b/masks"]
 
 

@@ -27,6 +27,8 @@ from synthetic_series import (
     zip_folder,
 )
 
+from medunet.errors import OutputError
+from medunet.inference import load
 from medunet.io import Scan, read_label_map, read_reference, read_scan, read_structures, read_volume, write_image
 from medunet.tasks import Task
 from medunet.volume import to_orientation
@@ -414,6 +416,23 @@ def test_slices_are_never_replaced(infer: Infer, folder: Path, tmp_path: Path) -
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     for _ in range(2):  # a mask beside the slices may be made again
         assert infer(folder, "-o", folder / "seg.dcm", *dicom).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.seg.nrrd"])
+def test_no_volume_is_written_among_slices(
+    infer: Infer, folder: Path, tmp_path: Path, oracle_folder: Path, name: str
+) -> None:
+    """From then on the folder would be one of volumes, and the scan in it be lost to every command."""
+    before = list_files(tmp_path)
+    (tmp_path / "link").symlink_to(folder)
+    for place in (folder, tmp_path / "link"):
+        infer(folder, "-o", place / name).check_refused("among the slices", "Choose another folder")
+    segmentation = load(oracle_folder, device="cpu").segment(folder)
+    with pytest.raises(OutputError, match="among the slices"):
+        segmentation.save(folder / name)
+    assert list_files(tmp_path) - {"link"} == before
+    assert infer(folder, "-o", folder / "within" / name).exit_code == 0
+    assert infer(folder, "-o", tmp_path / name).exit_code == 0  # and it is still one scan
 
 
 @pytest.mark.parametrize("exists", ["m.nii.gz", "m.json", "p.png"])

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from html_pages import Page
 from oracles import ORACLE_TASK, Outcome
 
+from medunet.cli import infer_run
 from medunet.inference import load
 from medunet.inference.segmenter import Segmenter
 from medunet.io import read_label_map, read_volume
@@ -138,6 +140,53 @@ def test_what_was_made_in_another_way_is_not_taken_for_finished(
     assert redone.out.count(" -> ") == 10
 
 
+POSTPROCESSING = {"version": 1, "keep_largest": ["fat"], "tried": []}
+FASTER = {"step_fraction": 0.5, "num_flips": 1, "dice": 0.8, "seconds": 1.0}
+SPEED = {
+    "version": 1,
+    "num_cases": 3,
+    "fast": FASTER,
+    "balanced": FASTER,
+    "best": FASTER | {"dice": 0.9, "num_flips": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("postprocessing.json", POSTPROCESSING, "postprocessing"),
+        ("speed.json", SPEED | {"uses_flips": True}, "flips"),
+    ],
+)
+def test_a_model_whose_decisions_changed_is_noticed(
+    infer: Command, scans: Path, tmp_path: Path, oracle_folder: Path, name: str, content: Any, word: str
+) -> None:
+    call = (scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz")
+    assert infer(*call).exit_code == 0
+    (oracle_folder / name).write_text(json.dumps(content))
+    infer(*call, "--continue").check_refused(f"the model folder has changed since ({word})", "--overwrite")
+    assert infer(*call, "--continue", "--overwrite").exit_code == 0
+    assert "finished already" in infer(*call, "--continue").out
+
+
+def test_changed_ranges_are_noticed_and_what_does_not_count_is_not(
+    infer: Command, scans: Path, tmp_path: Path, oracle_folder: Path, make_densities: Any
+) -> None:
+    call = (scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", "--flips", "none")
+    assert infer(*call).exit_code == 0
+    (oracle_folder / "speed.json").write_text(json.dumps(SPEED | {"uses_flips": True}))
+    assert "finished already" in infer(*call, "--continue").out  # nobody asks it
+    manifest = tmp_path / "mask.nii.gz.manifest.json"
+    facts = [measure_case(*make_densities(seed=seed), ORACLE_TASK) for seed in range(2)]
+    ranges = build_quality_ranges(facts, ORACLE_TASK)
+    (oracle_folder / "quality.json").write_text(ranges.model_dump_json())
+    infer(*call, "--continue").check_refused("has changed since (quality)")
+    older = read(manifest)
+    del older["decided_by"]  # of a release that did not know it
+    manifest.write_text(json.dumps(older))
+    assert "finished already" in infer(*call, "--continue").out
+
+
 def test_another_scan_of_the_same_name_is_noticed(
     infer: Command, scans: Path, tmp_path: Path, write_densities: Any
 ) -> None:
@@ -238,6 +287,68 @@ def test_a_killed_process_leaves_no_half_mask(tmp_path: Path, write_densities: A
     assert not [path for path in (tmp_path / "masks").rglob("*") if "partial" in path.name and path.stat().st_size]
 
 
+# ---- what a run leaves alone -----------------------------------------------------------------------------------------
+
+
+def test_a_link_to_nothing_costs_only_itself(infer: Command, scans: Path, tmp_path: Path) -> None:
+    (scans / "k.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    (tmp_path / "gone.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
+    given = (scans / "a.nii.gz", scans / "k.nii.gz", "-o", tmp_path / "masks")
+    assert infer(*given).exit_code == 0
+    (tmp_path / "gone.nii.gz").unlink()
+    for options in (["--overwrite"], ["--continue"]):
+        (tmp_path / "masks" / "manifests" / "a.nii.gz.json").unlink()
+        (tmp_path / "masks" / "a.nii.gz").unlink()
+        (tmp_path / "masks" / "a.json").unlink()
+        outcome = infer(*given, *options)
+        assert outcome.exit_code == 2
+        assert "k.nii.gz is a link to a file that is gone" in outcome.errors[0]
+        assert "1 of 2 scans failed" in outcome.errors[1]
+        assert (tmp_path / "masks" / "a.nii.gz").is_file()
+
+
+def test_a_folder_that_another_scan_is_about_to_use_stays(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One scan fails between the moments at which the writer of another makes a folder and opens a file in it."""
+    begun, made, failed = threading.Event(), threading.Event(), threading.Event()
+    begin, restore = infer_run.begin_manifest, infer_run._Before._restore
+
+    def begin_and_fail(path: Path, *arguments: Any) -> Any:
+        if path.name.startswith("b"):
+            begun.set()
+            assert made.wait(20)
+            raise OSError(errno.EIO, "Input/output error")
+        return begin(path, *arguments)
+
+    def restore_and_tell(self: Any) -> None:
+        restore(self)
+        failed.set()
+
+    def write(structures: Any, path: Path) -> None:
+        assert begun.wait(20)
+        path.parent.mkdir()
+        made.set()
+        assert failed.wait(20)
+        path.write_bytes(b"mesh")  # not into a folder that is gone
+
+    monkeypatch.setattr(infer_run, "begin_manifest", begin_and_fail)
+    monkeypatch.setattr(infer_run._Before, "_restore", restore_and_tell)
+    monkeypatch.setattr(infer_run, "write_mesh", write)
+    jobs = (scans / "a.nii.gz", scans / "b.nii.gz")
+    outcome = infer(*jobs, "-o", tmp_path / "masks", "--mesh", tmp_path / "meshes")
+    assert "1 of 2 scans failed" in outcome.errors[1], outcome.err
+    assert (tmp_path / "meshes" / "a.vtp").read_bytes() == b"mesh"
+
+
+def test_folders_of_a_run_in_which_all_failed_are_gone(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medunet.inference.segmentation.write_structures", fail_to_write)
+    assert infer(scans, "-o", tmp_path / "new" / "masks", "--mesh", tmp_path / "meshes").exit_code == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"oracle-model", "scans"}
+
+
 # ---- beside the mask -------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +381,14 @@ def test_a_folder_of_masks_holds_nothing_but_masks(infer: Command, scans: Path, 
 )
 def test_an_unknown_choice_is_one_line(infer: Command, scans: Path, tmp_path: Path, option: list[object]) -> None:
     infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", *option).check_refused(str(option[1]), "expected")
+
+
+def test_the_meshes_that_were_written_are_named(infer: Command, scans: Path, tmp_path: Path) -> None:
+    outcome = infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", "--mesh", tmp_path / "m.stl")
+    assert outcome.exit_code == 0, outcome.err
+    also = {Path(line.split("also: ")[1]) for line in outcome.out.splitlines() if "also: " in line}
+    assert also == set(tmp_path.glob("m_*.stl"))
+    assert len(also) == 5
 
 
 # ---- flags -----------------------------------------------------------------------------------------------------------

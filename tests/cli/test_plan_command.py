@@ -55,10 +55,17 @@ def test_fingerprint_and_plan_with_every_reason(plan: Command, folder: Path) -> 
     assert "Plan for task hippocampus-mr configuration 3d why: as asked for spacing 1x1x1 mm" in flat
 
 
+def test_the_memory_of_inference_is_said(plan: Command) -> None:
+    (line,) = [line for line in plan("--budget", "10it").out.splitlines() if line.startswith("Inference of a scan")]
+    assert line.startswith("Inference of a scan of 30x40x28 voxels takes about 0.")
+    for word in ("program", "scan", "weights"):
+        assert word in line
+
+
 def test_json_holds_what_the_functions_give(plan: Command, folder: Path, tmp_path: Path) -> None:
     written = tmp_path / "plan.json"
-    assert plan("--budget", "full", "--preset", "M", "-c", "2d", "--json", written).exit_code == 0
-    printed = plan("--budget", "full", "--preset", "M", "-c", "2d", "--json", "-")
+    assert plan("--budget", "full", "--preset", "M", "-c", "2d", "--json-file", written).exit_code == 0
+    printed = plan("--budget", "full", "--preset", "M", "-c", "2d", "--json")
     content = json.loads(written.read_text())
     assert json.loads(printed.out) == content
     fingerprint = measure(folder)
@@ -69,7 +76,7 @@ def test_json_holds_what_the_functions_give(plan: Command, folder: Path, tmp_pat
 
 
 def test_auto_says_why(plan: Command) -> None:
-    (chosen,) = json.loads(plan("--budget", "full", "--preset", "L", "--json", "-").out)["plans"].values()
+    (chosen,) = json.loads(plan("--budget", "full", "--preset", "L", "--json").out)["plans"].values()
     assert chosen["configuration"] == "3d"
     assert chosen["network"]["architecture"] == "residual-unet"
     assert "a patch covers 100% of the median case" in chosen["reasons"]["configuration"]
@@ -81,7 +88,7 @@ def test_a_budget_in_iterations_is_planned_as_training_would(plan: Command) -> N
     from medunet.training import TrainingSettings, parse_budget
     from medunet.training.fit_plan import fit_plans
 
-    content = json.loads(plan("--budget", "300it", "--device", "cpu", "--json", "-").out)
+    content = json.loads(plan("--budget", "300it", "--device", "cpu", "--json").out)
     expected = fit_plans(
         Fingerprint.model_validate(content["fingerprint"]),
         load_task("hippocampus-mr"),
@@ -117,6 +124,6 @@ def test_a_faulty_case_is_named(plan: Command, folder: Path) -> None:
 def test_the_json_of_another_run_is_kept(plan: Command, tmp_path: Path) -> None:
     written = tmp_path / "plan.json"
     written.write_text("precious")
-    plan("--budget", "full", "--json", written).check_refused("exists already")
+    plan("--budget", "full", "--json-file", written).check_refused("exists already")
     assert written.read_text() == "precious"
-    assert plan("--budget", "full", "--json", written, "--overwrite").exit_code == 0
+    assert plan("--budget", "full", "--json-file", written, "--overwrite").exit_code == 0

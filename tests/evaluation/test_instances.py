@@ -15,6 +15,7 @@ from medunet.evaluation import (
     summarize_instances,
 )
 from medunet.io import write_nifti_labels
+from medunet.tasks import Task
 from medunet.volume import Volume
 
 
@@ -177,6 +178,83 @@ def test_regions_and_ignored_voxels():
     )
     assert (whole.num_reference, whole.num_prediction, whole.num_found, whole.num_false_positives) == (2, 1, 1, 0)
     assert (core.num_reference, core.num_prediction, core.panoptic_quality) == (2, 0, 0.0)
+
+
+def match_all_at_once(ious, threshold):
+    """One assignment over the whole table, the pairs first."""
+    from scipy.optimize import linear_sum_assignment
+
+    worth = np.where(ious >= threshold, 1 + ious / (1 + sum(ious.shape)), 0.0)
+    matched = ious[linear_sum_assignment(worth, maximize=True)]
+    return matched[matched >= threshold]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("threshold", [0.05, 0.15, 0.3, 0.5])
+def test_matching_group_by_group_is_matching_all_at_once(seed, threshold):
+    rng = np.random.default_rng(seed)
+    sides = [np.repeat(rng.integers(0, 9, 40), rng.integers(1, 6, 40)) for _ in range(2)]
+    length = min(map(len, sides))
+    found = overlap(*(side[:length] for side in sides))
+    matched = match_all_at_once(found.ious, threshold)
+    score = score_instances(found, threshold)
+    assert score.tp == len(matched)
+    assert score.segmentation_quality == pytest.approx(matched.mean() if len(matched) else 0.0)
+
+
+def test_as_many_instances_as_a_file_holds():
+    """A table of all pairs would take 34 GB."""
+    reference = np.arange(1, 65536, dtype=np.uint32).reshape(1, 1, -1)
+    prediction = reference[..., ::-1].copy()
+    prediction[..., :35] = 0
+    score = score_instances(compute_instance_overlaps(reference, prediction))
+    assert (score.tp, score.fp, score.fn) == (65500, 0, 35)
+
+
+TISSUE = {
+    "name": "tissue",
+    "title": "Tissue",
+    "modality": "MR",
+    "channels": ["he"],
+    "labels": {"nucleus": 1, "stroma": 2},
+    "intensity": "none",
+    "output": "panoptic",
+    "things": ["nucleus"],
+    "label_divisor": 100,
+    "ignore": 9,
+}
+
+
+def test_a_task_with_instances_matches_objects_and_not_parts(tmp_path):
+    task = Task.model_validate(TISSUE)
+    reference = [101, 101, 101, 102, 102, 102, 200, 200, 0, 0, 103, 103, 9]
+    mask = [105, 105, 105, 104, 104, 0, 200, 200, 200, 0, 0, 0, 101]
+    for name, values in (("mask", mask), ("reference", reference)):
+        volume = Volume(np.array(values, np.int16).reshape(1, -1, 1, 1), np.eye(4))
+        write_nifti_labels(volume, tmp_path / name / "a.nii.gz")
+    result = evaluate(tmp_path / "mask", tmp_path / "reference", task=task)
+    nucleus, stroma = result.instances
+    assert (nucleus.num_reference, nucleus.num_prediction, nucleus.num_found) == (3, 2, 2)
+    assert nucleus.average_precision_50 == pytest.approx(2 / 3)
+    assert nucleus.segmentation_quality == pytest.approx((1 + 2 / 3) / 2)
+    assert nucleus.recognition_quality == pytest.approx(2 / 2.5)
+    assert (stroma.num_reference, stroma.panoptic_quality) == (1, pytest.approx(2 / 3))
+    dices = {score.label: score.dice for score in result.scores}
+    assert dices == {"nucleus": pytest.approx(10 / 13), "stroma": pytest.approx(4 / 5)}
+    (summary, _) = summarize_instances(result.instances)
+    assert summary.average_precision_50 == nucleus.average_precision_50
+    assert summary.recognition_quality == nucleus.recognition_quality
+
+
+def test_values_of_no_label_are_a_failure(tmp_path):
+    volume = Volume(np.array([7, 101], np.int16).reshape(1, -1, 1, 1), np.eye(4))
+    for name in ("mask", "reference"):
+        write_nifti_labels(volume, tmp_path / name / "a.nii.gz")
+        write_nifti_labels(volume.with_array(volume.array // 100 * 100 + 1), tmp_path / name / "b.nii.gz")
+    write_nifti_labels(volume.with_array(volume.array * 0 + 101), tmp_path / "mask" / "b.nii.gz")
+    result = evaluate(tmp_path / "mask", tmp_path / "reference", task=Task.model_validate(TISSUE))
+    assert [failure.case_id for failure in result.failures] == ["a", "b"]
+    assert "label 0 (label_divisor 100)" in result.failures[0].reason
 
 
 @pytest.mark.realdata

@@ -29,7 +29,7 @@ PAGES = [
     *[ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")],
     *sorted(DOCS.rglob("*.md")),
 ]
-COMMAND = re.compile(r"(?<![\w/])medunet +((?:tasks show|[a-z]+)(?![\w.-]))([^`|;#)]*)")
+COMMAND = re.compile(r"(?<![\w/])medunet +((?:tasks show|runs (?:show|diff)|[a-z]+)(?![\w.-]))([^`|;#)]*)")
 OPTION = re.compile(r"(?<!\S)(--[a-z][a-z-]*|-[a-z])\b")
 
 
@@ -51,7 +51,9 @@ def list_options() -> dict[str, set[str]]:
     """Command -> its options, from the command line itself."""
     group: Any = typer.main.get_command(app)
     commands = dict(group.commands)
-    commands |= {f"tasks {name}": command for name, command in commands["tasks"].commands.items()}
+    for group_name in ("tasks", "runs"):
+        commands |= {f"{group_name} {name}": command for name, command in commands[group_name].commands.items()}
+    commands["runs"] = commands["runs list"]  # what `medunet runs` does
     everywhere = {"--help", "--debug", "--version"}
     return {
         name: everywhere | {option for parameter in command.params for option in parameter.opts if option[0] == "-"}

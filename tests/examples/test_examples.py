@@ -88,6 +88,12 @@ def test_two_raters(tmp_path: Path) -> None:
     assert "p1 Parotid-Lt,Parotid,0.888889,ok" in scores
 
 
+def test_viewer_page(tmp_path: Path) -> None:
+    done = run_example("viewer_page.py", cwd=tmp_path)
+    assert done.stdout.startswith("Page: out/page.html, ")
+    assert "seminal_vesicles" in (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.realdata
 def test_two_raters_agree_as_published(real_data: Path, tmp_path: Path) -> None:
     """Nikolov et al.: about 0.83 for the parotid, 0.90 for the brainstem, 0.96 for the mandible."""

@@ -128,9 +128,8 @@ def test_chunks_and_blocks_change_nothing(chunk: int, block: int, monkeypatch: p
     logits = make_logits((6, 5, 4), 5, 2, smooth=False)
     positions = place(((0.6, 0.1, 9), (0.7, 0.2, 6), (0.8, 0.0, 4)), (6, 5, 4))
     expected = find_winners_between(logits, positions)
-    monkeypatch.setattr(boundary, "_CHUNK", chunk)
-    monkeypatch.setattr(boundary, "_BLOCK", block)
-    assert torch.equal(find_winners_between(logits, positions), expected)
+    monkeypatch.setattr(boundary, "CHUNK", chunk)
+    assert torch.equal(find_winners_between(logits, positions, block_logits=block), expected)
 
 
 def test_254_labels_fit() -> None:

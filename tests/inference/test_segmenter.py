@@ -19,6 +19,7 @@ from medunet.errors import DatasetError, InputError, ModelError, OutputError, Vo
 from medunet.inference import InferenceSettings, ScanFailure, Segmentation, Segmenter, load
 from medunet.io import read_label_map, read_volume, write_nifti_image
 from medunet.models import SYNTHETIC_WARNING, Model, Postprocessing
+from medunet.models.quality import DiceCalibration
 from medunet.postprocessing import compute_agreement, measure_case
 from medunet.postprocessing.quality import build_quality_ranges
 from medunet.tasks import Task
@@ -164,12 +165,47 @@ def test_members_that_agree_are_counted(build_oracle: Callable[..., Model], make
     scan, mask = make_densities(spacing=SPACING)
     alone = Segmenter(build_oracle(spacing=SPACING), "cpu").segment(scan)
     assert alone.agreement is None
-    mirrored = Segmenter(build_oracle(spacing=SPACING), "cpu", InferenceSettings(flips="all")).segment(scan)
+    segmenter = Segmenter(build_oracle(spacing=SPACING), "cpu", InferenceSettings(flips="all"))
+    assert segmenter.segment(scan).agreement is None  # nobody learnt what it says, and nobody asked
+    mirrored = segmenter.segment(scan, agreement=True)
     assert mirrored.agreement is not None
     assert mirrored.agreement.members == "2 flips"
     # The oracle looks at single voxels, so it sees the same in a mirror.
     assert set(compute_agreement(mirrored.agreement).values()) == {1.0}
     assert np.array_equal(mirrored.labels.array, mask.array)
+
+
+@pytest.mark.parametrize(("members", "is_counted"), [("2 flips", True), ("8 flips", False)])
+def test_agreement_is_counted_where_it_predicts_the_dice(
+    build_oracle: Callable[..., Model], make_densities: Any, members: str, is_counted: bool
+) -> None:
+    facts = [measure_case(*make_densities(seed=seed), ORACLE_TASK) for seed in range(2)]
+    ranges = build_quality_ranges(facts, ORACLE_TASK)
+    calibration = DiceCalibration(
+        members=members, num_cases=9, intercept=2.0, slope=1.0, mean_agreement=2.0, highest_agreement=5.0, sum_squares=4.0,
+        half_width=0.5, level=0.9, poor_dice=0.5,
+    )  # fmt: skip
+    labels = {name: row.model_copy(update={"dice_calibration": calibration}) for name, row in ranges.labels.items()}
+    model = dataclasses.replace(build_oracle(), quality=ranges.model_copy(update={"labels": labels}))
+    found = Segmenter(model, "cpu", InferenceSettings(flips="all")).segment(make_densities()[0])
+    assert (found.agreement is not None) is is_counted
+
+
+def test_no_channel_is_replaced_by_the_mask(
+    build_oracle: Callable[..., Model], make_densities: Any, tmp_path: Path
+) -> None:
+    task = Task.model_validate(ORACLE_TASK.model_dump() | {"channels": ("first", "second")})
+    scan, _ = make_densities(spacing=SPACING)
+    paths = [tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"]
+    for path in paths:
+        write_nifti_image(scan, path)
+    before = paths[1].read_bytes()
+    segmentation = Segmenter(build_oracle(task, spacing=SPACING), "cpu").segment(paths)
+    (tmp_path / "link.nii.gz").symlink_to(paths[1])
+    for output in (*paths, tmp_path / "link.nii.gz"):
+        with pytest.raises(OutputError, match="is the input"):
+            segmentation.save(output, overwrite=True)
+    assert paths[1].read_bytes() == before
 
 
 def test_the_bare_network_is_at_hand(build_oracle: Callable[..., Model]) -> None:

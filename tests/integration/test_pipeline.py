@@ -53,9 +53,10 @@ def test_from_phantoms_to_scores(
     assert outcome.exit_code == 0, outcome.err
     assert outcome.err.splitlines() == [f"warning: {SYNTHETIC_WARNING}"]
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-    (events,) = (name for name in files if name.startswith("tensorboard/events.out.tfevents"))
-    assert files == RUN_FILES | {events}
-    assert (run / events).stat().st_size > 1000
+    events = {name for name in files if name.startswith("tensorboard/events.out.tfevents")}
+    assert files == RUN_FILES | events
+    assert len(events) == 3  # curves; parameters; scores and pictures
+    assert sum((run / name).stat().st_size for name in events) > 1000
 
     rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
     losses = [float(row["loss"]) for row in rows if row["loss"]]

@@ -308,7 +308,7 @@ def test_row_27_png_truncated_at_any_byte_or_with_a_flipped_bit(tmp_path: Path) 
     content = build_png(make_pixels(np.uint8, (5, 7)))
     path = tmp_path / "image.png"
     for length in range(len(content)):
-        with pytest.raises(VolumeError, match=r"is cut short|is no PNG or TIFF"):
+        with pytest.raises(VolumeError, match=r"is cut short|is no PNG, JPEG or TIFF"):
             read_planar(write(path, content[:length]))
     for position in range(8, len(content)):
         flipped = content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
@@ -332,7 +332,7 @@ def test_row_27_tiff_truncated_at_any_byte(tmp_path: Path, compression: str | No
         try:
             volume = read_planar(write(tmp_path / "stack.tif", content[:length]))
         except VolumeError as error:
-            assert re.search("is cut short|is no PNG or TIFF", str(error))  # noqa: PT017 - one of two may come
+            assert re.search("is cut short|is no PNG, JPEG or TIFF", str(error))  # noqa: PT017 - one of two may come
             num_refused += 1
         else:
             np.testing.assert_array_equal(volume.array[0], pages.transpose(2, 1, 0))
@@ -390,9 +390,9 @@ def test_row_27_a_directory_that_contradicts_the_file(tmp_path: Path, tags: dict
 
 
 def test_row_27_other_files(tmp_path: Path) -> None:
-    with pytest.raises(VolumeError, match="is no PNG or TIFF picture: it is a JPEG picture"):
+    with pytest.raises(VolumeError, match="is no PNG, JPEG or TIFF picture: it is a JPEG picture"):
         read_planar(write(tmp_path / "image.png", b"\xff\xd8\xff\xe0"))
-    with pytest.raises(VolumeError, match="is no PNG or TIFF picture: it is empty"):
+    with pytest.raises(VolumeError, match="is no PNG, JPEG or TIFF picture: it is empty"):
         read_planar(write(tmp_path / "image.tif", b""))
 
 

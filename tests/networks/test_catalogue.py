@@ -201,6 +201,18 @@ def test_the_receptive_field_is_what_the_gradient_shows(name: str, monkeypatch: 
         assert last - first + 1 <= config.receptive_field
 
 
+def test_the_receptive_field_of_basic_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    basic = SEEING["fastfcn"] | {"block": "basic", "blocks": (2, 1, 1, 1)}
+    monkeypatch.setitem(SEEING, "fastfcn", basic)
+    test_the_receptive_field_is_what_the_gradient_shows("fastfcn", monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["segnet", "fcn-32s"])
+def test_the_receptive_field_of_another_vgg(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SEEING, name, SEEING.get(name, {}) | {"convolutions": (1, 1, 2, 2, 2)})
+    test_the_receptive_field_is_what_the_gradient_shows(name, monkeypatch)
+
+
 @pytest.mark.parametrize("name", ["unet", "residual-unet"])
 def test_the_receptive_field_of_the_planners_networks(name: str) -> None:
     plan, _ = plan_unet(ARCHITECTURES[name], (32, 32), 1, 1, base=2)

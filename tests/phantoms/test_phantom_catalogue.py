@@ -11,7 +11,7 @@ from medunet.phantoms import PHANTOMS, make_phantom_case
 
 
 def test_names_and_labels():
-    assert list(PHANTOMS) == ["male-pelvis-ct", "hippocampus-mr"]
+    assert list(PHANTOMS) == ["male-pelvis-ct", "hippocampus-mr", "cells-microscopy", "stained-cells", "nuclei-2d"]
     assert dict(PHANTOMS["hippocampus-mr"].labels) == {"anterior": 1, "posterior": 2}
     assert list(PHANTOMS["male-pelvis-ct"].labels.values()) == [1, 2, 3, 4, 5, 6]
     assert (PHANTOMS["male-pelvis-ct"].modality, PHANTOMS["hippocampus-mr"].modality) == ("CT", "MR")

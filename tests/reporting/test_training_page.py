@@ -124,8 +124,8 @@ def test_postprocessing_is_told_with_its_numbers(records: ModelRecords) -> None:
     folder = fill(records, METRICS | {"without_postprocessing": before}, postprocessing=chosen)
     page = Page(build_training_page(folder))
     assert [row[-1] for row in page.find_table("label")] == ["without post-processing", *["0.125"] * 5, "0.250"]
-    (_, row) = page.find_table("keep the largest part of")
-    assert row == ["label bone", "taken", "raises the mean Dice of bone and lowers none", "0.5000", "0.6250"]
+    (_, row) = page.find_table("post-processing step")
+    assert row == ["largest part of bone", "taken", "raises the mean Dice of bone and lowers none", "0.5000", "0.6250"]
     assert "Tried on 3 validation cases: largest part kept of bone." in " ".join(page.text)
 
 

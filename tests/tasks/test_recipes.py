@@ -26,7 +26,7 @@ def test_every_recipe_loads(name: str) -> None:
     task = load_task(name)
     assert task.name == name in list_tasks()
     assert load_task(CONFIGS / f"{name}.yaml") == task
-    assert set(task.codes) == set(task.labels)
+    assert set(task.codes) == set(task.semantic_labels)
 
 
 def test_paired_organs_are_declared_left_and_right() -> None:
@@ -59,7 +59,7 @@ def test_an_unknown_task_names_the_nearest(written: str, meant: str) -> None:
 
 
 def test_a_task_unlike_any_lists_all() -> None:
-    with pytest.raises(TaskError, match=r"known are brain-tumour-mr, .*, spleen-ct\. `medunet tasks`"):
+    with pytest.raises(TaskError, match=r"known are brain-tumour-mr, .*, stained-cells\. `medunet tasks`"):
         load_task("zzzzzz")
 
 
@@ -81,7 +81,7 @@ def test_an_unknown_key_names_the_nearest(key: str, meant: str) -> None:
         ({"labels": {f"l{n}": n for n in range(1, 256)}}, "there are 255; at most 254"),
         ({"ignore": 2}, "ignore: 2 is also the value of a label"),
         ({"channels": []}, "channels: "),
-        ({"modality": "PET"}, "modality: Input should be 'CT' or 'MR'"),
+        ({"modality": "PET"}, "modality: Input should be 'CT', 'MR', 'photo' or 'microscopy'"),
         ({"intensity": "minmax"}, "intensity: Input should be 'ct-window'"),
         ({"intensity": "ct-window"}, "window_hu belongs to intensity: ct-window"),
         ({"window_hu": [0, 1]}, "window_hu belongs to intensity: ct-window"),

@@ -23,8 +23,8 @@ from medunet.errors import MedunetError, ModelError, OutputError, TrainingError,
 from medunet.io import describe_write_error, read_label_map, read_volume, write_nifti_image, write_nifti_labels
 from medunet.models import read_model
 from medunet.planning import Effort
+from medunet.runs.lock import LOCK_FILE, RunLock
 from medunet.training import Observer, Step, TrainingResult, train
-from medunet.training.lock import LOCK_FILE, RunLock
 from medunet.training.log import TrainingLog
 from medunet.training.state import find_state, has_state
 from medunet.volume import Volume

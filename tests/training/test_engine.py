@@ -190,7 +190,7 @@ def test_an_infinite_loss_with_a_finite_gradient_is_a_fault(monkeypatch: pytest.
 
         return add_infinity
 
-    monkeypatch.setattr("medunet.training.engine.build_loss", build_infinite)
+    monkeypatch.setattr("medunet.training.objective.build_loss", build_infinite)
     plan = build_tiny_plan()
     engine = build_engine(plan)
     before = copy_tensors(engine)

@@ -152,6 +152,14 @@ def test_a_locator_of_something_else_is_refused(run: Path, tmp_path: Path) -> No
         read_model(tmp_path / "copy")
 
 
+def test_a_locator_of_several_networks_is_refused(run: Path, tmp_path: Path) -> None:
+    copy_model(run, tmp_path / "copy")
+    copy_model(run / "locate", tmp_path / "copy" / "locate" / "one")
+    (tmp_path / "copy" / "locate" / "ensemble.json").write_text(json.dumps({"version": 1, "members": ["one"]}))
+    with pytest.raises(ModelError, match="several networks"):
+        read_model(tmp_path / "copy")
+
+
 def test_both_networks_share_a_budget_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from made_up_fingerprints import make_fingerprint, make_task
 

@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from medunet.augmentation import AugmentationPolicy, SpatialChange, compute_source_offsets, sample_change
+from medunet.augmentation import (
+    AugmentationPolicy,
+    SpatialChange,
+    compute_source_offsets,
+    compute_zoom_offsets,
+    sample_change,
+)
 from medunet.preprocessing import StoredCase
 from medunet.tasks import Task
 from medunet.training.patches import (
@@ -83,6 +89,39 @@ def test_a_warped_patch_is_interpolated_from_the_whole_case(
     assert is_clear.mean() > 0.9
     assert not codes.any()
     assert is_outside.any() == (start == (-3, 15, 14))
+
+
+@pytest.mark.parametrize("start", [(8, 9, 6), (-3, 15, 14), (15, -4, 2)])
+@pytest.mark.parametrize("factors", [(0.8, 0.8, 0.8), (1.3, 1.0, 1.3), (1.4, 1.4, 1.4)])
+def test_a_patch_that_is_only_zoomed_is_what_any_change_would_give(
+    make_case: Callable[..., StoredCase], monkeypatch: pytest.MonkeyPatch, start: Any, factors: Any
+) -> None:
+    """Axis by axis, or voxel by voxel as everything that turns: the same image to rounding, the very same labels."""
+    case = make_case(shape=(24, 26, 22), fill=-5.0)
+    assert case.image is not None
+    assert case.labels is not None
+    generator = torch.Generator().manual_seed(0)
+    case.image.copy_(torch.randn(case.image.shape, generator=generator))
+    coarse = torch.randint(0, 4, (6, 7, 6), generator=generator, dtype=torch.uint8)
+    case.labels.copy_(coarse.repeat_interleave(4, 0).repeat_interleave(4, 1).repeat_interleave(4, 2)[:24, :26, :22])
+    change, size = SpatialChange(matrix=np.diag(factors)), (9, 8, 7)
+    image, codes = read_patch(case, start, change, size, SPACING, CPU)
+    monkeypatch.setattr("medunet.training.patches.compute_zoom_offsets", lambda *_: None)
+    expected, expected_codes = read_patch(case, start, change, size, SPACING, CPU)
+    assert torch.allclose(image, expected, atol=1e-4)
+    assert torch.equal(codes, expected_codes)
+    assert len(codes.unique()) > 1
+    assert (image == -5).any() == (start != (8, 9, 6))
+
+
+def test_a_turned_or_bent_patch_is_not_taken_for_a_zoomed_one() -> None:
+    turned = np.eye(3)
+    turned[0, 1] = 1e-3
+    assert compute_zoom_offsets(SpatialChange(), (4, 5, 6)) is None
+    assert compute_zoom_offsets(SpatialChange(matrix=turned), (4, 5, 6)) is None
+    assert compute_zoom_offsets(SpatialChange(matrix=np.eye(3), control_mm=np.zeros((4, 4, 4, 3))), (4, 5, 6)) is None
+    i, j, k = compute_zoom_offsets(SpatialChange(matrix=np.diag([2.0, 1, 0.5])), (2, 3, 1)) or ()
+    assert (i.tolist(), j.tolist(), k.tolist()) == ([-1, 1], [-1, 0, 1], [0])
 
 
 def test_codes_are_warped_as_the_winner_of_their_shares(make_case: Callable[..., StoredCase]) -> None:

@@ -18,7 +18,7 @@ import torch
 from medunet.errors import InputError, LabelError, MedunetError, ModelError, OutputError, TrainingError
 from medunet.io import read_label_map, write_nifti_labels
 from medunet.models import read_model
-from medunet.training import Observer, Step, TrainingResult, engine
+from medunet.training import Observer, Step, TrainingResult, objective
 from medunet.training.loop import Trainer
 from medunet.training.losses import Loss
 
@@ -40,14 +40,14 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int, error: BaseExc
 
 def spoil_losses(monkeypatch: pytest.MonkeyPatch, *, at_call: int, spoil: Callable[[Loss], Loss]) -> None:
     """Change the loss of one step."""
-    build = engine.build_loss
+    build = objective.build_loss
 
     def build_spoilt(*arguments: Any) -> Callable[..., Loss]:
         compute = build(*arguments)
         calls = itertools.count(1)
         return lambda *inputs: spoil(compute(*inputs)) if next(calls) == at_call else compute(*inputs)
 
-    monkeypatch.setattr(engine, "build_loss", build_spoilt)
+    monkeypatch.setattr(objective, "build_loss", build_spoilt)
 
 
 def read_weights(folder: Path) -> bytes:

@@ -155,6 +155,28 @@ def test_where_nothing_helps_nothing_is_taken(tmp_path: Path) -> None:
     assert validation.scores == validation.raw.scores
 
 
+def test_holes_are_filled_where_that_helps_enough_cases(tmp_path: Path) -> None:
+    affine = np.diag([*SPACING, 1.0])
+    cases = []
+    for number in range(5):
+        prediction = build_mask((7, BOX))
+        prediction[tuple(part.start + 1 for part in BOX)] = 0
+        reference = build_mask((7, BOX))
+        pair = MaskPair(
+            case_id=f"p{number}", reference=Volume(reference[None], affine), prediction=Volume(prediction[None], affine)
+        )
+        write_mask_pair(tmp_path, pair)
+        cases.append(Case(case_id=pair.case_id, images=(), labels=Path("none")))
+    validation = score_masks(cases, ORACLE_TASK, tmp_path)
+    assert validation.postprocessing.describe() == "bone: fill-holes"
+    assert validation.mean_dice == 1.0
+    assert validation.raw.mean_dice == pytest.approx(2 * 63 / 127)
+    (used,) = [step for step in validation.postprocessing.tried if step.is_used]
+    assert used.dice_without["bone"] == pytest.approx(2 * 63 / 127)
+    assert used.dice_with == {"bone": 1.0}
+    assert score_masks(cases[:4], ORACLE_TASK, tmp_path).postprocessing.does_nothing  # four may be luck
+
+
 def test_a_region_is_scored_with_all_steps_together(tmp_path: Path) -> None:
     """Outer and inner region have islands of their own; scored is what both steps make of the mask."""
     task = Task(

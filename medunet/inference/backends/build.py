@@ -18,6 +18,7 @@ from medunet.inference.backends.combine import combine_networks
 from medunet.inference.backends.convert import check_packages, convert_to_onnx, is_installed
 from medunet.inference.backends.kept import (
     ConversionKey,
+    explain_no_conversion,
     get_version,
     hash_network,
     keep_conversion,
@@ -147,8 +148,10 @@ def _build_int8(
     key = build_key("openvino", network, len(networks), plan, numbers="int8")
     parts = None if cache is None else read_conversion(cache / key.file_name, key)
     if parts is None:
+        why = "" if cache is None else f" ({explain_no_conversion(cache / key.file_name, key)})"
         msg = (
-            f"There is no int8 conversion of these weights in {cache}; make one with quantize_networks, or use float32."
+            f"There is no int8 conversion of these weights in {cache}{why}; make one with medunet quantize or "
+            "quantize_networks, or use float32."
         )
         raise InputError(msg)
     return OpenVinoBackend(parts, precision, num_threads=threads, numbers="int8", why=" (converted before)")

@@ -23,10 +23,11 @@ import medunet
 from medunet.errors import ModelError, OutputError
 from medunet.io import write_bytes_atomic
 from medunet.models.folder import compute_weights_sha256, read_checked_tensors
+from medunet.models.names import BACKENDS
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "backends"
+FOLDER = BACKENDS
 """Within a model folder."""
 _VERSION = 1
 _KEY = "key"
@@ -110,8 +111,7 @@ def read_conversion(path: Path, key: ConversionKey) -> Mapping[str, bytes] | Non
     if not path.is_file():
         return None
     try:
-        tensors = read_checked_tensors(path)
-        parts = {name: _to_bytes(tensor) for name, tensor in tensors.items()}
+        parts = _read_parts(path)
     except (ModelError, ValueError, TypeError) as error:
         logger.info("%s is damaged and is made again: %s", path, error)
         return None
@@ -119,6 +119,23 @@ def read_conversion(path: Path, key: ConversionKey) -> Mapping[str, bytes] | Non
         logger.debug("%s was made from something else and is made again", path)
         return None
     return parts
+
+
+def explain_no_conversion(path: Path, key: ConversionKey) -> str:
+    """Why `read_conversion` gives None, in a few words: for conversions that cannot be made again without data."""
+    if not path.is_file():
+        return f"{path.name} is not there"
+    try:
+        found = json.loads(_read_parts(path)[_KEY])
+        weights, versions = found["weights_sha256"], dict(found["versions"])
+    except (ModelError, ValueError, TypeError, KeyError):
+        return f"{path.name} is damaged"
+    if weights != key.weights_sha256:
+        return f"{path.name} was made from other weights"
+    for package, installed in key.versions.items():
+        if versions.get(package) != installed:
+            return f"{path.name} was made by {package} {versions.get(package)}, and {installed} is installed"
+    return f"{path.name} was made for another network"
 
 
 def write_conversion(path: Path, key: ConversionKey, parts: Mapping[str, bytes]) -> None:
@@ -129,6 +146,10 @@ def write_conversion(path: Path, key: ConversionKey, parts: Mapping[str, bytes])
     """
     tensors = {name: _to_tensor(content) for name, content in {_KEY: key.to_bytes(), **parts}.items()}
     write_bytes_atomic(path, save(tensors, metadata={"sha256": compute_weights_sha256(tensors)}))
+
+
+def _read_parts(path: Path) -> dict[str, bytes]:
+    return {name: _to_bytes(tensor) for name, tensor in read_checked_tensors(path).items()}
 
 
 def _to_tensor(content: bytes) -> Tensor:

@@ -3,11 +3,14 @@
 ``1 + w0 * exp(-(d1 + d2)^2 / (2 sigma^2))`` with the distances d1 and d2 of a voxel to the nearest and the second nearest
 object, 0 within it. Distances are in *voxels of the patch*, between centres, as the paper's are in pixels. Objects are the
 connected components (26 neighbours) of each label, or of each region. A patch with fewer than two objects weighs 1. The
-paper's other factor, the balance of classes, is left out. Farther than four sigma the second object is taken as absent:
+paper's other factor, the balance of classes, is left out. Of a task with instances the objects are the bodies: the border
+between two that touch is the gap that must be learnt. Farther than four sigma the second object is taken as absent:
 the weight is then below ``1 + 0.0034 w0 / 10``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cc3d
 import edt  # type: ignore[import-not-found]  # compiled, without type information
@@ -23,12 +26,18 @@ SIGMA_VOXELS = 5.0
 _REACH = 4
 
 
-def weigh_class_boundaries(codes: Tensor) -> Tensor:
+def weigh_class_boundaries(codes: Tensor, *, gaps: Sequence[int] = ()) -> Tensor:
     """Weights ``(B, 1, I, J, K)`` from codes ``(B, I, J, K)`` uint8, on their device.
 
     The map is computed on the CPU: on a GPU this waits for the copy, unlike everything else in a loss.
+
+    Args:
+        codes: Of patches.
+        gaps: Codes that are no objects but lie between them, as the background does.
     """
     labels = codes.masked_fill(codes == IGNORE_CODE, 0).cpu().numpy()
+    if gaps:
+        labels = np.where(np.isin(labels, gaps), np.uint8(0), labels)
     weights = np.stack([compute_boundary_weights(_find_objects(patch)) for patch in labels])
     return torch.from_numpy(weights).unsqueeze(1).to(codes.device)
 

@@ -16,17 +16,39 @@ from medunet.training.losses.overlap import BatchDice, GeneralizedDice, PatchDic
 from medunet.training.losses.segmentation import SegmentationLoss
 from medunet.training.losses.term import Term
 
-LossName = Literal["dice-ce", "patch-dice-ce", "dice-focal", "tversky", "generalized-dice", "topk-ce", "boundary-ce"]
+LossName = Literal[
+    "dice-ce",
+    "patch-dice-ce",
+    "dice",
+    "patch-dice",
+    "ce",
+    "bce",
+    "dice-bce",
+    "dice-focal",
+    "tversky",
+    "generalized-dice",
+    "topk-ce",
+    "boundary-ce",
+    "boundary-bce",
+    "dice-boundary-ce",
+]
 
 # A name says all that is in a loss; where there are two terms, both count 1.
 TERMS: Mapping[LossName, tuple[Term, ...]] = {
     "dice-ce": (BatchDice(), CrossEntropy()),
     "patch-dice-ce": (PatchDice(), CrossEntropy()),
+    "dice": (BatchDice(),),
+    "patch-dice": (PatchDice(),),
+    "ce": (CrossEntropy(),),
+    "bce": (CrossEntropy(),),
+    "dice-bce": (BatchDice(), CrossEntropy()),
     "dice-focal": (BatchDice(), Focal()),
     "tversky": (Tversky(),),
     "generalized-dice": (GeneralizedDice(),),
     "topk-ce": (TopCrossEntropy(),),
     "boundary-ce": (CrossEntropy(),),
+    "boundary-bce": (CrossEntropy(),),
+    "dice-boundary-ce": (BatchDice(), CrossEntropy()),
 }
 
 
@@ -54,10 +76,16 @@ def build_loss(name: LossName, task: Task, device: torch.device) -> Segmentation
         msg = f"There is no loss '{name}'; {suggest(name, TERMS)}"
         raise InputError(msg)
     membership = torch.from_numpy(compute_membership(task)).to(device)
-    weigh = partial(weigh_region_boundaries, membership=membership) if task.has_regions else weigh_class_boundaries
+    gaps = [code for code, label in enumerate(task.labels, start=1) if label in task.borders.values()]
+    weigh = (
+        partial(weigh_region_boundaries, membership=membership)
+        if task.has_regions
+        else partial(weigh_class_boundaries, gaps=gaps)
+    )
     return SegmentationLoss(
         terms=TERMS[name],
         membership=membership,
         has_regions=task.has_regions,
-        weigh_voxels=weigh if name == "boundary-ce" else None,
+        weigh_voxels=weigh if "boundary" in name else None,
+        is_binary="bce" in name,
     )

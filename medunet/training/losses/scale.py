@@ -1,7 +1,7 @@
 """One scale of the network's output beside its reference, reduced to what the terms of a loss are computed from.
 
 Shapes: B patches, O outputs (background and labels; for regions one per region), M entropy maps (one for classes, O for
-regions), ``(I, J, K)`` voxels.
+regions and for classes against the rest), ``(I, J, K)`` voxels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from medunet.tasks import IGNORE_CODE
 
 _NUM_CODES = 256  # codes are bytes
 _VOXELS = (2, 3, 4)
+_LOG_NOTHING = -1e4
+"""Logarithm of a probability that counts nowhere: finite, so that gradients stay so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class Scale:
         predicted: ``(B, O)``: sum of probabilities.
         reference: ``(B, O)``: number of voxels of the reference.
         annotated: ``(B, O)``: 0 where a case does not annotate an output, else 1.
-        entropy: ``(B, M, I, J, K)``: cross-entropy per voxel, of all classes together or of each region.
+        entropy: ``(B, M, I, J, K)``: cross-entropy per voxel, of all classes together, or of each region or class by itself.
         weights: ``(B, M or 1, I, J, K)``: what a voxel counts in a mean of ``entropy``; 0 where it is ignored, and in a
             region that the case does not annotate.
         first_foreground: First output that is no background: 1 for classes, 0 for regions.
@@ -42,7 +44,14 @@ class Scale:
     first_foreground: int
 
 
-def build_class_scale(logits: Tensor, codes: Tensor, annotated: Tensor | None, voxel_weights: Tensor | None) -> Scale:
+def build_class_scale(
+    logits: Tensor,
+    codes: Tensor,
+    annotated: Tensor | None,
+    voxel_weights: Tensor | None,
+    *,
+    is_binary: bool = False,
+) -> Scale:
     """Classes that exclude each other: softmax.
 
     Classes that a case does not annotate may hide in its background, so there they *are* background: their probability
@@ -54,6 +63,7 @@ def build_class_scale(logits: Tensor, codes: Tensor, annotated: Tensor | None, v
         codes: ``(B, I, J, K)`` uint8: the class; 255 is ignored.
         annotated: ``(B, O)`` bool, None for all; background always is.
         voxel_weights: ``(B, 1, I, J, K)``, None for 1 everywhere.
+        is_binary: Whether each class is compared with all others together, which gives an entropy per class.
     """
     log_probabilities = logits.float().log_softmax(1)  # sums of float16 overflow, and Dice becomes 1 without a word
     if annotated is not None:
@@ -63,11 +73,14 @@ def build_class_scale(logits: Tensor, codes: Tensor, annotated: Tensor | None, v
     is_valid = (codes != IGNORE_CODE).unsqueeze(1)
     classes = torch.arange(logits.shape[1], device=codes.device, dtype=torch.uint8).reshape(1, -1, 1, 1, 1)
     targets = (codes.unsqueeze(1) == classes).float()  # 0 in every class where the voxel is ignored
-    indices = codes.unsqueeze(1).masked_fill(~is_valid, 0).long()
+    if is_binary:
+        entropy = -torch.where(targets > 0, log_probabilities, _compute_log_rest(log_probabilities, annotated))
+    else:
+        entropy = -log_probabilities.gather(1, codes.unsqueeze(1).masked_fill(~is_valid, 0).long())
     return _reduce(
         log_probabilities.exp(),
         targets,
-        entropy=-log_probabilities.gather(1, indices),
+        entropy=entropy,
         is_valid=is_valid.float(),
         annotated=annotated,
         voxel_weights=voxel_weights,
@@ -116,6 +129,22 @@ def _merge_log_probabilities(log_probabilities: Tensor, annotated: Tensor) -> Te
     return torch.cat([background, log_probabilities[:, 1:]], 1)
 
 
+def _compute_log_rest(log_probabilities: Tensor, annotated: Tensor | None) -> Tensor:
+    """``log(1 - p)`` of every class, with a gradient where p is 1 to the last digit, too.
+
+    Only the most probable class can lose digits in ``1 - p``: for it the others are added up. Classes that are not
+    annotated are part of the background and do not count among them.
+    """
+    known = log_probabilities
+    if annotated is not None:
+        known = known.masked_fill(~annotated[:, :, None, None, None], _LOG_NOTHING)
+    most = known.argmax(1, keepdim=True)
+    rest = known.scatter(1, most, _LOG_NOTHING).logsumexp(1, keepdim=True)
+    is_most = torch.zeros_like(known, dtype=torch.bool).scatter(1, most, True)
+    small = known.masked_fill(is_most, _LOG_NOTHING)
+    return torch.where(is_most, rest, torch.log1p(-small.exp()))
+
+
 def _reduce(
     probabilities: Tensor,
     targets: Tensor,
@@ -129,7 +158,7 @@ def _reduce(
     """Sum over voxels what need not be kept per voxel. ``targets`` are 0 where ``is_valid`` is."""
     known = probabilities.new_ones(probabilities.shape[:2]) if annotated is None else annotated.to(probabilities)
     weights = is_valid if voxel_weights is None else is_valid * voxel_weights
-    if annotated is not None and first_foreground == 0:  # one map per region; classes have been merged
+    if annotated is not None and entropy.shape[1] > 1:  # one map per output; as a single one, classes have been merged
         weights = weights * known[:, :, None, None, None]
     return Scale(
         overlap=(probabilities * targets).sum(_VOXELS) * known,

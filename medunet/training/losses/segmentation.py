@@ -23,11 +23,12 @@ class Loss:
 
     Attributes:
         total: Differentiable scalar.
-        soft_dice: Mean soft Dice of the foreground at the finest scale, over the batch, detached, 0 to 1.
+        soft_dice: Mean soft Dice of the foreground at the finest scale, over the batch, detached, 0 to 1; None where
+            nothing is segmented.
     """
 
     total: Tensor
-    soft_dice: Tensor
+    soft_dice: Tensor | None = None
 
 
 def halve_weights(num_scales: int) -> list[float]:
@@ -47,12 +48,14 @@ class SegmentationLoss:
         membership: ``(outputs, codes)`` from `medunet.tasks.compute_membership`, on the device of the logits.
         has_regions: Whether outputs overlap: sigmoid instead of softmax.
         weigh_voxels: Codes -> weights ``(B, 1 or regions, I, J, K)`` of the voxels in cross-entropy; None for 1.
+        is_binary: Whether the cross-entropy of classes is that of each class against the rest; of regions it always is.
     """
 
     terms: tuple[Term, ...]
     membership: Tensor
     has_regions: bool
     weigh_voxels: Callable[[Tensor], Tensor] | None = None
+    is_binary: bool = False
 
     def __call__(self, scales: Sequence[Tensor], codes: Tensor, annotated: Tensor | None = None) -> Loss:
         """Compare logits with codes. Nothing waits for a GPU, unless ``weigh_voxels`` does.
@@ -89,7 +92,7 @@ class SegmentationLoss:
     def _build_view(self, logits: Tensor, codes: Tensor, annotated: Tensor | None, weights: Tensor | None) -> Scale:
         if self.has_regions:
             return build_region_scale(logits, codes, self.membership, annotated, weights)
-        return build_class_scale(logits, codes, annotated, weights)
+        return build_class_scale(logits, codes, annotated, weights, is_binary=self.is_binary)
 
 
 def _shrink(maps: Tensor, shape: torch.Size) -> Tensor:

@@ -8,19 +8,23 @@ import json
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medunet.errors import OutputError
 from medunet.io import describe_write_error
+from medunet.models.names import LOG, STATE_FOLDER
 
 if sys.platform != "win32":
     import fcntl
 
 LOCK_FILE = "run.lock"
+_SILENT_SECONDS = 900.0
+"""Longer than a training is silent: it saves every five minutes, and writes a row twice a second."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _Answer = Literal["free", "taken", "unknown"]
@@ -29,8 +33,8 @@ _held: set[int] = set()
 """Open lock files of this process; a forked worker closes them, or it would hold the lock after its parent was killed."""
 
 
-class _Holder(BaseModel):
-    """Who holds a lock, as the file says.
+class Holder(BaseModel):
+    """Who holds a run folder, as its lock file says.
 
     Attributes:
         host: Name of the machine.
@@ -123,7 +127,7 @@ class RunLock:
                 folder.rmdir()
         self._made = []
 
-    def _describe_refusal(self, holder: _Holder | None) -> str:
+    def _describe_refusal(self, holder: Holder | None) -> str:
         who = "another process"
         if holder is not None:
             who = f"process {holder.process} on {holder.host} since {holder.started}"
@@ -133,6 +137,54 @@ class RunLock:
         return f"{self._path.parent} is being written by {who}. {remedy}"
 
 
+def find_holder(folder: Path) -> Holder | None:
+    """Who is writing a run folder; None where nobody is.
+
+    Nothing is locked to find out: asking the kernel would take the lock for a moment, in which a training that starts would
+    be refused. On this machine it is known whether the process lives. A process elsewhere counts as living while its
+    folder changes, for `_SILENT_SECONDS`.
+
+    Args:
+        folder: Of a run.
+    """
+    path = folder / LOCK_FILE
+    try:
+        with path.open("rb") as file:
+            holder = _parse(file.read(4096))
+    except OSError:
+        return None
+    if holder is None:
+        return None
+    if holder.host == platform.node():
+        was_restarted = bool(holder.boot) and holder.boot != _read_boot_id()
+        return holder if not was_restarted and _is_same_process(holder) else None
+    return holder if time.time() - _find_last_change(folder) < _SILENT_SECONDS else None
+
+
+def _is_same_process(holder: Holder) -> bool:
+    """Whether the process that took the lock lives: its number may have gone to another one since."""
+    import psutil
+
+    try:
+        began = psutil.Process(holder.process).create_time()
+        took = datetime.datetime.fromisoformat(holder.started).timestamp()
+    except psutil.NoSuchProcess:
+        return False
+    except (psutil.AccessDenied, ValueError):
+        return True
+    return began <= took + 1  # the file says whole seconds
+
+
+def _find_last_change(folder: Path) -> float:
+    """Of what a training writes all the time, in seconds since the epoch; 0 for none of it."""
+    found = [0.0]
+    for pattern in (LOCK_FILE, LOG, f"*/{LOG}", f"*/*/{LOG}", f"{STATE_FOLDER}/*"):
+        for path in folder.glob(pattern):
+            with contextlib.suppress(OSError):  # it may be replaced at this moment
+                found.append(path.stat().st_mtime)
+    return max(found)
+
+
 def _make_folder(folder: Path) -> list[Path]:
     """Make a folder and its parents; those that were missing, deepest first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -140,8 +192,8 @@ def _make_folder(folder: Path) -> list[Path]:
     return missing
 
 
-def _describe_self() -> _Holder:
-    return _Holder(
+def _describe_self() -> Holder:
+    return Holder(
         host=platform.node(),
         boot=_read_boot_id(),
         process=os.getpid(),
@@ -163,12 +215,12 @@ def _read_boot_id() -> str:
         return ""
 
 
-def _is_this_machine(holder: _Holder) -> bool:
+def _is_this_machine(holder: Holder) -> bool:
     boot = _read_boot_id()
     return holder.host == platform.node() or (bool(boot) and holder.boot == boot)
 
 
-def _is_gone(holder: _Holder | None, answer: _Answer) -> bool:
+def _is_gone(holder: Holder | None, answer: _Answer) -> bool:
     """Whether an older lock file, which the kernel does not call taken, counts no longer."""
     if holder is None:
         return answer == "free"
@@ -179,7 +231,7 @@ def _is_gone(holder: _Holder | None, answer: _Answer) -> bool:
     return _is_dead(holder)
 
 
-def _is_dead(holder: _Holder) -> bool:
+def _is_dead(holder: Holder) -> bool:
     """Whether the process is known to have ended; numbers mean something within one machine or container only."""
     if sys.platform == "win32" or holder.host != platform.node():
         return False
@@ -243,17 +295,20 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def _read(file: int) -> _Holder | None:
+def _read(file: int) -> Holder | None:
     """What the file says; None where it says nothing, as between its creation and its first word."""
     os.lseek(file, 0, os.SEEK_SET)
+    return _parse(os.read(file, 4096))
+
+
+def _parse(content: bytes) -> Holder | None:
     try:
-        content: Any = json.loads(os.read(file, 4096) or b"null")
-        return _Holder.model_validate(content)
+        return Holder.model_validate(json.loads(content or b"null"))
     except (ValueError, ValidationError):
         return None
 
 
-def _write(file: int, holder: _Holder) -> None:
+def _write(file: int, holder: Holder) -> None:
     os.lseek(file, 0, os.SEEK_SET)
     os.ftruncate(file, 0)
     os.write(file, holder.model_dump_json().encode())

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from medunet.errors import OutputError
-from medunet.training import lock
-from medunet.training.lock import LOCK_FILE, RunLock
+from medunet.runs import lock
+from medunet.runs.lock import LOCK_FILE, RunLock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="flock")
 
