@@ -315,8 +315,8 @@ class _Fold:
             quality=quality,
             speed=speed,
         )
-        patches = draw_patches(self.trainer.sampler, task, result.iteration)
-        write_report(task, self.folder, validation, self.validation_cases, masks, patches=patches)
+        patches = draw_patches(self.trainer.sampler, task, result.iteration - 1)
+        write_report(task, self.folder, validation, self.validation_cases, masks, patches)
 
     def _quantize(self, training_seconds: float) -> None:
         """Last, when the model is finished. Only a network that ``--speed fast`` may take on this machine's CPU: the first of

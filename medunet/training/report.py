@@ -34,7 +34,6 @@ def write_report(
     validation: Validation | None,
     cases: Sequence[Case],
     masks: Path,
-    *,
     patches: Sequence[PatchPicture] = (),
 ) -> None:
     """Write ``report.html`` into a finished model folder, and ``validation.png`` of the middle case.
@@ -59,7 +58,7 @@ def draw_patches(sampler: PatchSampler, task: Task, last_iteration: int) -> list
     Args:
         sampler: That the training drew from.
         task: Names the labels.
-        last_iteration: Of the training.
+        last_iteration: Number of the last batch that was learnt from; -1 where there was none.
 
     Returns:
         None of them where a patch can no longer be made, with a warning.
