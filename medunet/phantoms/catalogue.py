@@ -51,7 +51,7 @@ PHANTOMS: Mapping[str, Phantom] = MappingProxyType(
             ),
             Phantom(
                 name="nuclei-2d",
-                modality="MR",
+                modality="microscopy",
                 channels=("fluorescence",),
                 labels=MappingProxyType(NUCLEI_LABELS),
                 case_prefix="nuclei",

@@ -68,5 +68,5 @@ def _take_picture(rng: np.random.Generator, objects: Array) -> Array:
     light = 0.08 + gaussian_filter(signal, rng.uniform(0.8, 1.3))
     photons = rng.uniform(60, 120)
     counts = rng.poisson(np.clip(light, 0, None) * photons) + rng.normal(20, 2, objects.shape)
-    picture: Array = np.clip(np.rint(counts), 0, 65535).astype(np.uint16)
+    picture: Array = np.clip(np.rint(counts), 0, 255).astype(np.uint8)
     return picture
