@@ -102,8 +102,7 @@ def _draw_organelles(
 
 def _ramp(inside: np.ndarray) -> Floats:
     """From 0 to 1 over a pixel."""
-    ramp: Floats = np.clip(inside, 0, 1).astype(np.float32)
-    return ramp
+    return np.asarray(np.clip(inside, 0, 1), dtype=np.float32)
 
 
 def _photograph(rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
@@ -116,8 +115,7 @@ def _photograph(rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
     uneven = 1 + gradient[0] * i[:, None] + gradient[1] * j[None, :]
     blurred = np.stack([gaussian_filter(channel, sigma) for channel in light]) * uneven
     noise = float(rng.uniform(0.03, 0.06)) * rng.standard_normal(light.shape)
-    photograph: np.ndarray = np.clip(np.rint(255 * (blurred + noise)), 0, 255).astype(np.uint8)
-    return photograph
+    return np.asarray(np.clip(np.rint(255 * (blurred + noise)), 0, 255), dtype=np.uint8)
 
 
 def _build_case(case_id: str, pixels: np.ndarray, section: CellSection) -> PhantomCase:

@@ -24,6 +24,7 @@ from medunet.inference.backends import trace_network
 from medunet.models import Ensemble, read_model
 from medunet.models.folder import combine_checksums
 from medunet.networks import build_network
+from medunet.planning import add_neighbour_slices
 
 
 def skip_without(*packages: str) -> None:
@@ -268,3 +269,17 @@ def test_the_command_says_how_the_answers_compare(
     medunet_command("export", str(folder), "-o", str(tmp_path / "n.ts"), "--format", "keras").check_refused(
         *EXPORT_FORMATS
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_neighbour_slices_are_named_channels_and_no_bundle(write_model: Callable[..., Path], tmp_path: Path) -> None:
+    plan = build_plan_for(ORACLE_TASK, (1.0, 1.0, 1.0), (16, 16, 1))
+    flat = {"spatial_dims": 2, "strides": ((1, 1, 1), (2, 2, 1)), "kernels": ((3, 3, 1),) * 2}
+    plan = plan.model_copy(update={"configuration": "2.5d", "network": plan.network.model_copy(update=flat)})
+    folder = write_model(tmp_path / "slices", plan=add_neighbour_slices(plan, 1))
+    export(folder, "torchscript", tmp_path / "slices.ts")
+    described = json.loads((tmp_path / "slices.json").read_text())["input"]
+    assert described["channels"] == ["ct -1", "ct", "ct +1"]
+    assert described["shape"] == ["B", 3, 16, 16, 1]
+    with pytest.raises(ModelError, match=r"sees neighbour slices as channels \(2\.5D\)"):
+        export(folder, "monai-bundle", tmp_path / "bundle")

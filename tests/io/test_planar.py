@@ -390,7 +390,9 @@ def test_row_27_a_directory_that_contradicts_the_file(tmp_path: Path, tags: dict
 
 
 def test_row_27_other_files(tmp_path: Path) -> None:
-    with pytest.raises(VolumeError, match="is no PNG, JPEG or TIFF picture: it is a JPEG picture"):
+    with pytest.raises(VolumeError, match="is no PNG, JPEG or TIFF picture: it is a PDF document"):
+        read_planar(write(tmp_path / "image.png", b"%PDF-1.7"))
+    with pytest.raises(VolumeError, match="is cut short, damaged"):
         read_planar(write(tmp_path / "image.png", b"\xff\xd8\xff\xe0"))
     with pytest.raises(VolumeError, match="is no PNG, JPEG or TIFF picture: it is empty"):
         read_planar(write(tmp_path / "image.tif", b""))

@@ -171,3 +171,17 @@ def test_a_stack_of_pages_is_a_volume(tmp_path: Path) -> None:
     assert image.spatial_shape == labels.spatial_shape == (40, 30, 5)
     turned = to_orientation(Volume(image.array, image.affine))
     assert turned.spacing == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.realdata
+def test_the_membranes_of_isbi_2012_are_a_dataset(real_data: Path) -> None:
+    from medunet.tasks import load_task
+
+    dataset = read_dataset(real_data / "em-membranes-2d")
+    assert (dataset.layout, len(dataset.cases)) == ("image/ + label/", 30)
+    image, labels = read_case(dataset.cases[0], load_task("em-membranes"))
+    assert image.shape == labels.shape == (1, 512, 512, 1)
+    assert np.unique(labels.array).tolist() == [0, 255]
+    cells = labels.array > 0
+    assert 0.7 < cells.mean() < 0.85
+    assert image.array[cells].mean() > image.array[~cells].mean() + 20  # membranes are dark
