@@ -65,7 +65,7 @@ def test_from_pictures_to_scores(
 
     run = tmp_path / "run"
     outcome = medunet_command(
-        "train", "--task", recipe, "--data", data, "-o", run, "--budget", "40it", "--device", "cpu"
+        "train", "--task", recipe, "--data", data, "-o", run, "--budget", "80it", "--device", "cpu"
     )
     assert outcome.exit_code == 0, outcome.err
     model = read_model(run)
