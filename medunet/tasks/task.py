@@ -292,6 +292,12 @@ class Task(BaseModel):
         if not self.things:
             msg = "things: no label is named; expected those that are objects, or output: labels"
             raise ValueError(msg)
+        if stepped := [name for name in self.postprocessing if name in self.things]:
+            msg = (
+                f"postprocessing: '{stepped[0]}' is a label of objects, which steps would change before they are told apart; "
+                "name labels that are no objects"
+            )
+            raise ValueError(msg)
         if len(labels) > 1 and self.label_divisor is None:
             msg = (
                 f"label_divisor: there are {len(labels)} labels, so files must say which object is of which; expected a number "

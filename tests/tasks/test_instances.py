@@ -84,6 +84,7 @@ def test_borders_have_sides_as_their_objects_have() -> None:
         (NUCLEI, {"output": "labels", "border_mm": 1.0}, "border_mm belongs to output: instances"),
         (NUCLEI, {"labels": {"a": 1, "b": 2}}, "label_divisor: there are 2 labels"),
         (NUCLEI, {"label_divisor": 1}, "label_divisor: 1 leaves no numbers"),
+        (NUCLEI, {"postprocessing": {"nucleus": "keep-largest"}}, "postprocessing: 'nucleus' is a label of objects"),
         (NUCLEI, {"border_mm": 0.0}, "border_mm: 0.0 is no thickness"),
         (NUCLEI, {"border_mm": float("nan")}, "border_mm: nan is no thickness"),
         (NUCLEI, {"labels": {"a": [1, 2]}}, "needs labels with one value each"),
