@@ -32,7 +32,11 @@ from medunet.training.tensorboard_notes import list_pictures, read_final_scores
 
 logger = logging.getLogger(__name__)
 
-_NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+_SILENCE = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout may belong to a JSON document
+}
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 """Seven tries of two minutes are MLflow's own; `Sender` tries again by itself."""
 _CLOSE_SECONDS = 60.0
@@ -272,7 +276,7 @@ def _build_client(uri: str) -> Any:
     Raises:
         InputError: If MLflow is not installed, or does not know such an address.
     """
-    os.environ.update(_NO_TELEMETRY)
+    os.environ.update(_SILENCE)
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     if uri.startswith("file:"):  # MLflow asks for this word, since it would rather have a database

@@ -29,7 +29,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
             monkeypatch.setitem(sys.modules, name, module)
     else:
         pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'medunet[mlflow]'")
-    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_ALLOW_FILE_STORE"):
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_ALLOW_FILE_STORE", *tracking._SILENCE):
         monkeypatch.setenv(name, "true")
     for name, value in tracking._PATIENCE.items():
         monkeypatch.setenv(name, value)
