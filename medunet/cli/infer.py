@@ -66,6 +66,9 @@ def infer(
         str, typer.Option("--precision", help="auto, bf16, fp16 or fp32: the networks' arithmetic.")
     ] = "auto",
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tiles at once.")] = None,
+    postprocessing: Annotated[
+        str, typer.Option("--postprocessing", help="model, or none: leave masks as the networks make them.")
+    ] = "model",
     preview: Annotated[
         Path | None, typer.Option("--preview", help="PNG with the contours; a folder where the output is one.")
     ] = None,
@@ -139,6 +142,7 @@ def infer(
         batch_size=batch_size,
         backend=backend,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
+        postprocessing=postprocessing,  # type: ignore[arg-type]
     )
     run = InferRun(
         jobs=jobs, wishes=wishes, options=options, settings=settings, folder=folder, is_quiet=json_, device=device

@@ -161,6 +161,10 @@ def test_steps_are_taken_and_what_they_skip_is_said(
     model = dataclasses.replace(build_oracle(spacing=SPACING), postprocessing=Postprocessing(steps=steps))
     assert np.array_equal(Segmenter(model, "cpu").segment(scan).labels.array, expected)
     assert "bone: opening:mm=50, skipped, because nothing would be left of the label" in caplog.text
+    untouched = Segmenter(model, "cpu", InferenceSettings(postprocessing="none")).segment(scan)
+    assert np.array_equal(untouched.labels.array, found)
+    with pytest.raises(InputError, match="The postprocessing is 'modl'; expected model, none"):
+        InferenceSettings(postprocessing="modl")  # type: ignore[arg-type]
 
 
 def test_what_is_unlike_training_is_flagged(build_oracle: Callable[..., Model], make_densities: Any) -> None:
