@@ -71,6 +71,9 @@ def infer(
         float | None,
         typer.Option("--memory-gb", help="Memory that a scan may take; less is computed at a time until it fits."),
     ] = None,
+    postprocessing: Annotated[
+        str, typer.Option("--postprocessing", help="model, or none: leave masks as the networks make them.")
+    ] = "model",
     preview: Annotated[
         Path | None, typer.Option("--preview", help="PNG with the contours; a folder where the output is one.")
     ] = None,
@@ -158,6 +161,7 @@ def infer(
         memory_gb=memory_gb,
         backend=backend,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
+        postprocessing=postprocessing,  # type: ignore[arg-type]
     )
     run = InferRun(
         jobs=jobs, wishes=wishes, options=options, settings=settings, folder=folder, is_quiet=as_json, device=device

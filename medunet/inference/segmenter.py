@@ -178,10 +178,11 @@ class Segmenter:
             painter.abandon()  # what is closed already stays
         if painter.is_wanted:
             clock.stop("maps")
-        postprocessed = postprocess_labels(labels, self.task, self.model.postprocessing)
-        labels = postprocessed.labels
-        for note in postprocessed.notes:
-            logger.warning("Post-processing: %s.", note)
+        if self.settings.postprocessing == "model":
+            postprocessed = postprocess_labels(labels, self.task, self.model.postprocessing)
+            labels = postprocessed.labels
+            for note in postprocessed.notes:
+                logger.warning("Post-processing: %s.", note)
         clock.stop("postprocess")
         flags = find_flags(image, labels, self.task, self.model.quality, agreement=counted)
         clock.stop("flags")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Speed = Literal["fast", "balanced", "best"]
 Flips = Literal["none", "auto", "all"]
 Locate = Literal["never", "auto", "always"]
+WhichPostprocessing = Literal["model", "none"]
 
 FAST_STEP = 0.75
 """With windows of an eighth of a tile, what lies between two tiles is still seen with a tenth of the weight of a centre."""
@@ -43,6 +44,7 @@ class InferenceSettings:
         backend: What computes the networks, see `medunet.inference.backends`.
         precision: Of the networks' arithmetic: ``"auto"``, ``"fp32"``, ``"bf16"``, ``"fp16"``. All but ``"auto"`` leave eight
             bits out.
+        postprocessing: What is done to the mask after the network: ``"model"``, what the model says; or ``"none"``.
 
     Raises:
         InputError: If a value is none of these.
@@ -57,6 +59,7 @@ class InferenceSettings:
     memory_gb: float | None = None
     backend: BackendName = "auto"
     precision: PrecisionName = "auto"
+    postprocessing: WhichPostprocessing = "model"
 
     def __post_init__(self) -> None:
         _check("speed", self.speed, get_args(Speed))
@@ -65,6 +68,7 @@ class InferenceSettings:
         _check("locate", self.locate, get_args(Locate))
         _check("backend", self.backend, BACKEND_NAMES)
         _check("precision", self.precision, get_args(PrecisionName))
+        _check("postprocessing", self.postprocessing, get_args(WhichPostprocessing))
         if self.step_fraction is not None and not 0 < self.step_fraction <= 1:
             msg = f"The step is {self.step_fraction}; expected a share of the tile, above 0 and at most 1."
             raise InputError(msg)

@@ -39,6 +39,8 @@ def build_locator_task(task: Task) -> Task:
         "laterality": (),
         "codes": {},
         "synonyms": {},
+        "tolerances_mm": {},
+        "postprocessing": {},
         "phantom": None,
     }
     return Task.model_validate(task.model_dump() | changes)

@@ -12,7 +12,7 @@ from medunet.runs.documents import compare_documents, format_value
 _SHOWN = 3
 """Cases that a message names; the others are counted."""
 _SILENT_PLAN = frozenset({"version", "reasons"})
-_SILENT_TASK = frozenset({"labels", "title", "codes", "synonyms", "phantom", "budget"})
+_SILENT_TASK = frozenset({"labels", "title", "codes", "synonyms", "postprocessing", "phantom", "budget"})
 """What a task says to people, and what has done its work once the cases are preprocessed; labels are told one by one."""
 
 

@@ -241,7 +241,7 @@ def test_a_failure_leaves_an_earlier_run_as_it_was(
     def fail(*arguments: Any, **options: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("medunet.inference.segmenter.apply_postprocessing", fail)
+    monkeypatch.setattr("medunet.inference.segmenter.postprocess_labels", fail)
     outcome = infer(scans / "a.nii.gz", "-o", tmp_path / "out" / "mask.nii.gz", "--overwrite", "--probabilities")
     outcome.check_refused("a.nii.gz", "MemoryError")
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

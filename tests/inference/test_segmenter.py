@@ -18,7 +18,7 @@ from oracles import ORACLE_TASK
 from medunet.errors import DatasetError, InputError, ModelError, OutputError, VolumeError
 from medunet.inference import InferenceSettings, ScanFailure, Segmentation, Segmenter, load
 from medunet.io import read_label_map, read_volume, write_nifti_image
-from medunet.models import SYNTHETIC_WARNING, Model, Postprocessing
+from medunet.models import SYNTHETIC_WARNING, LabelStep, Model, Postprocessing
 from medunet.models.quality import DiceCalibration
 from medunet.postprocessing import compute_agreement, measure_case
 from medunet.postprocessing.quality import build_quality_ranges
@@ -147,6 +147,25 @@ def test_the_mask_is_what_the_models_postprocessing_leaves(
     segmentation = Segmenter(kept, "cpu").segment(scan)
     assert np.array_equal(segmentation.labels.array, expected)
     assert segmentation.volumes_ml["bone"] == pytest.approx(64 * np.prod(SPACING) / 1000)
+
+
+def test_steps_are_taken_and_what_they_skip_is_said(
+    build_oracle: Callable[..., Model], make_volume: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = make_volume(shape=(12, 14, 10), spacing=SPACING, orientation="RAS")
+    expected = np.zeros((1, 12, 14, 10), np.uint8)
+    expected[:, 2:7, 2:7, 2:7] = 7
+    found = expected.copy()
+    found[:, 4, 4, 4] = 0
+    scan = grid.with_array(np.array((-1000, 0, -100, 0, 0, 0, 0, 900), np.float32)[found])
+    steps = (LabelStep(label="bone", step="opening:mm=50"), LabelStep(label="bone", step="fill-holes"))
+    model = dataclasses.replace(build_oracle(spacing=SPACING), postprocessing=Postprocessing(steps=steps))
+    assert np.array_equal(Segmenter(model, "cpu").segment(scan).labels.array, expected)
+    assert "bone: opening:mm=50, skipped, because nothing would be left of the label" in caplog.text
+    untouched = Segmenter(model, "cpu", InferenceSettings(postprocessing="none")).segment(scan)
+    assert np.array_equal(untouched.labels.array, found)
+    with pytest.raises(InputError, match="The postprocessing is 'modl'; expected model, none"):
+        InferenceSettings(postprocessing="modl")  # type: ignore[arg-type]
 
 
 def test_what_is_unlike_training_is_flagged(build_oracle: Callable[..., Model], make_densities: Any) -> None:

@@ -251,6 +251,15 @@ def test_a_model_of_before_leaves_masks_as_they_are(folder: Path) -> None:
     assert "| Post-processing | none |" in (folder / "card.md").read_text()
 
 
+def test_without_the_file_the_steps_of_the_task_are_taken(folder: Path) -> None:
+    recipe = json.loads((folder / "task.json").read_text())
+    recipe["postprocessing"] = {"bone": ["fill-holes", {"remove-small": {"ml": 0.5}}]}
+    (folder / "task.json").write_text(json.dumps(recipe))
+    assert read_model(folder).postprocessing.describe() == "bone: fill-holes; bone: remove-small:ml=0.5"
+    (folder / "postprocessing.json").write_text('{"version": 1, "keep_largest": ["fat"], "num_cases": 3}')
+    assert read_model(folder).postprocessing == Postprocessing(version=1, keep_largest=("fat",), num_cases=3)
+
+
 def test_the_records_need_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medunet.models.folder.build_network", lambda plan: pytest.fail("built"))
     assert read_records(folder).task == ORACLE_TASK
@@ -260,6 +269,16 @@ def test_the_records_need_no_network(folder: Path, monkeypatch: pytest.MonkeyPat
     ("name", "content", "words"),
     [
         ("postprocessing.json", '{"keep_largest": ["bine"]}', "names the label 'bine'; task.json has fat, muscle"),
+        (
+            "postprocessing.json",
+            '{"steps": [{"label": "bine", "step": "fill-holes"}]}',
+            "names the label 'bine'; task.json has fat, muscle",
+        ),
+        (
+            "postprocessing.json",
+            '{"steps": [{"label": "bone", "step": "fil-holes"}]}',
+            "there is no step 'fil-holes'; did you mean 'fill-holes'",
+        ),
         ("postprocessing.json", '{"keep_smallest": ["bone"]}', "keep_smallest"),
         ("postprocessing.json", "{", "no readable JSON"),
         ("quality.json", '{"num_cases": 3}', "spacing_mm"),

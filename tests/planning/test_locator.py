@@ -70,3 +70,13 @@ def test_all_structures_are_one(make_volume: Any) -> None:
     volume: Volume = make_volume(shape=(1, 1, 5))
     codes = encode_labels(volume.with_array(volume.array.astype(int) * 0 + [[[[0, 2, 3, 7, 9]]]]), located)
     assert codes.array[0, 0, 0].tolist() == [0, 1, 1, 1, 255]
+
+
+def test_what_is_said_of_single_labels_is_not_said_of_all_as_one() -> None:
+    task = make_task()
+    (name, *_) = task.labels
+    told = Task.model_validate(
+        task.model_dump() | {"tolerances_mm": {name: 1.0}, "postprocessing": {name: "fill-holes"}}
+    )
+    located = build_locator_task(told)
+    assert (located.tolerances_mm, located.postprocessing) == ({}, {})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from medunet.planning.plan import NetworkPlan, Normalization, OptimizerPlan, Plan
-from medunet.tasks import Task
+from medunet.tasks import FillHoles, Task
 from medunet.training.identity import RunIdentity, describe_difference
 
 TASK = Task(
@@ -136,7 +136,14 @@ def test_every_change_is_named_and_nothing_else(changes: dict[str, Any], words: 
         {},
         {"medunet_version": "9.9"},
         {"plan": change_plan(reasons={"spacing": "other words"})},
-        {"task": change_task(title="Another title", budget="3h", synonyms={"anterior": ("front",)})},
+        {
+            "task": change_task(
+                title="Another title",
+                budget="3h",
+                synonyms={"anterior": ("front",)},
+                postprocessing={"anterior": (FillHoles(),)},
+            )
+        },
         {"case_checksums": {"case_0": "0f"}},
     ],
     ids=["nothing", "version", "reasons", "words of the task", "fewer checksums"],
@@ -163,3 +170,9 @@ def test_a_plan_of_another_version_can_still_be_compared() -> None:
     found = describe_difference(build(plan=older), SAVED)
     assert "plan.optimiser adamw -> none" in found
     assert "plan.optimizer none -> " in found
+
+
+def test_a_state_from_before_tasks_named_steps_can_be_resumed() -> None:
+    older = dict(SAVED.task)
+    del older["postprocessing"]
+    assert describe_difference(build(task=older), SAVED) == ""
