@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import JsonOption
 from medunet.cli.reading import (
     AffineChoice,
     AllowGaps,
@@ -17,6 +18,7 @@ from medunet.cli.reading import (
     list_inputs,
     print_remarks,
 )
+from medunet.cli.terminal import print_json
 from medunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def baseline(
     allow_gaps: AllowGaps = False,
     affine: AffineChoice = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Segment a scan without learning: what a network must beat."""
     from medunet.io import (
@@ -76,7 +79,8 @@ def baseline(
     for path in list_outputs(output, chosen, [], split=False):
         check_output(path, list_inputs(scan, path), overwrite=overwrite)
     found = read_scan(list(scan), options)
-    print_remarks(found)
+    if not as_json:
+        print_remarks(found)
     image = found.volume
     if name == "otsu":
         from medunet.baselines import segment_otsu
@@ -93,8 +97,15 @@ def baseline(
     structures = from_label_map(labels, names or {"foreground": (1,)})
     algorithm = Algorithm(name=f"medunet baseline {name}")
     write_structures(structures, output, mask_format=chosen, scan=found, options=options, algorithm=algorithm)
-    for structure in structures.structures[:_MAX_LINES]:
-        print(f"{structure.name}: {int(structures.get_mask(structure).sum()) * image.voxel_volume_mm3 / 1000:.3g} ml")
+    shown = structures.structures if as_json else structures.structures[:_MAX_LINES]
+    volumes_ml = {
+        structure.name: int(structures.get_mask(structure).sum()) * image.voxel_volume_mm3 / 1000 for structure in shown
+    }
+    if as_json:
+        print_json({"baseline": name, "mask": output, "volumes_ml": volumes_ml})
+        return
+    for structure_name, volume_ml in volumes_ml.items():
+        print(f"{structure_name}: {volume_ml:.3g} ml")
     if len(names) > _MAX_LINES:
         print(f"... {len(names)} in all")
     print(f"{scan[0]} -> {output}")

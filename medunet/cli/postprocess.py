@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from medunet.cli.options import DeviceOption
+from medunet.cli.options import DeviceOption, JsonOption
 from medunet.cli.reading import MaskFormatName, Reference, Series, VolumeIndex, build_options, list_inputs
+from medunet.cli.terminal import print_json
 from medunet.errors import InputError, MedunetError
 
 
@@ -50,6 +51,7 @@ def postprocess(
     series: Series = None,
     volume_index: VolumeIndex = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Clean masks: keep the largest part, fill holes, smooth borders, follow the image."""
     from medunet.io import check_output, choose_mask_format, list_outputs, read_reference
@@ -68,6 +70,7 @@ def postprocess(
 
     steps = None if step is None else [parse_any_step(text) for text in step]
     num_failed = 0
+    results: list[dict[str, object]] = []
     for job in jobs:
         try:
             done = run(
@@ -87,11 +90,17 @@ def postprocess(
             if len(jobs) == 1:
                 raise
             num_failed += 1
-            print(f"{job.mask}: {error}")
+            results.append({"mask": job.mask, "output": None, "effects": [], "error": str(error)})
+            if not as_json:
+                print(f"{job.mask}: {error}")
             continue
-        print(f"{job.mask} -> {job.output}")
-        for effect in done.effects:
-            print(f"  {effect.describe()}")
+        results.append({"mask": job.mask, "output": job.output, "effects": done.effects, "error": None})
+        if not as_json:
+            print(f"{job.mask} -> {job.output}")
+            for effect in done.effects:
+                print(f"  {effect.describe()}")
+    if as_json:
+        print_json(results)
     if num_failed:
         msg = f"{num_failed} of {len(jobs)} masks failed (see above)."
         raise InputError(msg)

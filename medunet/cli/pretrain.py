@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medunet.cli.options import BudgetOption, DeviceOption, MemoryOption
+from medunet.cli.options import BudgetOption, DeviceOption, JsonOption, MemoryOption
+from medunet.cli.terminal import print_json
 from medunet.errors import InputError, TrainingError, TrainingStoppedError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def pretrain(
         bool, typer.Option("--deterministic", help="Same seed, same device: same weights. Needs a budget in it.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Learn from scans without labels, by restoring hidden parts of them; then train with `--from`."""
     if resume and output is None:
@@ -66,7 +68,7 @@ def pretrain(
     from medunet.cli.train import EXIT_REQUEUE
     from medunet.training import pretrain as run
 
-    with ConsoleObserver() as observer:
+    with ConsoleObserver(stderr=as_json) as observer:
         try:
             result = run(
                 data,
@@ -96,7 +98,17 @@ def pretrain(
                 print(f"error: {msg}", file=sys.stderr)
                 raise typer.Exit(EXIT_REQUEUE) from stop
             raise TrainingError(msg) from stop
-    _print_result(result)
+    if as_json:
+        print_json(
+            {
+                "model": result.folder,
+                "num_iterations": result.num_iterations,
+                "seconds": result.seconds,
+                "pretraining": result.record,
+            }
+        )
+    else:
+        _print_result(result)
 
 
 def _print_result(result: PretrainingResult) -> None:

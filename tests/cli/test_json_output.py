@@ -24,6 +24,7 @@ from medunet.io import read_label_map, read_volume
 from medunet.models import read_records
 from medunet.planning import Effort
 from medunet.tasks import list_tasks
+from medunet.training.quantizing import Quantized
 from medunet.volume import Volume
 
 WITHOUT = {"view"}
@@ -220,6 +221,60 @@ def check_run(content: Any, place: Place) -> None:
     assert (content["num_iterations"], content["budget"], content["state"]) == (77, "4it", "finished")
 
 
+def pretrain(place: Place) -> list[object]:
+    options = ["-b", "2it", "--deterministic", "--device", "cpu", "--workers", 0, "-o", place.folder / "pretrained"]
+    return ["pretrain", "-t", place.task, "-d", place.data / "images", *options]
+
+
+def check_pretraining(content: Any, place: Place) -> None:
+    assert (content["model"], content["num_iterations"]) == (str(place.folder / "pretrained"), 2)
+    assert content["pretraining"]["task"] == "blobs-mr"
+    assert content["pretraining"]["distance"] == "l1"
+
+
+def quantize(place: Place) -> list[object]:
+    done = Quantized(record=None, message="Eight bits are left out: OpenVINO and NNCF are not installed.")
+    place.request.getfixturevalue("monkeypatch").setattr("medunet.training.quantize", lambda *_, **__: done)
+    return ["quantize", place.folder / "model", "-d", place.data]
+
+
+def check_quantizing(content: Any, place: Place) -> None:
+    assert content["model"] == str(place.folder / "model")
+    assert (content["int8"], content["message"][:10]) == (None, "Eight bits")
+
+
+def postprocess(place: Place) -> list[object]:
+    mask = place.data / "labels" / "case_0.nii.gz"
+    return [
+        "postprocess",
+        mask,
+        "-o",
+        place.folder / "clean.nii.gz",
+        "--step",
+        "remove-small:ml=1000",
+        "-t",
+        place.task,
+    ]
+
+
+def check_steps(content: Any, place: Place) -> None:
+    (one,) = content
+    assert (one["output"], one["error"]) == (str(place.folder / "clean.nii.gz"), None)
+    mask = read_label_map(place.data / "labels" / "case_0.nii.gz").array
+    left, right = one["effects"]
+    assert (left["step"]["label"], right["step"]["label"]) == ("left", "right")
+    assert left["num_removed"] in (0, (mask == 1).sum())
+    assert left["note"]  # it would be gone, or is
+
+
+def check_baseline(content: Any, place: Place) -> None:
+    mask = read_label_map(place.folder / "mask.nii.gz")
+    assert (content["baseline"], content["mask"]) == ("otsu", str(place.folder / "mask.nii.gz"))
+    found_ml = float((mask.array == 1).sum()) * mask.voxel_volume_mm3 / 1000
+    assert content["volumes_ml"] == {"foreground": pytest.approx(found_ml)}
+    assert found_ml > 0
+
+
 COMMANDS: dict[str, tuple[Line, Check]] = {
     "check": (lambda p: ["check", "-d", p.data, "-t", p.task], check_dataset),
     "plan": (lambda p: ["plan", "-d", p.data, "-t", p.task, "-b", "full", "-c", "3d"], check_plan),
@@ -246,6 +301,13 @@ COMMANDS: dict[str, tuple[Line, Check]] = {
     "doctor": (lambda p: ["doctor"], check_doctor),
     "tasks": (lambda p: ["tasks"], check_tasks),
     "tasks show": (lambda p: ["tasks", "show", p.task], check_task),
+    "pretrain": (pretrain, check_pretraining),
+    "quantize": (quantize, check_quantizing),
+    "postprocess": (postprocess, check_steps),
+    "baseline": (
+        lambda p: ["baseline", "otsu", p.data / "images" / "case_0.nii.gz", "-o", p.folder / "mask.nii.gz"],
+        check_baseline,
+    ),
     "runs": (list_two_runs, check_runs),
     "runs show": (lambda p: ["runs", "show", write_scored_run(p.folder / "a", num_iterations=77)], check_run),
     "runs diff": (diff, check_diff),

@@ -56,7 +56,7 @@ def test_from_pictures_to_scores(
     outcome = medunet_command("check", "--data", data, "--task", recipe)
     assert outcome.exit_code == 0, outcome.err
     assert "1 mm stands for 1 pixel" in outcome.out
-    outcome = medunet_command("plan", "--data", data, "--task", recipe, "--budget", "10it", "--json", "-")
+    outcome = medunet_command("plan", "--data", data, "--task", recipe, "--budget", "10it", "--json")
     assert outcome.exit_code == 0, outcome.err
     (plan,) = json.loads(outcome.out)["plans"].values()
     assert plan["configuration"] == "2d"
@@ -86,7 +86,7 @@ def test_from_pictures_to_scores(
             assert preview.size[0] > 100
 
     outcome = medunet_command(
-        "evaluate", masks, unseen / "labels", "--task", recipe, "--json", tmp_path / "scores.json"
+        "evaluate", masks, unseen / "labels", "--task", recipe, "--json-file", tmp_path / "scores.json"
     )
     assert outcome.exit_code == 0, outcome.err
     assert "1 mm stands for 1 pixel" in outcome.out

@@ -272,7 +272,7 @@ def test_the_numbers_of_all_candidates_are_kept(selection: Selection) -> None:
 def test_the_page_of_the_model_has_numbers_and_pictures(selection: Selection) -> None:
     page = (selection.folder / "report.html").read_text()
     assert "cross-validation" in page
-    assert page.count("data:image/jpeg") == 3  # worst, median, best
+    assert page.count('src="data:image/jpeg') == 6  # worst, median, best: contours, and where they are wrong
     assert f"{selection.best.mean_dice:.3f}" in page
 
 
