@@ -16,7 +16,7 @@ from medunet.reporting.figure import build_overlay, encode_jpeg
 from medunet.reporting.scene import Labels
 from medunet.reporting.view import View, build_small_view
 from medunet.reporting.window import get_task_window
-from medunet.tasks import Case, Task, read_case
+from medunet.tasks import Case, Task, is_picture, read_case
 from medunet.volume import Volume, check_same_grid, turn_to_grid
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,13 @@ class CasePicture:
     error_map: bytes | None = None
     remark: str = ""
     view: View | None = None
+
+
+def describe_planes(task: Task | None) -> str:
+    """What the pictures show, in a sentence; of pictures nothing needs to be said."""
+    if task is not None and is_picture(task.modality):
+        return ""
+    return "Three planes through the labels, the patient's right on the left side."
 
 
 def choose_cases(dices: Mapping[str, float | None], *, num_worst: int = 3) -> dict[str, str]:

@@ -94,15 +94,14 @@ def build_error_map(
     assert scene.reference is not None
     errors = find_errors(scene.reference, scene.prediction, labels, ignore_value=ignore_value)
     scene = replace(scene, slices=_choose_slices(errors, scene))
-    voxel_ml = float(np.prod(scene.spacing)) / 1000
-    volumes_ml = {kind.code: int((errors == kind.code).sum()) * voxel_ml for kind in ERROR_KINDS}
+    amounts = {kind.code: _describe_amount(int((errors == kind.code).sum()), scene) for kind in ERROR_KINDS}
 
     def draw_panel(axes: Axes, scene: Scene, plane: Plane) -> set[str]:
         _draw_panel(axes, scene, plane, errors)
         return set()
 
     def draw_legend(axes: Axes, scene: Scene, drawn: set[str]) -> None:
-        _draw_legend(axes, volumes_ml)
+        _draw_legend(axes, amounts, scene)
 
     return lay_out_planes(scene, title, draw_panel, draw_legend)
 
@@ -150,7 +149,13 @@ def _draw_panel(axes: Axes, scene: Scene, plane: Plane, errors: Errors) -> None:
             axes.contour(*trace_mask(mask, pixel_mm), levels=[0.5], colors=[NEUTRAL], linewidths=_CONTOUR_WIDTH)
 
 
-def _draw_legend(axes: Axes, volumes_ml: Mapping[int, float]) -> None:
+def _describe_amount(num_voxels: int, scene: Scene) -> str:
+    if scene.is_picture:
+        return f"{num_voxels:,} px"
+    return f"{num_voxels * float(np.prod(scene.spacing)) / 1000:.3g} ml"
+
+
+def _draw_legend(axes: Axes, amounts: Mapping[int, str], scene: Scene) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
     y = 1 - LEGEND_STEP / 2
@@ -160,8 +165,9 @@ def _draw_legend(axes: Axes, volumes_ml: Mapping[int, float]) -> None:
     for kind in ERROR_KINDS:
         axes.fill_between([0.0, 0.12], y - LEGEND_STEP / 3, y + LEGEND_STEP / 3, color=kind.colour, linewidth=0)
         write_on_image(axes, 0.17, y, kind.title, size=LEGEND_SIZE, va="center")
-        draw_faint(axes, 0.98, y, f"{volumes_ml[kind.code]:.3g} ml", ha="right")
+        draw_faint(axes, 0.98, y, amounts[kind.code], ha="right")
         draw_faint(axes, 0.17, y - LEGEND_STEP, kind.remark)
         y -= 2.25 * LEGEND_STEP
-    draw_faint(axes, 0.0, y, "Volumes of the whole scan;")
-    draw_faint(axes, 0.0, y - LEGEND_STEP, "slices with most errors")
+    if not scene.is_picture:
+        draw_faint(axes, 0.0, y, "Volumes of the whole scan;")
+        draw_faint(axes, 0.0, y - LEGEND_STEP, "slices with most errors")

@@ -23,7 +23,7 @@ from medunet.evaluation import (
 )
 from medunet.evaluation.sides import SideOptions
 from medunet.io import write_text_atomic
-from medunet.reporting.case_pictures import CasePicture, draw_evaluated_cases
+from medunet.reporting.case_pictures import CasePicture, describe_planes, draw_evaluated_cases
 from medunet.reporting.page import (
     UNDEFINED,
     Cell,
@@ -203,6 +203,7 @@ def build_evaluation_page(
         rows=_build_row_table(evaluation, colours),
         legend=[(name, to_hex(colour)) for name, colour in colours.items()],
         num_cases=_count_cases(evaluation),
+        planes=describe_planes(task),
         error_map=any(picture.error_map is not None for picture in pictures),
         with_viewer=any(picture.view is not None for picture in pictures),
         **parts,

@@ -15,7 +15,7 @@ import numpy as np
 
 from medunet.io import write_bytes_atomic
 from medunet.reporting.palette import Colour
-from medunet.reporting.planes import PLANES, Plane, cut_plane
+from medunet.reporting.planes import Plane, cut_plane
 from medunet.reporting.scene import Labels, Scene, build_scene
 from medunet.reporting.window import Window
 from medunet.volume import Array, Volume
@@ -32,6 +32,7 @@ DrawLegend = Callable[["Axes", Scene, set[str]], None]
 _DPI = 150
 _PAGE_DPI, _JPEG_QUALITY = 100, 85
 _PANEL_INCHES = 4.2
+_SINGLE_PANEL_INCHES = 7.0
 _LEGEND_INCHES = 2.6
 _GAP_INCHES = 0.08
 _TITLE_INCHES = 0.42
@@ -126,30 +127,38 @@ def encode_jpeg(figure: Figure) -> bytes:
 
 
 def lay_out_planes(scene: Scene, title: str, draw_panel: DrawPanel, draw_legend: DrawLegend) -> Figure:
-    """The three planes side by side with what they are below, and the legend."""
+    """The planes side by side with what they are below, and the legend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     title_inches = _TITLE_INCHES if title else _GAP_INCHES
-    width = 3 * _PANEL_INCHES + 4 * _GAP_INCHES + _LEGEND_INCHES
-    height = title_inches + _PANEL_INCHES + _NOTE_INCHES
+    panel_inches = _PANEL_INCHES if len(scene.planes) > 1 else _SINGLE_PANEL_INCHES
+    left = _GAP_INCHES + len(scene.planes) * (panel_inches + _GAP_INCHES)  # of the legend
+    width = left + _LEGEND_INCHES
+    height = title_inches + panel_inches + _NOTE_INCHES
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)  # the canvas belongs to this figure alone; pyplot never hears of it
     if title:
         _write(figure, _GAP_INCHES / width, 1 - title_inches / 2 / height, title, size=13, weight="bold", va="center")
     drawn: set[str] = set()
-    for column, plane in enumerate(PLANES):
-        left = _GAP_INCHES + column * (_PANEL_INCHES + _GAP_INCHES)
-        box = (left / width, _NOTE_INCHES / height, _PANEL_INCHES / width, _PANEL_INCHES / height)
+    for column, plane in enumerate(scene.planes):
+        panel_left = _GAP_INCHES + column * (panel_inches + _GAP_INCHES)
+        box = (panel_left / width, _NOTE_INCHES / height, panel_inches / width, panel_inches / height)
         axes = figure.add_axes(box, facecolor="black")
         drawn |= draw_panel(axes, scene, plane)
-        number, num_slices = scene.slices[plane.axis] + 1, scene.image.shape[plane.axis]
-        note = f"{plane.name}, slice {number} of {num_slices} from {plane.first_side}"
+        note = _describe_slice(scene, plane)
         _write(figure, box[0], _NOTE_INCHES / 2 / height, note, size=10.5, color=_FAINT_TEXT, va="center")
-    left = 4 * _GAP_INCHES + 3 * _PANEL_INCHES
-    legend = figure.add_axes((left / width, _NOTE_INCHES / height, _LEGEND_INCHES / width, _PANEL_INCHES / height))
+    bottom = _NOTE_INCHES + panel_inches - _PANEL_INCHES
+    legend = figure.add_axes((left / width, bottom / height, _LEGEND_INCHES / width, _PANEL_INCHES / height))
     draw_legend(legend, scene, drawn)
     return figure
+
+
+def _describe_slice(scene: Scene, plane: Plane) -> str:
+    if scene.is_picture:
+        return f"{scene.image.shape[plane.column_axis]} x {scene.image.shape[plane.row_axis]} pixels"
+    number, num_slices = scene.slices[plane.axis] + 1, scene.image.shape[plane.axis]
+    return f"{plane.name}, slice {number} of {num_slices} from {plane.first_side}"
 
 
 def draw_contour_panel(axes: Axes, scene: Scene, plane: Plane) -> set[str]:
@@ -165,9 +174,11 @@ def draw_contour_panel(axes: Axes, scene: Scene, plane: Plane) -> set[str]:
 
 
 def draw_scan_panel(axes: Axes, scene: Scene, plane: Plane) -> None:
-    """One plane of the scan to scale, with the letters of its sides and a bar of known length."""
+    """One plane of the scan to scale, with the letters of its sides and a bar of known length; a picture has no sides."""
     index = scene.slices[plane.axis]
     pixels = cut_plane(scene.image, plane, index)
+    if scene.rgb is not None:
+        pixels = np.stack([cut_plane(channel, plane, index) for channel in np.moveaxis(scene.rgb, -1, 0)], axis=-1)
     column_mm, row_mm = scene.spacing[plane.column_axis], scene.spacing[plane.row_axis]
     width_mm, height_mm = pixels.shape[1] * column_mm, pixels.shape[0] * row_mm
     low, high = scene.window
@@ -186,8 +197,10 @@ def draw_scan_panel(axes: Axes, scene: Scene, plane: Plane) -> None:
     axes.set(xlim=(centre_x - half, centre_x + half), ylim=(centre_y + half, centre_y - half), xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    _draw_letters(axes, plane)
-    _draw_scale_bar(axes, scene.side_mm)
+    if not scene.is_picture:
+        _draw_letters(axes, plane)
+    has_pixels_only = scene.is_picture and column_mm == row_mm == 1  # what a picture without a size is given
+    _draw_scale_bar(axes, scene.side_mm, format_pixels if has_pixels_only else format_scale)
 
 
 def _draw_contours(axes: Axes, label_map: Array, scene: Scene, pixel_mm: tuple[float, float], style: Any) -> set[str]:
@@ -235,9 +248,9 @@ def _draw_letters(axes: Axes, plane: Plane) -> None:
         write_on_image(axes, x, y, letter, size=13, weight="bold", ha="center", va="center")
 
 
-def _draw_scale_bar(axes: Axes, side_mm: float) -> None:
+def _draw_scale_bar(axes: Axes, side_mm: float, describe: Callable[[float], str]) -> None:
     length_mm = choose_scale_mm(side_mm)
-    text = format_scale(length_mm)
+    text = describe(length_mm)
     right, height = 0.96, 0.035
     left = right - length_mm / side_mm
     axes.plot([left, right], [height, height], color="black", linewidth=4, transform=axes.transAxes)
@@ -258,13 +271,25 @@ def choose_scale_mm(side_mm: float) -> float:
 
 
 def format_scale(length_mm: float) -> str:
-    """Centimetres from 1 on, else millimetres.
+    """Centimetres from 1 on, micrometres below a tenth of a millimetre, else millimetres.
 
     Example:
-        >>> format_scale(50.0), format_scale(2.0)
-        ('5 cm', '2 mm')
+        >>> format_scale(50.0), format_scale(2.0), format_scale(0.05)
+        ('5 cm', '2 mm', '50 µm')
     """
+    if length_mm < 0.1:
+        return f"{length_mm * 1000:g} µm"
     return f"{length_mm / 10:g} cm" if length_mm >= 10 else f"{length_mm:g} mm"
+
+
+def format_pixels(length: float) -> str:
+    """A length where nothing but pixels is known.
+
+    Example:
+        >>> format_pixels(50.0)
+        '50 px'
+    """
+    return f"{length:g} px"
 
 
 def draw_contour_legend(axes: Axes, scene: Scene, drawn: set[str]) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from medunet.reporting.palette import Colour, get_label_colours
-from medunet.reporting.planes import LabelAreas, measure_areas, to_ras_array
+from medunet.reporting.planes import PLANES, LabelAreas, Plane, measure_areas, to_ras_array
 from medunet.reporting.window import Window, choose_window
+from medunet.tasks import is_picture
 from medunet.volume import Array, Spacing, Volume, check_same_grid, to_orientation
 
 Labels = Mapping[str, Sequence[int]]
@@ -25,6 +26,7 @@ class Scene:
 
     Attributes:
         image: ``(I, J, K)``; zeros where there is no scan.
+        rgb: ``(I, J, K, 3)`` from 0 to 1, of a picture in colour; else None, and ``image`` is shown.
         prediction: ``(I, J, K)``, or None.
         reference: ``(I, J, K)``, or None.
         labels: Name -> values.
@@ -32,12 +34,15 @@ class Scene:
         colours: Name -> colour.
         spacing: mm.
         window: Black and white.
+        planes: All three, or the one of a single slice.
+        is_picture: Whether it is no part of a body, which would have a left side.
         slices: Per array axis.
         centre_mm: Of what is shown, from the corner of the grid.
         side_mm: Of each square picture.
     """
 
     image: Array
+    rgb: Array | None
     prediction: Array | None
     reference: Array | None
     labels: Labels
@@ -45,6 +50,8 @@ class Scene:
     colours: dict[str, Colour]
     spacing: Spacing
     window: Window
+    planes: tuple[Plane, ...]
+    is_picture: bool
     slices: tuple[int, int, int]
     centre_mm: tuple[float, float, float]
     side_mm: float
@@ -85,10 +92,12 @@ def build_scene(
     areas_per_side = [measure_areas(side, labels, shown.shape) for side in sides]
     areas = areas_per_side[0] + areas_per_side[1]
     i, j, k = (areas.choose_slice(axis) for axis in range(3))
-    centre_mm, side_mm = _choose_region(areas, spacing)
+    planes = _choose_planes(shown.shape)
+    centre_mm, side_mm = _choose_region(areas, spacing, planes)
     counts = [of_side.areas[0].sum(axis=0) for of_side in areas_per_side]
     return Scene(
         image=shown,
+        rgb=_take_colours(image, window) if image is not None and is_picture(modality) else None,
         prediction=sides[0],
         reference=sides[1],
         labels=labels,
@@ -96,10 +105,28 @@ def build_scene(
         colours=get_label_colours(labels),
         spacing=spacing,
         window=window,
+        planes=planes,
+        is_picture=is_picture(modality),
         slices=(i, j, k),
         centre_mm=centre_mm,
         side_mm=side_mm,
     )
+
+
+def _choose_planes(shape: Sequence[int]) -> tuple[Plane, ...]:
+    """Across the plane of a single slice there is nothing but its edge."""
+    flat = [plane for plane in PLANES if shape[plane.axis] == 1]
+    return tuple(flat[:1]) or PLANES
+
+
+def _take_colours(image: Volume, window: Window) -> Array | None:
+    """Red, green and blue of a picture that has three channels."""
+    if len(image.array) != 3:
+        return None
+    channels = to_orientation(image, "RAS").array.astype(np.float32)
+    low, high = (0.0, 255.0) if image.array.dtype == np.uint8 else window
+    rgb: Array = np.clip((np.moveaxis(channels, 0, -1) - low) / (high - low), 0, 1)
+    return rgb
 
 
 def _find_labelled(image: Array, sides: Sequence[Array | None], modality: str) -> Array | None:
@@ -112,13 +139,17 @@ def _find_labelled(image: Array, sides: Sequence[Array | None], modality: str) -
     return None
 
 
-def _choose_region(areas: LabelAreas, spacing: Spacing) -> tuple[tuple[float, float, float], float]:
+def _choose_region(
+    areas: LabelAreas, spacing: Spacing, planes: Sequence[Plane]
+) -> tuple[tuple[float, float, float], float]:
     """Centre and side of a cube in mm that holds the labels and some context, kept inside the scan where it can be."""
+    seen = sorted({axis for plane in planes for axis in (plane.column_axis, plane.row_axis)})
     size_mm = [len(areas.areas[axis]) * spacing[axis] for axis in range(3)]
     ranges = [areas.find_range(axis) for axis in range(3)]
     extents = [(last + 1 - first) * mm for (first, last), mm in zip(ranges, spacing, strict=True)]
-    margin = max(_MARGIN_MM, _MARGIN_FRACTION * max(extents)) if areas.has_any() else 0.0
-    side_mm = min(max(extents) + 2 * margin, max(size_mm))
+    largest = max(extents[axis] for axis in seen)
+    margin = max(_MARGIN_MM, _MARGIN_FRACTION * largest) if areas.has_any() else 0.0
+    side_mm = min(largest + 2 * margin, max(size_mm[axis] for axis in seen))
     x, y, z = (
         _keep_inside((first + last + 1) / 2 * mm, side_mm, size)
         for (first, last), mm, size in zip(ranges, spacing, size_mm, strict=True)

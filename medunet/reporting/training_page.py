@@ -24,7 +24,7 @@ from medunet.models.names import (
 )
 from medunet.models.quality import Range
 from medunet.planning import Plan
-from medunet.reporting.case_pictures import CasePicture
+from medunet.reporting.case_pictures import CasePicture, describe_planes
 from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, embed_jpeg, number_cell, render_page
 from medunet.reporting.palette import get_label_colours, to_hex
 from medunet.reporting.patch_pictures import PatchPicture
@@ -121,6 +121,7 @@ def build_training_page(
         strips=draw_dice_strips(dices),
         many_labels=len(dices) > MAX_STRIPS,
         folds=_build_fold_table(metrics),
+        planes=describe_planes(records.task),
         with_viewer=any(picture.view is not None for picture in pictures),
         legend=[(name, to_hex(colour)) for name, colour in get_label_colours(records.task.labels).items()],
         reasons=list(records.plan.reasons.items()),

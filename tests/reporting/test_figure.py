@@ -7,8 +7,10 @@ from itertools import permutations, product
 import matplotlib.image
 import numpy as np
 import pytest
+import tifffile
 
 from medunet.errors import GeometryError
+from medunet.io import read_volume
 from medunet.reporting import draw_overlay
 from medunet.reporting.figure import build_overlay, choose_scale_mm
 
@@ -265,3 +267,46 @@ def test_right_parotid_is_on_the_side_of_the_r(real_data):
     right, left = (collection.get_paths()[0].vertices[:, 0].mean() for collection in panel.collections)
     assert list_texts(panel)[:2] == ["R", "L"]
     assert right < left
+
+
+def make_picture(tmp_path, pixel_mm=None):
+    """Red above, blue below, a green spot at the upper right; its mask holds the spot."""
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    pixels[:15, :, 0], pixels[15:, :, 2] = 200, 200
+    pixels[4:9, 30:37] = (0, 255, 0)
+    resolution = {} if pixel_mm is None else {"resolution": (25.4 / pixel_mm, 25.4 / pixel_mm), "resolutionunit": 2}
+    tifffile.imwrite(tmp_path / "picture.tif", pixels, photometric="rgb", **resolution)
+    picture = read_volume(tmp_path / "picture.tif")
+    spot = (picture.array[1] == 255)[None].astype(np.uint8) * 3
+    return pixels, picture, picture.with_array(spot)
+
+
+def test_a_picture_is_one_panel_in_its_colours(tmp_path):
+    pixels, picture, spot = make_picture(tmp_path)
+    figure = build_overlay(picture, None, spot, LABELS, modality="microscopy")
+    panel, _ = figure.axes
+    np.testing.assert_allclose(panel.images[0].get_array(), pixels / 255, atol=1e-6)
+    (contour,) = find_contours(figure, 0)
+    np.testing.assert_allclose([contour.min(0), contour.max(0)], [(30, 4), (37, 9)], atol=1e-6)
+    texts = [text.get_text() for text in panel.texts]
+    assert texts == ["5 px"]  # and no letter: nobody lies there
+    assert [text.get_text() for text in figure.texts] == ["40 x 30 pixels"]
+
+
+def test_a_picture_of_known_size_has_a_bar_in_its_unit(tmp_path):
+    _, picture, _ = make_picture(tmp_path, pixel_mm=0.002)
+    figure = build_overlay(picture, None, None, {}, modality="microscopy")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["20 µm"]
+
+
+def test_a_grey_picture_is_grey(tmp_path):
+    _, picture, spot = make_picture(tmp_path)
+    figure = build_overlay(picture.with_array(picture.array[:1]), None, spot, LABELS, modality="photo")
+    assert figure.axes[0].images[0].get_array().ndim == 2
+
+
+def test_a_single_slice_of_a_body_keeps_its_letters(make_volume):
+    figure = build_overlay(make_volume((40, 44, 1), (1.0, 1.0, 5.0), "RAS"), None, None, {})
+    panel, _ = figure.axes
+    assert [text.get_text() for text in panel.texts] == ["R", "L", "A", "P", "1 cm"]
+    assert [text.get_text() for text in figure.texts] == ["axial, slice 1 of 1 from below"]
