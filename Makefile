@@ -39,7 +39,7 @@ demo: $(INSTALLED) ## Learn from synthetic CT, segment unseen scans, score them,
 	$(BIN)/medunet infer $(DEMO)/unseen/imagesTr -o $(DEMO)/masks --model $(DEMO)/runs/prostate-ct --overwrite; \
 	echo "== 4/4 medunet evaluate: against the known truth =="; \
 	$(BIN)/medunet evaluate $(DEMO)/masks $(DEMO)/unseen/labelsTr --task prostate-ct -o $(DEMO)/scores.csv \
-	    --images $(DEMO)/unseen/imagesTr --pictures $(DEMO)/pictures --overwrite; \
+	    --html $(DEMO)/scores.html --images $(DEMO)/unseen/imagesTr --pictures $(DEMO)/pictures --overwrite; \
 	echo "Model:   $(DEMO)/runs/prostate-ct (start with card.md)"
 
 .PHONY: test
