@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 NO_COLOR = "NO_COLOR"
 """https://no-color.org"""
 
+_FILE_WIDTH = 160
+"""Columns where the output is no terminal: rich would fold tables at 80, which nothing asks for in a log."""
+
 
 def build_console(*, stderr: bool = False) -> Console:
     """Where text goes.
@@ -31,8 +34,12 @@ def build_console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     if os.environ.get(NO_COLOR):  # rich leaves out only colours, not bold type or bars
-        return Console(stderr=stderr, force_terminal=False, color_system=None)
-    return Console(stderr=stderr)
+        console = Console(stderr=stderr, force_terminal=False, color_system=None)
+    else:
+        console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _FILE_WIDTH
+    return console
 
 
 def print_wide_table(console: Console, rows: Sequence[Mapping[str, str]]) -> None:
