@@ -23,6 +23,7 @@ from medunet.tasks import Task
 from medunet.volume import Shape3
 
 _MIN_PATCH_EDGE = 8
+_ENCODER = "network.encoder."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,8 @@ def load_matching_weights(network: PatchNetwork, task: Task, plan: Plan, source:
 
     Stages are counted from the finest, so that a deeper or shallower network shares the fine ones. Inputs and outputs are
     matched by the names of channels and labels: those that both tasks have are copied, the others keep their random
-    start. A layer whose kernel or width differs stays fresh, and so do the scale and shift of its normalisation.
+    start. A layer whose kernel or width differs stays fresh, and so do the scale and shift of its normalisation. Of a network
+    that restores images only the encoder is taken: its decoder has learnt to make intensities, which holds labels up.
 
     Args:
         network: To be trained; changed in place.
@@ -112,6 +114,8 @@ def load_matching_weights(network: PatchNetwork, task: Task, plan: Plan, source:
         output_axes=_find_axes(plan.network, "out_channels"),
     )
     copied = copier.copy_all()
+    if source.pretraining is not None:
+        copied = {name: tensor for name, tensor in copied.items() if name.startswith(_ENCODER)}
     if not copied:
         msg = (
             f"Nothing of {source.folder} fits: it holds a {_describe_network(source.plan.network)}, the new network is a "
@@ -122,7 +126,7 @@ def load_matching_weights(network: PatchNetwork, task: Task, plan: Plan, source:
     return TransferReport(
         source=source.folder.name,
         loaded=tuple(name for name in copied if name not in copier.in_part),
-        in_part=tuple(copier.in_part),
+        in_part=tuple(name for name in copied if name in copier.in_part),
         fresh=tuple(name for name in network.state_dict() if name not in copied),
         channels=channels,
         outputs=outputs,
