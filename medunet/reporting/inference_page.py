@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from markupsafe import Markup
+
 from medunet.io.atomic import open_scratch
 from medunet.models import SYNTHETIC_WARNING, ModelRecords
 from medunet.postprocessing import AgreementCounts, PredictedDice, compute_agreement, predict_dice
@@ -35,6 +37,8 @@ MAX_PICTURES = 60
 """Scans with three planes on one page, some 150 kB each: about 10 MB."""
 MAX_THUMBNAILS = 300
 """Scans with a small picture, at most 30 kB each."""
+MAX_VIEWERS = 20
+"""Scans that can be turned over in the viewer, at most 1 MiB each."""
 _MAX_OPEN = 3
 _MAX_LABEL_COLUMNS = 8
 _FLAG_MEANINGS = {
@@ -104,6 +108,7 @@ class ScanResult:
 class _Stored:
     """Where pictures wait: first byte and number of bytes; and what the longer edge of the small one shows."""
 
+    viewer: tuple[int, int]
     overlay: tuple[int, int]
     thumbnail: tuple[int, int]
     side_mm: float
@@ -121,6 +126,7 @@ class _ScanPart:
         state: In a few words.
         load_overlay: Reads the large picture; None where it is not shown.
         load_thumbnail: Reads the small one; None likewise.
+        load_viewer: Reads the viewer; None likewise.
         table: Labels with volumes.
         flags: Table of flags; None without one.
         facts: Time, device, remarks of the reader.
@@ -133,6 +139,7 @@ class _ScanPart:
     state: str
     load_overlay: Callable[[], Picture] | None
     load_thumbnail: Callable[[], Picture] | None
+    load_viewer: Callable[[], Markup] | None
     table: Table | None
     flags: Table | None
     facts: list[Fact]
@@ -175,6 +182,7 @@ class InferenceReport:
             stored = None
             if pictures is not None:
                 stored = _Stored(
+                    viewer=self._append(pictures.viewer.encode()),
                     overlay=self._append(pictures.overlay),
                     thumbnail=self._append(pictures.thumbnail.jpeg),
                     side_mm=pictures.thumbnail.side_mm,
@@ -216,6 +224,7 @@ class InferenceReport:
             parts=parts,
             meanings=_build_meanings(results),
             num_pictures=sum(part.load_overlay is not None for part in parts),
+            with_viewer=any(part.load_viewer is not None for part in parts),
             model=self._describe_model(),
         )
         return self.path
@@ -230,9 +239,12 @@ class InferenceReport:
         return self._file.read(place[1])
 
     def _build_parts(self, ranked: Sequence[tuple[ScanResult, _Stored | None]]) -> Iterator[_ScanPart]:
-        num_overlays = num_thumbnails = 0
+        num_overlays = num_thumbnails = num_viewers = 0
         for number, (result, stored) in enumerate(ranked, start=1):
-            load_overlay = load_thumbnail = None
+            load_overlay = load_thumbnail = load_viewer = None
+            if stored is not None and stored.viewer[1] > 0 and num_viewers < MAX_VIEWERS:
+                num_viewers += 1
+                load_viewer = partial(self._load_viewer, stored)
             if stored is not None and num_overlays < MAX_PICTURES:
                 num_overlays += 1
                 load_overlay = partial(
@@ -249,6 +261,7 @@ class InferenceReport:
                 state=_describe_state(result),
                 load_overlay=load_overlay,
                 load_thumbnail=load_thumbnail,
+                load_viewer=load_viewer,
                 table=self._build_table(result),
                 flags=_build_flags(result),
                 facts=_list_facts(result),
@@ -256,6 +269,9 @@ class InferenceReport:
 
     def _load_overlay(self, stored: _Stored, description: str) -> Picture:
         return Picture(source=embed_jpeg(self._read(stored.overlay)), description=description)
+
+    def _load_viewer(self, stored: _Stored) -> Markup:
+        return Markup(self._read(stored.viewer).decode())  # a template of ours made it, and escaped what is not
 
     def _load_thumbnail(self, stored: _Stored, description: str) -> Picture:
         return embed_thumbnail(Thumbnail(jpeg=self._read(stored.thumbnail), side_mm=stored.side_mm), description)

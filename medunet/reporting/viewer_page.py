@@ -26,6 +26,11 @@ def build_viewer_html(view: View) -> str:
     return render_page("viewer.html", title=view.title or "Scan", with_viewer=True, view=view)
 
 
+def build_viewer_fragment(view: View) -> str:
+    """The viewer of a case alone, as HTML for a page with ``with_viewer=True`` that does not hold its cases in memory."""
+    return render_page("viewer_case.html", title="", view=view)
+
+
 def write_viewer_page(view: View, path: Path | str) -> None:
     """Write the page of one scan, whole or not at all. It holds the scan itself.
 

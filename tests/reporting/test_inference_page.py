@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from medunet.models.quality import DiceCalibration
 from medunet.postprocessing import AgreementCounts, PredictedDice
 from medunet.reporting import inference_page
 from medunet.reporting.inference_page import InferenceReport, ScanResult, predict_dices
+from medunet.reporting.page import read_viewer_scripts
 from medunet.reporting.scan_pictures import ScanPictures, draw_scan
 from medunet.reporting.thumbnail import Thumbnail
 
@@ -220,3 +223,27 @@ def test_a_scan_is_drawn_with_its_mask(make_densities: Any) -> None:
     pictures = draw_scan(scan, mask, ORACLE_TASK)
     assert len(pictures.thumbnail.jpeg) <= 30_000
     assert 1400 < Image.open(io.BytesIO(pictures.overlay)).size[0] < 1700
+    assert 'class="viewer"' in pictures.viewer
+    assert len(pictures.viewer) < 2**20 + 100_000
+
+
+def test_there_are_only_so_many_viewers(
+    records: ModelRecords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_densities: Any
+) -> None:
+    """Those of flagged scans first; NiiVue is in the page once, and not at all where nothing needs it."""
+    monkeypatch.setattr(inference_page, "MAX_VIEWERS", 2)
+    scan, mask = make_densities(spacing=(1.0, 1.0, 1.0))
+    drawn = draw_scan(scan, mask, ORACLE_TASK)
+    path, niivue = tmp_path / "report.html", read_viewer_scripts()[0].text
+    with InferenceReport(path, records) as report:
+        for number in range(3):
+            viewer = drawn.viewer.replace('class="viewer"', f'class="viewer" data-scan="{number}"', 1)
+            report.add(build_result(f"s{number}", flags=number == 2), replace(drawn, viewer=viewer))
+        report.write()
+    html = path.read_text()
+    assert re.findall('data-scan="(.)"', html) == ["2", "0"]
+    assert html.count(niivue) == 1
+    with InferenceReport(path, records) as report:
+        report.add(build_result("s"), build_pictures(40))
+        report.write()
+    assert niivue not in path.read_text()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from chromium import Browser
+from oracles import ORACLE_TASK
 
+from medunet.models import read_records
+from medunet.reporting.inference_page import InferenceReport, ScanResult
 from medunet.reporting.page import render_page
 from medunet.reporting.palette import get_colour
+from medunet.reporting.scan_pictures import draw_scan
 from medunet.reporting.view import View, build_small_view, build_view
 from medunet.reporting.viewer_page import build_viewer_html, write_viewer_page
 from medunet.reporting.viewer_server import PageServer
@@ -316,3 +320,21 @@ def test_the_local_server_shows_the_same(browser: Browser, scan: Volume) -> None
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_a_page_of_many_scans_opens_one(
+    browser: Browser, write_model: Callable[..., Path], make_densities: Any, tmp_path: Path
+) -> None:
+    """The page of an inference is written piece by piece; its viewers are the same."""
+    scan, mask = make_densities(spacing=(1.0, 1.0, 1.0))
+    path = tmp_path / "report.html"
+    with InferenceReport(path, read_records(write_model(tmp_path / "model"))) as report:
+        for name in ("a", "b"):
+            report.add(ScanResult(name=name), draw_scan(scan, mask, ORACLE_TASK))
+        report.write()
+    browser.open(path.as_uri())
+    assert browser.run("return medunetViewers.length") == 2
+    browser.run("document.querySelectorAll('.viewer-open')[1].click()")
+    assert browser.wait(READY, 1) is True
+    assert browser.run("return medunetViewers[1].nv.volumes.length") > 1
+    assert browser.list_errors() == []
