@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from medunet.io import MaskFormat, SegKind
 
 
-_FOOTER_BYTES = 8192  # a page ends with its footer and its script
+_HEAD_BYTES = 512  # of a page say what wrote it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,8 +272,7 @@ def _is_report(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _FOOTER_BYTES))
-        return b"<footer>Written by medunet " in file.read()
+        return b'<meta name="generator" content="medunet ' in file.read(_HEAD_BYTES)
 
 
 def _check_reference(chosen: MaskFormat, reference: str | None, job: Job) -> None:
