@@ -54,6 +54,8 @@ class Browser:
         for kind in ("browser", "performance"):
             self.driver.get_log(kind)
         self.driver.get(url)
+        # On a busy machine the driver may come back before the page's scripts have run.
+        self.wait("return location.href !== 'about:blank' && document.readyState === 'complete'")
 
     def run(self, script: str, *arguments: object) -> Any:
         """The value of a script."""
