@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medunet.reporting.planes import PLANES, Plane, cut_plane, measure_areas
+from medunet.reporting.planes import PLANES, cut_plane, find_flat_plane, measure_areas
 from medunet.reporting.thumbnail import draw_slice, encode_small, to_grey
 from medunet.reporting.window import choose_window
-from medunet.volume import Array, Shape3, Spacing
+from medunet.volume import Array, Spacing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +34,8 @@ def draw_patch(patch: Array, codes: Array, labels: Mapping[str, Sequence[int]], 
         spacing: mm.
     """
     i, j, k = patch.shape
-    plane = _choose_plane((i, j, k))
+    plane = find_flat_plane((i, j, k)) or PLANES[0]
     index = measure_areas(codes, labels, (i, j, k)).choose_slice(plane.axis)
     pixels, cut = cut_plane(patch, plane, index), cut_plane(codes, plane, index)
     pixel_mm = spacing[plane.column_axis], spacing[plane.row_axis]
     return encode_small(draw_slice(to_grey(pixels, choose_window(patch, "MR")), cut, labels, pixel_mm))
-
-
-def _choose_plane(shape: Shape3) -> Plane:
-    """Axial, but across the axis along which a patch is one voxel thick."""
-    flat = [plane for plane in PLANES if shape[plane.axis] == 1]
-    return flat[0] if flat else PLANES[0]

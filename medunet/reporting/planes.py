@@ -74,6 +74,11 @@ PLANES = (
 )
 
 
+def find_flat_plane(shape: Sequence[int]) -> Plane | None:
+    """The plane that ``(I, J, K)`` voxels lie in when they are one slice, or None."""
+    return next((plane for plane in PLANES if shape[plane.axis] == 1), None)
+
+
 def to_ras_array(volume: Volume) -> Array:
     """The first channel ``(I, J, K)`` with axes along right, anterior and superior."""
     array: Array = to_orientation(Volume(volume.array[:1], volume.affine), "RAS").array[0]

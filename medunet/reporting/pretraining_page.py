@@ -15,7 +15,7 @@ from medunet.models.pretraining import PretrainingRecord
 from medunet.planning import Plan
 from medunet.reporting.chart import INK, build_chart
 from medunet.reporting.page import Picture, embed_png, render_page
-from medunet.reporting.planes import PLANES, cut_plane
+from medunet.reporting.planes import PLANES, cut_plane, find_flat_plane
 from medunet.reporting.training_charts import draw_curves, read_curves
 from medunet.tasks import Task
 from medunet.volume import Array
@@ -77,9 +77,7 @@ def draw_rows(rows: Sequence[PatchRow]) -> bytes:
     """A PNG with a row per patch: its middle slice in three states, with the same range of gray."""
     figure = build_chart(6.6, 2.2 * len(rows))
     for number, row in enumerate(rows):
-        plane = PLANES[0]
-        if 1 in row.truth.shape:  # a patch of a 2D network: the plane that it lies in
-            plane = next(each for each in PLANES if row.truth.shape[each.axis] == 1)
+        plane = find_flat_plane(row.truth.shape) or PLANES[0]  # a patch of a 2D network is flat
         low, high = np.percentile(row.truth, _PERCENTILES)
         index = row.truth.shape[plane.axis] // 2
         for place, (title, array) in enumerate(zip(_TITLES, (row.shown, row.restored, row.truth), strict=True)):

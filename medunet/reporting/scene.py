@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medunet.reporting.palette import Colour, get_label_colours
-from medunet.reporting.planes import PLANES, LabelAreas, Plane, measure_areas, to_ras_array
+from medunet.reporting.planes import PLANES, LabelAreas, Plane, find_flat_plane, measure_areas, to_ras_array
 from medunet.reporting.window import Window, choose_window
 from medunet.tasks import is_picture
 from medunet.volume import Array, Spacing, Volume, check_same_grid, to_orientation
@@ -92,7 +92,8 @@ def build_scene(
     areas_per_side = [measure_areas(side, labels, shown.shape) for side in sides]
     areas = areas_per_side[0] + areas_per_side[1]
     i, j, k = (areas.choose_slice(axis) for axis in range(3))
-    planes = _choose_planes(shown.shape)
+    flat = find_flat_plane(shown.shape)
+    planes = PLANES if flat is None else (flat,)  # across a single slice there is nothing but its edge
     centre_mm, side_mm = _choose_region(areas, spacing, planes)
     counts = [of_side.areas[0].sum(axis=0) for of_side in areas_per_side]
     return Scene(
@@ -111,12 +112,6 @@ def build_scene(
         centre_mm=centre_mm,
         side_mm=side_mm,
     )
-
-
-def _choose_planes(shape: Sequence[int]) -> tuple[Plane, ...]:
-    """Across the plane of a single slice there is nothing but its edge."""
-    flat = [plane for plane in PLANES if shape[plane.axis] == 1]
-    return tuple(flat[:1]) or PLANES
 
 
 def _take_colours(image: Volume, window: Window) -> Array | None:

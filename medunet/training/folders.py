@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
-from medunet.errors import ModelError
+from medunet.errors import ModelError, OutputError
+from medunet.io import check_output
 from medunet.models import get_runs_folder
-from medunet.models.names import METRICS, PLAN
+from medunet.models.names import ENSEMBLE, METRICS, PLAN, WEIGHTS
 from medunet.planning import Plan
 from medunet.runs import list_network_folders
 from medunet.training.state import has_state
@@ -56,3 +57,15 @@ def read_plan(folder: Path) -> Plan:
     except (OSError, ValueError) as error:
         msg = f"{folder} cannot be resumed: {PLAN} is missing or damaged. Start a new training without --resume."
         raise ModelError(msg) from error
+
+
+def check_unused(folder: Path) -> None:
+    """A finished model is not trained over, and a folder that cannot be written is noticed before any work.
+
+    Raises:
+        OutputError: If it holds a model, or cannot be written.
+    """
+    if (folder / ENSEMBLE).exists() or any((part / WEIGHTS).exists() for part in list_network_folders(folder)):
+        msg = f"{folder} holds a model already; choose another --output, or go on with it by --resume."
+        raise OutputError(msg)
+    check_output(folder / WEIGHTS)

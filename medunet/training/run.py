@@ -7,11 +7,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-from medunet.errors import OutputError
-from medunet.io import check_output
 from medunet.models import SYNTHETIC_WARNING
-from medunet.models.names import ENSEMBLE, WEIGHTS
-from medunet.runs import list_network_folders
 from medunet.runs.failure import recorded_failure
 from medunet.runs.lock import RunLock
 from medunet.tasks import load_task
@@ -20,7 +16,7 @@ from medunet.training.cross_validation import train_every_fold
 from medunet.training.distributed import World
 from medunet.training.experiment import prepare_experiment
 from medunet.training.fold import TrainingResult, train_fold
-from medunet.training.folders import find_unfinished_run, name_run_folder
+from medunet.training.folders import check_unused, find_unfinished_run, name_run_folder
 from medunet.training.launch import open_world
 from medunet.training.locating import train_located
 from medunet.training.progress import Observer, Observers
@@ -100,7 +96,7 @@ def _train_in(
     if is_begun:
         settings = take_over_settings(folder, settings, load_task(settings.task))
     elif world.is_first:
-        _check_unused(folder)
+        check_unused(folder)
     experiment = prepare_experiment(
         folder,
         settings,
@@ -123,14 +119,6 @@ def _train_in(
     if experiment.dataset.is_synthetic and world.is_first:
         logger.warning(SYNTHETIC_WARNING)
     return result
-
-
-def _check_unused(folder: Path) -> None:
-    """A finished model is not trained over, and a folder that cannot be written is noticed before any work."""
-    if (folder / ENSEMBLE).exists() or any((part / WEIGHTS).exists() for part in list_network_folders(folder)):
-        msg = f"{folder} holds a model already; choose another --output, or go on with it by --resume."
-        raise OutputError(msg)
-    check_output(folder / WEIGHTS)
 
 
 def _to_json(options: dict[str, Any]) -> dict[str, Any]:

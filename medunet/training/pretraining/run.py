@@ -13,13 +13,11 @@ from typing import Any
 import torch
 
 from medunet.device import Precision, choose_device, choose_precision, count_workers
-from medunet.errors import OutputError
-from medunet.io import check_output, write_json_atomic
+from medunet.io import write_json_atomic
 from medunet.models import write_description, write_weights
-from medunet.models.names import PRETRAINING, STATE_FOLDER, WEIGHTS
+from medunet.models.names import PRETRAINING, STATE_FOLDER
 from medunet.models.pretraining import PretrainingRecord
 from medunet.planning import Plan, compute_fingerprint
-from medunet.runs import list_network_folders
 from medunet.runs.lock import RunLock
 from medunet.tasks import Case, Dataset, Task, list_scans, split_fold
 from medunet.training.budget import Budget
@@ -27,7 +25,7 @@ from medunet.training.distributed import World
 from medunet.training.experiment import Experiment, count_cases
 from medunet.training.fit_plan import describe_plan, fit_plans
 from medunet.training.fold import build_record, build_trainer
-from medunet.training.folders import name_run_folder, read_plan
+from medunet.training.folders import check_unused, name_run_folder, read_plan
 from medunet.training.loop import LoopResult, Trainer
 from medunet.training.pretraining.body_masks import BODY_FOLDER, prepare_body_masks
 from medunet.training.pretraining.masking import find_block
@@ -93,15 +91,8 @@ def pretrain(
         if resume:
             settings = read_pretraining_settings(folder)
         else:
-            _check_unused(folder)
+            check_unused(folder)
         return _pretrain_in(folder, settings, observer or Observer(), is_begun=resume)
-
-
-def _check_unused(folder: Path) -> None:
-    if any((part / WEIGHTS).exists() for part in list_network_folders(folder)):
-        msg = f"{folder} holds a model already; choose another --output, or go on with it by --resume."
-        raise OutputError(msg)
-    check_output(folder / WEIGHTS)
 
 
 def _pretrain_in(
