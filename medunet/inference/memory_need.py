@@ -41,6 +41,8 @@ _WORK: Mapping[tuple[str, str], float] = {
 """Of `count_pass_bytes`, measured with U-Nets on the CPU. OpenVINO shares memory between layers."""
 _BORDER_SHARE = 0.2
 """Of the scan's voxels that lie between two labels."""
+_BORDER_BYTES = 100
+"""For each of them: its three indices, and which voxels lie around it along each axis."""
 _SMALLEST_BLOCK = 2**20
 
 
@@ -272,6 +274,7 @@ def _estimate_network(seen: Shape3, shape: Shape3, work: Work, portions: Portion
     block_share = min(1.0, portions.block_logits / (outputs * math.prod(seen)))
     points = math.prod(shape) * block_share
     logits = 4 * outputs * min(portions.block_logits, outputs * plane * depth) // outputs
+    points_at_once = max(CHUNK // outputs, math.prod(shape) // min(shape))
     terms = {
         "preprocessed scan": prepared + padded,
         "sums of a row": 4 * outputs * (1 + depth) * plane,
@@ -279,8 +282,9 @@ def _estimate_network(seen: Shape3, shape: Shape3, work: Work, portions: Portion
         * patch
         * (channels * (portions.batch_size + passes) + outputs * (passes + portions.batch_size * work.num_networks)),
         "network at work": int(share * activations),
-        "labels of a slab": int(slab_voxels + logits + 8 * logits / (4 * outputs) + (3 + 24 * _BORDER_SHARE) * points)
-        + 4 * outputs * 8 * CHUNK,
+        "labels of a slab": int(slab_voxels + logits + 8 * logits / (4 * outputs) + 3 * points)
+        + 4 * 2 * max(CHUNK, outputs * plane)  # planes between voxels
+        + int(_BORDER_BYTES * _BORDER_SHARE * points_at_once),
     }
     if work.keeps_logits:
         terms["all logits"] = 4 * outputs * math.prod(seen) + 3 * 4 * math.prod(shape)

@@ -45,10 +45,10 @@ def place(way: tuple[tuple[float, float, int], ...], shape: tuple[int, int, int]
 
 def interpolate_all(logits: Tensor, positions: list[Positions]) -> Tensor:
     """Logits ``(classes, ...)`` at every point of the grid, whether in question or not."""
-    shape = [len(where) for where in positions]
-    rows = logits.permute(1, 2, 3, 0).contiguous()
-    found = boundary._interpolate_points(rows, torch.cartesian_prod(*map(torch.arange, shape)), positions)
-    return found.T.reshape(-1, *shape)
+    for axis, where in enumerate(positions, start=1):
+        weight = where.weight.reshape([-1 if other == axis else 1 for other in range(4)])
+        logits = logits.index_select(axis, where.lower) * (1 - weight) + logits.index_select(axis, where.upper) * weight
+    return logits
 
 
 def find_winners_everywhere(logits: Tensor, positions: list[Positions]) -> Tensor:
@@ -91,22 +91,23 @@ def test_only_border_points_are_interpolated(monkeypatch: pytest.MonkeyPatch) ->
     logits[0] = 1.0
     logits[2, 8:12, 8:12, 8:12] = 5.0
     picked: list[int] = []
-    compute = boundary._interpolate_points
+    compute = boundary._interpolate_mixed
 
-    def count(rows: Tensor, points: Tensor, positions: Any) -> Tensor:
-        picked.append(len(points))
-        return compute(rows, points, positions)
+    def count(rows: Tensor, winners: Tensor, positions: Any) -> Any:
+        for points, values in compute(rows, winners, positions):
+            picked.append(len(values))
+            yield points, values
 
     positions = place(((0.5, 0.25, 39),) * 3, (20, 20, 20))
     expected = find_winners_everywhere(logits, positions)
-    monkeypatch.setattr(boundary, "_interpolate_points", count)
+    monkeypatch.setattr(boundary, "_interpolate_mixed", count)
     assert torch.equal(find_winners_between(logits, positions), expected)
     assert 0 < sum(picked) < 0.05 * expected.numel()
 
 
 def test_on_the_same_grid_nothing_is_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = make_logits((5, 6, 7), 4, 0, smooth=False)
-    monkeypatch.setattr(boundary, "_interpolate_points", None)
+    monkeypatch.setattr(boundary, "_blend", None)
     positions = place(((1.0, 1e-7, 5), (-1.0, 5.0 - 1e-7, 6), (1.0, 0.0, 7)), (5, 6, 7))
     assert torch.equal(find_winners_between(logits, positions), logits.argmax(0).flip(1).to(torch.uint8))
 
