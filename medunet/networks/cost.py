@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from medunet.networks.build import PatchNetwork
+
 
 def count_parameters(network: nn.Module) -> int:
     """Numbers that are learnt."""
@@ -57,6 +59,31 @@ def count_pass_bytes(network: nn.Module, in_channels: int, patch_size: Sequence[
         network(patches)
     network.train(was_training)
     return counter.peak
+
+
+def count_saved_bytes(network: PatchNetwork, in_channels: int, patch_size: Sequence[int], batch_size: int = 1) -> int:
+    """Bytes that a forward pass keeps for the way back, and the logits of all scales: most of what a training step takes.
+
+    Weights are not counted; numbers are float32.
+
+    Args:
+        network: Built with ``torch.device("meta")``, so that nothing is computed or allocated.
+        in_channels: Input channels.
+        patch_size: As the network takes it.
+        batch_size: Patches at once.
+    """
+    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # alive, so that no other one gets the same address
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = network.forward_scales(torch.empty((batch_size, in_channels, *patch_size), device="meta"))
+    return sum(storage.nbytes() for storage in kept.values()) + sum(scale.nbytes for scale in logits)
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

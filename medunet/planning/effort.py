@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from medunet.errors import InputError
+from medunet.planning.architectures import TITLES
 from medunet.planning.fingerprint import Fingerprint
 from medunet.planning.plan import Configuration, Plan
 from medunet.planning.planner import build_plan
@@ -62,47 +63,59 @@ def fit_effort(
     *,
     largest: Effort,
     configuration: Configuration = "3d",
+    finish: Callable[[Plan], Plan] | None = None,
 ) -> FittedEffort:
-    """The last rung of `list_rungs` that the budget can afford; the first when it can afford none.
+    """The last rung of `list_rungs` that the budget can afford and the memory holds; the first when the budget affords none.
 
     Args:
         fingerprint: Of the training cases.
         task: Channels and labels.
         budget_seconds: Time for training.
-        measure_step: Seconds that one training step of a plan takes on this device.
+        measure_step: Seconds that one training step of a plan takes on this device; infinite where the memory does not
+            hold it.
         largest: What the device's memory admits.
         configuration: As in `build_plan`.
+        finish: Makes of a plan what is trained, such as the same with another network; None leaves it as it is.
 
     Raises:
-        InputError: If a low resolution is asked for, and even the smallest patch leaves no need of one.
+        InputError: If a low resolution is asked for, and even the smallest patch leaves no need of one; or if the memory
+            does not hold even the smallest plan.
     """
     rungs = list_rungs(largest, configuration)
     plans = _plan_rungs(fingerprint, task, rungs, configuration)
     # Patches that fill the memory leave no room for larger batches.
     num_fitting = next((n for n, plan in enumerate(plans) if n and _count_voxels(plan) > largest.voxels), len(plans))
     rungs, plans = rungs[:num_fitting], plans[:num_fitting]
-    measured: dict[str, float] = {}
+    measured: dict[str, tuple[float, Plan]] = {}
 
-    def measure(index: int) -> float:
+    def measure(index: int) -> tuple[float, Plan]:
         # Small cases give the same plan for many rungs: none is timed twice.
         key = plans[index].network.model_dump_json() + str((plans[index].patch_size, plans[index].batch_size))
         if key not in measured:
-            measured[key] = measure_step(plans[index])
+            finished = plans[index] if finish is None else finish(plans[index])
+            measured[key] = measure_step(finished), finished
         return measured[key]
 
     def is_affordable(index: int) -> bool:
-        return measure(index) * rungs[index].min_iterations <= budget_seconds
+        seconds, _ = measure(index)
+        return seconds * rungs[index].min_iterations <= budget_seconds
 
     # Halve the list: timing every rung, the dearest ones above all, could take longer than a small budget.
     first, last = 0, len(rungs) - 1
     while first < last:
         middle = (first + last + 1) // 2
         first, last = (middle, last) if is_affordable(middle) else (first, middle - 1)
-    seconds = measure(first)
+    seconds, plan = measure(first)
+    if math.isinf(seconds):
+        msg = (
+            f"The memory here does not hold a training step of even the smallest plan ({describe_batch(plan)}). Close other "
+            "programs, use a device with more memory, or raise --memory-gb where that was given."
+        )
+        raise InputError(msg)
     num_iterations = max(1, int(budget_seconds / seconds))
     reason = (
-        f"a step takes {seconds:.3g} s here, so {_format_time(budget_seconds)} buy {num_iterations:,} steps with "
-        f"{_describe(plans[first])}"
+        f"a step takes {seconds:.3g} s here (timed uncompiled and without loading data), so "
+        f"{format_time(budget_seconds)} buy {num_iterations:,} steps with {describe_batch(plan)}"
     )
     return FittedEffort(
         effort=replace(rungs[first].effort, total_voxels=float(num_iterations) * _count_voxels(plans[first])),
@@ -151,21 +164,30 @@ def _count_voxels(plan: Plan) -> int:
     return math.prod(plan.patch_size) * plan.batch_size
 
 
-def _describe_next(plans: list[Plan], rungs: list[Rung], measure: Callable[[int], float]) -> str:
-    """What the next dearer plan would need; it has been timed already when the halving looked at it."""
-    following = next((index for index, plan in enumerate(plans) if _describe(plan) != _describe(plans[0])), None)
-    if following is None:
-        return "; more time buys more steps of the same"
-    needed = measure(following) * rungs[following].min_iterations
-    return f"; from {_format_time(needed)} on, {_describe(plans[following])} would be taken"
-
-
-def _describe(plan: Plan) -> str:
+def describe_batch(plan: Plan) -> str:
+    """What one step learns from, such as ``"2 patches of 64x64x64 voxels and 16 channels"``."""
     patch = "x".join(str(size) for size in plan.patch_size)
-    return f"{plan.batch_size} patches of {patch} voxels and {plan.network.features[0]} channels"
+    network = plan.network
+    of_network = "" if network.architecture == "unet" else f" of {TITLES[network.architecture]}"
+    return f"{plan.batch_size} patches of {patch} voxels and {network.features[0]} channels{of_network}"
 
 
-def _format_time(seconds: float) -> str:
+def format_time(seconds: float) -> str:
+    """For people: seconds up to two minutes, minutes up to three hours, then hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.0f} h"
+
+
+def _describe_next(plans: list[Plan], rungs: list[Rung], measure: Callable[[int], tuple[float, Plan]]) -> str:
+    """What the next dearer plan would need; it has been timed already when the halving looked at it."""
+    following = next(
+        (index for index, plan in enumerate(plans) if describe_batch(plan) != describe_batch(plans[0])), None
+    )
+    if following is None:
+        return "; more time buys more steps of the same"
+    seconds, plan = measure(following)
+    if math.isinf(seconds):
+        return f"; more time buys more steps of the same, as the memory here does not hold {describe_batch(plan)}"
+    needed = format_time(seconds * rungs[following].min_iterations)
+    return f"; from {needed} on, {describe_batch(plan)} would be taken"

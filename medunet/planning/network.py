@@ -56,3 +56,10 @@ def choose_optimizer(target: MemoryTarget | Effort) -> tuple[OptimizerPlan, str]
     if isinstance(target, MemoryTarget):
         return NNUNET_SGD, "nnU-Net's recipe"
     return MUON, "gets far in few steps"
+
+
+def explain_schedule(optimizer: OptimizerPlan) -> str:
+    """What the learning rate does over the budget, and why."""
+    if optimizer.schedule == "poly":
+        return "poly: nnU-Net's, which falls from the first step to zero at the last"
+    return "cosine: rises shortly, then falls to zero just where the budget ends, so that no step of it is wasted"

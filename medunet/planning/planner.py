@@ -12,7 +12,7 @@ from medunet.errors import InputError
 from medunet.planning.batch import choose_batch_size
 from medunet.planning.fingerprint import Fingerprint
 from medunet.planning.grid import Grid, build_full_resolution
-from medunet.planning.network import choose_network, choose_optimizer
+from medunet.planning.network import choose_network, choose_optimizer, explain_schedule
 from medunet.planning.normalization import choose_normalization
 from medunet.planning.plan import Configuration, Plan
 from medunet.planning.spacing import to_ras
@@ -59,7 +59,9 @@ def build_plan(
     )
     normalization, reasons["normalization"] = choose_normalization(fingerprint, task)
     optimizer, reasons["optimizer"] = choose_optimizer(target)
+    reasons["schedule"] = explain_schedule(optimizer)
     loss, reasons["loss"] = _choose_loss(grid, target, configuration)
+    augmentation, reasons["augmentation"] = _choose_augmentation(target, task)
     plan = Plan(
         task=task.name,
         modality=task.modality,
@@ -73,7 +75,7 @@ def build_plan(
         network=network,
         optimizer=optimizer,
         loss=loss,
-        augmentation="nnunet" if isinstance(target, MemoryTarget) else "medunet",
+        augmentation=augmentation,
         reasons=reasons,
     )
     return add_neighbour_slices(plan, NEIGHBOUR_SLICES) if configuration == "2.5d" else plan
@@ -95,6 +97,17 @@ def add_neighbour_slices(plan: Plan, number: int) -> Plan:
             "reasons": plan.reasons | {"neighbour_slices": reason},
         }
     )
+
+
+def _choose_augmentation(target: MemoryTarget | Effort, task: Task) -> tuple[Literal["medunet", "nnunet"], str]:
+    """nnU-Net's list for its recipe; else that list with what images of the modality go through besides."""
+    if isinstance(target, MemoryTarget):
+        return "nnunet", "nnU-Net's list, which belongs to its recipe"
+    more = {
+        "MR": "elastic deformations and the artifacts of MR scanners",
+        "microscopy": "elastic deformations, turns by any angle, and mirroring, as nothing has an upper side under a microscope",
+    }
+    return "medunet", f"nnU-Net's list with {more.get(task.modality, 'elastic deformations')} ({task.modality})"
 
 
 def _choose_loss(

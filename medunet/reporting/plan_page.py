@@ -52,6 +52,7 @@ def format_plan(plan: Plan) -> str:
             f"{network.out_channels} out" + "".join(f", {name} {value}" for name, value in network.options.items()),
         ),
         ("optimizer", _describe_optimizer(plan)),
+        ("augmentation", plan.augmentation),
     ]
     known = {name for name, _ in rows}
     lines = [f"Plan for task {plan.task}"]

@@ -29,7 +29,7 @@ Fold: TypeAlias = int | Literal["all", "cv"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "configuration": (*get_args(Configuration), "auto"),
-    "preset": get_args(Preset),
+    "preset": (*get_args(Preset), "residual"),
     "augmentation": get_args(AugmentationName),
     "inflation": get_args(Inflation),
     "locate": ("auto", "never"),
@@ -55,7 +55,8 @@ class TrainingSettings:
             exactly this. A time is shared by all folds and stages; iterations are those of each.
         configuration: ``"3d"``, ``"2d"``, ``"2.5d"``, ``"3d-low"``, ``"cascade"``, or ``"auto"`` by rule.
         neighbour_slices: Slices on each side that a ``"2.5d"`` network sees; None takes `medunet.planning.NEIGHBOUR_SLICES`.
-        preset: nnU-Net's plain U-Net (``"default"``) or its residual encoders, where the budget is ``full``.
+        preset: nnU-Net's plain U-Net (``"default"``) or its residual encoders (``"M"``, ``"L"``, ``"XL"``, or ``"residual"`` for
+            the one that the memory admits), where the budget is ``full``.
         memory_gb: Device memory that a plan may use; None takes the preset's.
         network: ``"auto"`` for the planner's U-Net, or a name of `medunet.networks.catalogue`.
         network_options: Of that network's config, each as ``"width=32"``.
@@ -88,7 +89,7 @@ class TrainingSettings:
     budget: str | None = None
     configuration: Configuration | Literal["auto"] = "auto"
     neighbour_slices: int | None = None
-    preset: Preset = "default"
+    preset: Preset | Literal["residual"] = "default"
     memory_gb: float | None = None
     network: str = "auto"
     network_options: tuple[str, ...] = ()
@@ -115,7 +116,9 @@ class TrainingSettings:
                 raise InputError(msg)
         for name, smallest in _SMALLEST.items():
             if (number := getattr(self, name)) is not None and number < smallest:
-                msg = f"--{name.replace('_', '-')} is {number}; expected {smallest} or more."
+                # What only Python sets has no option.
+                known_as = name if name == "save_seconds" else f"--{name.replace('_', '-')}"
+                msg = f"{known_as} is {number:g}; expected {smallest} or more."
                 raise InputError(msg)
         if not isinstance(self.fold, int) and self.fold not in ("all", "cv"):
             msg = f"--fold is '{self.fold}'; expected a number from 0 to 4, all, or cv for every fold."

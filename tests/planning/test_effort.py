@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from made_up_fingerprints import make_fingerprint, make_task
 
+from medunet.errors import InputError
 from medunet.planning import GPU_EFFORT, Effort, Plan, build_plan, fit_effort
 from medunet.planning.effort import (
     MIN_ITERATIONS,
@@ -104,10 +105,51 @@ def test_a_budget_too_small_takes_the_smallest_effort() -> None:
 
 def test_the_reason_says_what_was_bought_and_what_more_would_buy() -> None:
     fitted = fit_effort(make_fingerprint(), make_task(), 600.0, lambda plan: 0.4, largest=CPU)
-    assert "a step takes 0.4 s here, so 10 min buy 1,500 steps with 2 patches of 40x56x40 voxels" in fitted.reason
+    assert "a step takes 0.4 s here (timed uncompiled and without loading data)" in fitted.reason
+    assert ", so 10 min buy 1,500 steps with 2 patches of 40x56x40 voxels and 16 channels;" in fitted.reason
     assert "from 13 min on, 2 patches of 40x56x40 voxels and 32 channels would be taken" in fitted.reason
 
 
 def test_at_the_end_of_the_ladder_more_time_is_more_steps() -> None:
     fitted = fit_effort(make_fingerprint(), make_task(), 1e9, lambda plan: 0.2, largest=CPU)
     assert fitted.reason.endswith("; more time buys more steps of the same")
+
+
+def test_what_the_memory_does_not_hold_is_never_taken() -> None:
+    """However much time there is; and nobody is told to wait for what would not fit."""
+    fingerprint, most = make_fingerprint(shape=(300, 300, 300)), 2 * 64**3
+
+    def measure(plan: Plan) -> float:
+        return cost(plan) if math.prod(plan.patch_size) * plan.batch_size <= most else math.inf
+
+    fitted = fit_effort(fingerprint, make_task(), 1e9, measure, largest=CPU)
+    assert fitted.effort.voxels == most
+    assert fitted.seconds_per_step == pytest.approx(cost(build_plan(fingerprint, make_task(), fitted.effort)))
+    assert fitted.reason.endswith(
+        "; more time buys more steps of the same, as the memory here does not hold 2 patches of 64x64x80 voxels and 16 channels"
+    )
+    short = fit_effort(fingerprint, make_task(), 1.0, measure, largest=CPU)
+    assert (short.effort.voxels, short.effort.features) == (2 * 32**3, 16)
+
+
+def test_a_memory_that_holds_nothing_is_an_error() -> None:
+    with pytest.raises(
+        InputError, match=r"does not hold .* smallest plan \(2 patches of 32x32x32 voxels and 16 channels\)"
+    ):
+        fit_effort(make_fingerprint(shape=(99, 99, 99)), make_task(), 1e9, lambda plan: math.inf, largest=CPU)
+
+
+def test_what_is_timed_and_described_is_what_is_trained() -> None:
+    timed: list[Plan] = []
+
+    def finish(plan: Plan) -> Plan:
+        return plan.model_copy(update={"network": plan.network.model_copy(update={"architecture": "vnet"})})
+
+    def measure(plan: Plan) -> float:
+        timed.append(plan)
+        return 0.4
+
+    fitted = fit_effort(make_fingerprint(), make_task(), 600.0, measure, largest=CPU, finish=finish)
+    assert {plan.network.architecture for plan in timed} == {"vnet"}
+    assert "2 patches of 40x56x40 voxels and 16 channels of V-Net; from 13 min on" in fitted.reason
+    assert fitted.reason.endswith("and 32 channels of V-Net would be taken")

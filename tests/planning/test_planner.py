@@ -86,6 +86,17 @@ def test_prostate_in_full() -> None:
     assert plan.network.kernels == ((3, 3, 1), (3, 3, 1), *((3, 3, 3),) * 5)
 
 
+def test_schedule_and_augmentation_say_why() -> None:
+    recipe = build_plan(make_fingerprint(), make_task(), MemoryTarget()).reasons
+    assert recipe["schedule"].startswith("poly: nnU-Net's")
+    assert recipe["augmentation"].startswith("nnU-Net's list, which belongs to its recipe")
+    budget = build_plan(make_fingerprint(), make_task(), LARGE).reasons
+    assert budget["schedule"].startswith("cosine: ")
+    assert "artifacts of MR scanners (MR)" in budget["augmentation"]
+    ct = build_plan(make_fingerprint(), make_task(modality="CT"), LARGE).reasons
+    assert ct["augmentation"] == "nnU-Net's list with elastic deformations (CT)"
+
+
 def test_memory_brings_the_recipe_of_nnunet() -> None:
     sgd = OptimizerPlan(name="sgd", learning_rate=0.01, weight_decay=3e-5, momentum=0.99, schedule="poly")
     plan = build_plan(make_fingerprint(), make_task(), MemoryTarget(preset="M"))
@@ -136,8 +147,8 @@ def test_every_plan_can_be_run(spacing: Any, shape: Any, num_cases: int, target:
     fingerprint, task = make_fingerprint(spacing, shape, num_cases), make_task()
     plan = build_plan(fingerprint, task, target, configuration)
     check_plan(plan, target)
-    topics = {"spacing", "patch_size", "batch_size", "network", "normalization", "optimizer", "loss"}
-    assert set(plan.reasons) == topics
+    topics = {"spacing", "patch_size", "batch_size", "network", "normalization", "optimizer", "schedule", "loss"}
+    assert set(plan.reasons) == topics | {"augmentation"}
     assert plan == build_plan(fingerprint, task, target, configuration)
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from made_up_fingerprints import make_fingerprint, make_task
 from tiny_training import ADAMW, SGD
 
 from medunet.errors import InputError
+from medunet.planning import CPU_EFFORT
 from medunet.training import Budget, TrainingSettings, compilation, parse_budget
 from medunet.training.compilation import Compilation, find_compiler, should_compile
 from medunet.training.fit_plan import fit_plan
@@ -78,6 +80,37 @@ def test_the_stated_memory_limits_the_patches_of_counted_iterations(device: str)
     assert voxels[0] < voxels[1] <= voxels[2]
     assert voxels[0] <= 2 * 128**3 * 0.05 / 8
     assert count_voxels(80.0) == voxels[2]  # more memory is no reason for larger steps
+
+
+@pytest.mark.parametrize(("iterations", "enough"), [(1000, False), (100_000, True)])
+def test_counted_iterations_say_what_they_buy(iterations: int, enough: bool) -> None:
+    fingerprint, budget = make_fingerprint(shape=(150, 160, 140), num_cases=40), Budget(iterations=iterations)
+    settings = TrainingSettings(task="x", configuration="3d")
+    plan = fit_plan(fingerprint, make_task(), budget, torch.device("cpu"), settings, "32-true")
+    num_passes = iterations * plan.batch_size * math.prod(plan.patch_size) / (150 * 160 * 140 * 40)
+    assert plan.batch_size * math.prod(plan.patch_size) <= CPU_EFFORT.voxels
+    reason = plan.reasons["budget"]
+    assert reason.startswith(f"{iterations:,} steps with 2 patches of ")
+    assert f"show every voxel of the dataset {num_passes:.3g} times; nothing was timed" in reason
+    assert ("20 times are wanted, which " not in reason) is enough
+    if not enough:
+        steps = int(reason.split("which ")[1].split(" ")[0].replace(",", ""))
+        assert steps * num_passes / iterations == pytest.approx(20, rel=1e-3)
+
+
+def test_augmentation_and_precision_say_why() -> None:
+    def explain(**options: Any) -> dict[str, str]:
+        settings = TrainingSettings(task="x", configuration="3d", **options)
+        budget, cpu = Budget(iterations=9), torch.device("cpu")
+        return fit_plan(make_fingerprint(), make_task(), budget, cpu, settings, "bf16-mixed").reasons
+
+    assert (
+        explain()["precision"] == "bf16-mixed: cpu multiplies bfloat16 natively, which takes half the time and memory"
+    )
+    assert explain(precision="bf16")["precision"] == "bf16-mixed, as asked for"
+    assert explain(augmentation="none")["augmentation"] == "none is applied, as asked for"
+    assert explain(augmentation="torchio")["augmentation"] == f"{explain()['augmentation']}; by TorchIO, as asked for"
+    assert "U-Net's paper" in explain(augmentation="unet2015")["augmentation"]
 
 
 def test_the_learning_rate_rises_once_then_falls_to_zero() -> None:

@@ -39,6 +39,8 @@ def test_a_budget_is_measured_with_the_network(monkeypatch: pytest.MonkeyPatch) 
     assert plan.network.architecture == "unet3d-2016"
     assert 0.7 * count_plan_gflop(other) < count_plan_gflop(plan) <= count_plan_gflop(other)
     assert (plan.spacing, plan.batch_size, plan.optimizer) == (other.spacing, other.batch_size, other.optimizer)
+    assert f"{plan.network.features[0]} channels of 3D U-Net (2016)" in plan.reasons["budget"]
+    assert "channels of" not in other.reasons["budget"]
     assert "3d 3D U-Net (2016)" in fit_plan.describe_plan(plan)
     assert f"width {plan.network.options['width']}" in " ".join(format_plan(plan).split())
 
