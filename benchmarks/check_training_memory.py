@@ -10,7 +10,6 @@ cases in memory is switched off, because small datasets would live there up to t
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import resource
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 NUM_PHANTOMS = 8
 FACTOR = 10
@@ -78,10 +78,13 @@ def measure_in_process(data: Path, budget: str) -> tuple[float, float]:
 
 def measure(data: Path, budget: str) -> tuple[float, float]:
     """Train in this process."""
-    import medunet.preprocessing.prepare
+    from medunet.preprocessing import StoredCase, prepare_cases
     from medunet.training import experiment, train
 
-    experiment.prepare_cases = functools.partial(medunet.preprocessing.prepare.prepare_cases, memory_gib=0.0)  # type: ignore[assignment]
+    def keep_on_disk(*cases: Any, memory_gib: float, **options: Any) -> list[StoredCase]:
+        return prepare_cases(*cases, memory_gib=0.0, **options)
+
+    experiment.prepare_cases = keep_on_disk  # type: ignore[assignment]
     imported = peak_mib()
     train(TASK, data, budget=budget, fold="all", device="cpu", output=data / "run")
     return imported, peak_mib()

@@ -38,6 +38,7 @@ from medunet.training.distributed import World
 from medunet.training.fine_tune import adapt_plan
 from medunet.training.fit_plan import Plans, describe_plan, fit_plans
 from medunet.training.folders import read_plan
+from medunet.training.memory import limit_cases_gib
 from medunet.training.progress import Observer
 from medunet.training.settings import TrainingSettings, write_settings
 from medunet.training.signals import StopSignals
@@ -98,6 +99,7 @@ class Experiment:
                 self.plan,
                 get_runs_folder() / "preprocessed" / self.task.name,
                 num_workers=count_workers(),
+                memory_gib=limit_cases_gib(self.plan, self.precision, self.device, self.settings.memory_gb),
                 on_case=count_cases("preprocessing", len(cases), self.observer),
             )
 
@@ -140,10 +142,7 @@ def prepare_experiment(
     check_annotated(dataset.cases, task)
     _warn_about_mismatch(dataset, task)
     splits = None if settings.splits is None else read_splits(settings.splits, dataset)
-    num_trainings = count_folds(dataset, splits) if settings.fold == "cv" else 1
-    if isinstance(settings.fold, int):
-        split_fold(dataset, settings.fold, splits)  # a fold that does not exist shall not leave a plan behind
-    budget = whole_budget.take_share(1 / num_trainings)
+    budget = share_budget(whole_budget, dataset, settings, splits)
 
     def settle_plans() -> Plans:
         if resumes:
@@ -157,10 +156,7 @@ def prepare_experiment(
             on_case=count_cases("reading", len(dataset.cases), observer),
         )
         _warn_about_absent_labels(fingerprint, dataset)
-        has_partial_labels = any(case.annotated is not None for case in dataset.cases)
-        plans = fit_plans(fingerprint, task, budget, device, settings, precision, has_partial_labels=has_partial_labels)
-        if source is not None:
-            plans = plans._replace(main=adapt_plan(plans.main, task, source))
+        plans = plan_trainings(fingerprint, task, dataset, budget, device, settings, precision, source=source)
         write_description(folder, task, plans.main)
         if plans.low is not None:
             write_description(folder / STATE_FOLDER / LOW, task, plans.low)
@@ -194,6 +190,45 @@ def prepare_experiment(
         observer=observer,
         signals=signals,
     )
+
+
+def share_budget(budget: Budget, dataset: Dataset, settings: TrainingSettings, splits: Splits | None) -> Budget:
+    """What each training of a call gets: all, or of a cross-validation a fold's share of the time.
+
+    Raises:
+        DatasetError: If the fold does not exist, or one case or patient alone is to be split.
+    """
+    if isinstance(settings.fold, int):
+        split_fold(dataset, settings.fold, splits)  # a fold that does not exist shall not leave a plan behind
+    return budget.take_share(1 / count_folds(dataset, splits)) if settings.fold == "cv" else budget
+
+
+def plan_trainings(
+    fingerprint: Fingerprint,
+    task: Task,
+    dataset: Dataset,
+    budget: Budget,
+    device: torch.device,
+    settings: TrainingSettings,
+    precision: Precision,
+    *,
+    source: Model | None,
+) -> Plans:
+    """The plans of one training, as `medunet plan` shows and `medunet train` takes them.
+
+    Args:
+        fingerprint: Of the dataset.
+        task: Channels and labels.
+        dataset: Says which cases were searched for all labels.
+        budget: Of the training (`share_budget`).
+        device: That trains.
+        settings: What the user decided.
+        precision: Of the network's arithmetic.
+        source: Model to begin with; None begins anew.
+    """
+    has_partial_labels = any(case.annotated is not None for case in dataset.cases)
+    plans = fit_plans(fingerprint, task, budget, device, settings, precision, has_partial_labels=has_partial_labels)
+    return plans if source is None else plans._replace(main=adapt_plan(plans.main, task, source))
 
 
 def _read_encoder(settings: TrainingSettings, folder: Path) -> EncoderWeights | None:
