@@ -33,8 +33,23 @@ NeighbourSlicesOption = Annotated[
     typer.Option("--neighbour-slices", help="Slices on each side that a 2.5d network sees as channels; default: 2."),
 ]
 PresetOption = Annotated[
-    str, typer.Option("--preset", help="default, M, L or XL: nnU-Net's networks; needs --budget full.")
+    str,
+    typer.Option(
+        "--preset",
+        help="nnU-Net's networks: default, M, L, XL, or residual for M, L or XL by the memory; needs --budget full.",
+    ),
 ]
+FoldOption = Annotated[
+    str, typer.Option("--fold", help="Fold kept for validation, 0 to 4; all: none is; cv: every one in turn.")
+]
+LocateOption = Annotated[
+    str, typer.Option("--locate", help="A small network that finds the structures first: auto or never.")
+]
+FromOption = Annotated[
+    Path | None,
+    typer.Option("--from", help="Model folder to begin with; what fits is taken over, the rest listed."),
+]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, bf16, fp16 or fp32.")]
 NetworkOption = Annotated[
     str,
     typer.Option(
@@ -47,7 +62,10 @@ NetworkSettingOption = Annotated[
 ]
 MemoryOption = Annotated[
     float | None,
-    typer.Option("--memory-gb", help="Device memory that the plan may use; default: 8, or the preset's."),
+    typer.Option(
+        "--memory-gb",
+        help="Memory that the plan may use; default: the preset's; for a time 8, on the CPU 6, or what is free.",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 JsonOption = Annotated[
@@ -56,6 +74,11 @@ JsonOption = Annotated[
 JsonFileOption = Annotated[
     Path | None, typer.Option("--json-file", help="File for the document that --json prints, beside what is printed.")
 ]
+
+
+def parse_fold(text: str) -> int | str:
+    """What `FoldOption` says; whether there is such a fold is for the settings to check."""
+    return int(text) if text.isdecimal() else text
 
 
 def check_page_name(path: Path | None) -> None:

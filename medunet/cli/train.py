@@ -12,15 +12,20 @@ from medunet.cli.options import (
     BudgetOption,
     ConfigurationOption,
     DeviceOption,
+    FoldOption,
+    FromOption,
     JsonOption,
+    LocateOption,
     MapOption,
     MemoryOption,
     NeighbourSlicesOption,
     NetworkOption,
     NetworkSettingOption,
+    PrecisionOption,
     PresetOption,
     SplitsOption,
     TaskOption,
+    parse_fold,
 )
 from medunet.cli.terminal import build_console, print_json
 from medunet.errors import InputError, TrainingError, TrainingStoppedError
@@ -43,9 +48,7 @@ def train(
     ] = None,
     mapping: MapOption = None,
     budget: BudgetOption = None,
-    fold: Annotated[
-        str, typer.Option("--fold", help="Fold kept for validation, 0 to 4; all: none is; cv: every one in turn.")
-    ] = "0",
+    fold: FoldOption = "0",
     splits: SplitsOption = None,
     configuration: ConfigurationOption = "auto",
     neighbour_slices: NeighbourSlicesOption = None,
@@ -64,9 +67,7 @@ def train(
         str,
         typer.Option("--inflation", help="Third axis of its kernels in a 3D network: centre or repeat."),
     ] = "centre",
-    locate: Annotated[
-        str, typer.Option("--locate", help="A small network that finds the structures first: auto or never.")
-    ] = "auto",
+    locate: LocateOption = "auto",
     loss: Annotated[
         str,
         typer.Option(
@@ -82,16 +83,13 @@ def train(
             help="fast (plain torch), torchio (MONAI and TorchIO), unet2015 (as in the paper) or none.",
         ),
     ] = "fast",
-    source_model: Annotated[
-        Path | None,
-        typer.Option("--from", help="Model folder to begin with; what fits is taken over, the rest listed."),
-    ] = None,
+    source_model: FromOption = None,
     device: DeviceOption = "auto",
     devices: Annotated[
         int | None, typer.Option("--devices", help="Processes on this machine, one per GPU; default: 1.")
     ] = None,
     nodes: Annotated[int | None, typer.Option("--nodes", help="Machines; default: 1.")] = None,
-    precision: Annotated[str, typer.Option("--precision", help="auto, bf16, fp16 or fp32.")] = "auto",
+    precision: PrecisionOption = "auto",
     compilation: Annotated[
         str, typer.Option("--compile", help="auto, on or off: whether torch compiles the network.")
     ] = "auto",
@@ -133,7 +131,7 @@ def train(
                 resume="auto" if requeue else resume,
                 observer=observer,
                 mapping=mapping or (),
-                fold=_parse_fold(fold),
+                fold=parse_fold(fold),
                 splits=splits,
                 budget=budget,
                 configuration=configuration,
@@ -210,7 +208,3 @@ def _print_result(result: TrainingResult) -> None:
             print(f"{name}: {path}")
     print(f"Model: {result.folder}")
     print(f"Use it: medunet infer scan.nii.gz -o mask.nii.gz --model {result.folder}")
-
-
-def _parse_fold(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text

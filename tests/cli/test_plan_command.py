@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from oracles import Outcome
 
-from medunet.io import write_nifti_image, write_nifti_labels
+from medunet.device import choose_device, choose_precision
+from medunet.io import read_label_map, write_nifti_image, write_nifti_labels
 from medunet.planning import Fingerprint, MemoryTarget, Plan, build_plan, compute_fingerprint
 from medunet.tasks import load_task, read_dataset
 from medunet.volume import Volume
@@ -71,7 +73,11 @@ def test_json_holds_what_the_functions_give(plan: Command, folder: Path, tmp_pat
     fingerprint = measure(folder)
     assert Fingerprint.model_validate(content["fingerprint"]) == fingerprint
     expected = build_plan(fingerprint, load_task("hippocampus-mr"), MemoryTarget(preset="M"), "2d")
-    expected = expected.model_copy(update={"reasons": {"configuration": "as asked for"} | expected.reasons})
+    precision = choose_precision(choose_device())
+    reasons = {name: text for name, text in content["plans"]["2d"]["reasons"].items() if name != "precision"}
+    assert content["plans"]["2d"]["reasons"]["precision"].startswith(f"{precision}: ")
+    assert reasons == {"configuration": "as asked for"} | expected.reasons
+    expected = expected.model_copy(update={"reasons": content["plans"]["2d"]["reasons"]})
     assert {name: Plan.model_validate(one) for name, one in content["plans"].items()} == {"2d": expected}
 
 
@@ -95,10 +101,79 @@ def test_a_budget_in_iterations_is_planned_as_training_would(plan: Command) -> N
         parse_budget("300it"),
         torch.device("cpu"),
         TrainingSettings(task="hippocampus-mr", budget="300it", device="cpu"),
-        "32-true",
+        choose_precision(torch.device("cpu")),
     )
     assert Plan.model_validate(content["plans"]["3d"]) == expected.main
     assert expected.locator is None
+
+
+def read_plan(outcome: Outcome, configuration: str = "3d") -> dict[str, Any]:
+    assert outcome.exit_code == 0, outcome.err
+    content: dict[str, Any] = json.loads(outcome.out)["plans"][configuration]
+    return content
+
+
+def test_the_memory_chooses_the_residual_preset(plan: Command) -> None:
+    for memory_gb, preset in ((8, "M"), (24, "L"), (40, "XL")):
+        chosen = read_plan(plan("--budget", "full", "--preset", "residual", "--memory-gb", memory_gb, "--json"))
+        assert chosen["network"]["architecture"] == "residual-unet"
+        assert chosen["reasons"]["preset"] == f"{preset}, the largest residual one for {memory_gb} GB, as stated"
+        named = read_plan(plan("--budget", "full", "--preset", preset, "--memory-gb", memory_gb, "--json"))
+        assert chosen["reasons"].pop("preset")
+        assert chosen == named
+    here = read_plan(plan("--budget", "full", "--preset", "residual", "--device", "cpu", "--json"))
+    assert here["reasons"]["preset"].startswith("M, the largest residual one for the CPU")
+
+
+def test_a_budget_is_that_of_each_fold(plan: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two cases give two folds, so that a fold has half of the time."""
+    monkeypatch.setattr("medunet.training.fit_plan.measure_step_seconds", lambda *_: 0.1)
+    for options, bought in (((), "60 min buy 36,000 steps"), (("--fold", "cv"), "30 min buy 18,000 steps")):
+        reasons = read_plan(plan("--budget", "1h", "--locate", "never", *options, "--json"))["reasons"]
+        assert bought in reasons["budget"]
+    plan("--budget", "1h", "--fold", "4").check_refused("There is no fold 4")
+
+
+def test_precision_is_that_of_the_training(plan: Command) -> None:
+    reasons = read_plan(plan("--budget", "10it", "--precision", "fp32", "--json"))["reasons"]
+    assert reasons["precision"] == "32-true, as asked for"
+
+
+def test_what_training_begins_with_shapes_the_plan(
+    plan: Command, write_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = write_model(tmp_path / "source", load_task("hippocampus-mr"))
+    begun = read_plan(plan("--budget", "10it", "--from", source, "--json"))
+    theirs = json.loads((source / "plan.json").read_text())
+    assert begun["network"]["features"] == theirs["network"]["features"]
+    assert begun["reasons"]["fine_tuning"].startswith("spacing, network and intensities of source")
+    assert begun["reasons"]["budget"].startswith(
+        "of the plan that was made for the new data, not of this one: 10 steps"
+    )
+    assert "fine_tuning" not in read_plan(plan("--budget", "10it", "--json"))["reasons"]
+
+
+def test_no_network_locates_what_some_cases_were_not_searched_for(
+    plan: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in training: where the unsearched structures are, nobody can tell a network that is to find all."""
+    asked: list[bool] = []
+
+    def locate(*_: Any) -> tuple[None, str]:
+        asked.append(True)
+        return None, "made up"
+
+    monkeypatch.setattr("medunet.training.fit_plan.plan_locator", locate)
+    assert read_plan(plan("--budget", "10it", "--json"))["reasons"]["locator"] == "made up"
+    assert read_plan(plan("--budget", "10it", "--locate", "never", "--json"))["reasons"].get("locator") is None
+    assert len(asked) == 1
+    labels = read_label_map(folder / "labels" / "p1.nii.gz")
+    write_nifti_labels(labels.with_array(labels.array * (labels.array == 1)), folder / "labels" / "p1.nii.gz")
+    (folder / "annotated.json").write_text(json.dumps({"p1": ["anterior"]}))
+    assert read_plan(plan("--budget", "10it", "--json"))["reasons"].get("locator") is None
+    assert len(asked) == 1
+    (folder / "annotated.json").write_text(json.dumps({"p1": ["anteror"]}))
+    plan("--budget", "10it").check_refused("annotate 'anteror'", "did you mean 'anterior'")
 
 
 @pytest.mark.parametrize(
