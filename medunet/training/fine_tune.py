@@ -164,6 +164,8 @@ def adapt_plan(plan: Plan, task: Task, source: Model) -> Plan:
     reasons = plan.reasons | dict.fromkeys(("spacing", "network", "normalization", "patch_size"), taken_over)
     reasons["fine_tuning"] = f"spacing, network and intensities of {source.folder.name}, so that its weights fit"
     reasons["batch_size"] = "as many patches as keep an iteration as cheap as planned, at least 2"
+    if "budget" in plan.reasons:
+        reasons["budget"] = f"of the plan that was made for the new data, not of this one: {plan.reasons['budget']}"
     if patch_size != theirs.patch_size:
         reasons["patch_size"] = f"{taken_over}, made smaller to keep an iteration as cheap as planned"
     return plan.model_copy(

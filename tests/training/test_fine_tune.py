@@ -287,6 +287,17 @@ def test_other_images_keep_their_own_plan(changes: dict[str, Any], words: str) -
     assert adapted == plan.model_copy(update={"reasons": {"fine_tuning": words}})
 
 
+def test_what_the_budget_bought_is_said_to_be_of_the_other_plan() -> None:
+    plan = build_plan(reasons={"budget": "a step takes 1 s here"})
+    adapted = adapt_plan(plan, TASK, build_model(depth=4))
+    assert (
+        adapted.reasons["budget"]
+        == "of the plan that was made for the new data, not of this one: a step takes 1 s here"
+    )
+    own = adapt_plan(plan, TASK, build_model(modality="CT"))
+    assert own.reasons["budget"] == "a step takes 1 s here"
+
+
 def test_with_the_adapted_plan_all_but_new_names_fits() -> None:
     task = change_task(labels={"bladder": (1,), "femur": (2,), "rectum": (3,)})
     source = build_model(depth=4, spacing=(0.7, 0.7, 2.0))
