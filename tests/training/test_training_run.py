@@ -87,6 +87,30 @@ def test_four_and_four_more_are_eight(
     assert state[0][-1000:] == state[1][-1000:]  # the head holds the seconds
 
 
+def test_a_budget_in_time_is_used_up_over_all_sessions(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is fitted by real steps, and the learning rate falls with the clock."""
+    budget_seconds, slack = 1.5, 10.0  # a step, a save or a look may just have begun, on a busy machine
+    folder = tmp_path / "run"
+    options: dict[str, Any] = {"budget": f"{budget_seconds:g}s", "deterministic": False}
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(folder, **options)
+    earlier = read_model(folder)
+    assert earlier.plan.reasons["budget"].startswith("a step takes ")
+    assert "so 2 s buy " in earlier.plan.reasons["budget"]
+    result = train_tiny(folder, resume=True)
+    assert budget_seconds <= result.seconds < budget_seconds + slack
+    assert result.num_iterations > 3
+    assert read_model(folder).plan == earlier.plan
+    rows = [row for row in csv.DictReader((folder / "log.csv").read_text().splitlines()) if row["learning_rate"]]
+    highest = earlier.plan.optimizer.learning_rate
+    assert float(rows[-1]["learning_rate"]) < 0.1 * highest
+    assert float(rows[-1]["seconds"]) == pytest.approx(result.seconds, abs=0.1)
+
+
 def test_the_newest_interrupted_run_is_resumed(train_tiny: Train, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2, KeyboardInterrupt())
@@ -401,7 +425,7 @@ def test_deterministic_needs_iterations(train_tiny: Train, tmp_path: Path) -> No
         ({"seed": -1}, "--seed is -1; expected 0 or more"),
         ({"workers": -1}, "--workers is -1; expected 0 or more"),
         ({"devices": 0}, "--devices is 0; expected 1 or more"),
-        ({"save_seconds": -1.0}, "--save-seconds is -1"),
+        ({"save_seconds": -1.0}, "^save_seconds is -1; expected 0 or more"),
         ({"data": "/nowhere"}, "does not exist"),
         ({"task": "hippocampus"}, "did you mean 'hippocampus-mr'"),
     ],
