@@ -232,7 +232,9 @@ def test_a_low_resolution_trains_alone(cascades: Cascades, run: Path, tmp_path: 
     result = cascades.train(tmp_path / "run", configuration="3d-low", budget="2it")
     assert result.num_iterations == 2
     model = read_single_model(tmp_path / "run")
-    assert model.plan == read_records(run / LOW).plan
+    low = read_records(run / LOW).plan
+    assert model.plan.reasons["budget"].startswith("2 steps with ")  # the first stage of the cascade made more
+    assert model.plan == low.model_copy(update={"reasons": low.reasons | {"budget": model.plan.reasons["budget"]}})
     assert model.low is None
     assert result.evaluation is not None
 
