@@ -91,11 +91,12 @@ def test_a_budget_in_time_is_used_up_over_all_sessions(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plan is fitted by real steps, and the learning rate falls with the clock."""
-    budget_seconds, slack = 1.5, 10.0  # a step, a save or a look may just have begun, on a busy machine
+    budget_seconds, slack = 2.0, 10.0  # a step, a save or a look may just have begun, on a busy machine
+    monkeypatch.setattr("medunet.training.loop._REPORT_SECONDS", 0.0)
     folder = tmp_path / "run"
     options: dict[str, Any] = {"budget": f"{budget_seconds:g}s", "deterministic": False}
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 3, KeyboardInterrupt())
+        interrupt_at(patch, 4, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             train_tiny(folder, **options)
     earlier = read_model(folder)
@@ -103,12 +104,14 @@ def test_a_budget_in_time_is_used_up_over_all_sessions(
     assert "so 2 s buy " in earlier.plan.reasons["budget"]
     result = train_tiny(folder, resume=True)
     assert budget_seconds <= result.seconds < budget_seconds + slack
-    assert result.num_iterations > 3
+    assert result.num_iterations > 4
     assert read_model(folder).plan == earlier.plan
     rows = [row for row in csv.DictReader((folder / "log.csv").read_text().splitlines()) if row["learning_rate"]]
     highest = earlier.plan.optimizer.learning_rate
     assert float(rows[-1]["learning_rate"]) < 0.1 * highest
-    assert float(rows[-1]["seconds"]) == pytest.approx(result.seconds, abs=0.1)
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds)  # the second session counts on
+    assert seconds[-1] == pytest.approx(result.seconds, abs=0.1)
 
 
 def test_the_newest_interrupted_run_is_resumed(train_tiny: Train, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
