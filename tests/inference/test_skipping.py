@@ -120,7 +120,9 @@ def test_no_label_of_a_real_head_and_neck_lies_in_a_skipped_tile(real_data: Path
     num_skipped = 0
     for path in sorted((folder / "images").glob("*.nii.gz"))[::8]:
         scan, labels = read_volume(path), read_volume(folder / "labels" / path.name)
-        is_needed = find_needed_tiles(scan, scan, "CT", margin_mm=0)  # stricter than inference, which looks 8 mm further
+        is_needed = find_needed_tiles(
+            scan, scan, "CT", margin_mm=0
+        )  # stricter than inference, which looks 8 mm further
         assert is_needed is not None
         skipped = [box for box in plan_tiles(scan.spatial_shape, (24, 24, 16)).list_boxes() if not is_needed(box)]
         assert labels.array.any()
