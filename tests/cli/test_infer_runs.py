@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -234,7 +235,7 @@ def test_a_plain_model_does_and_says_what_was_measured(
 # ---- going on --------------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_scan_in_a_list_of_ten_costs_only_itself(infer: Command, scans: Path, tmp_path: Path) -> None:
+def test_row_67_a_broken_scan_in_a_list_of_ten_costs_only_itself(infer: Command, scans: Path, tmp_path: Path) -> None:
     whole = (scans / "e.nii.gz").read_bytes()
     (scans / "e.nii.gz").write_bytes(whole[: len(whole) // 2])
     outcome = infer(scans, "-o", tmp_path / "masks")
@@ -344,7 +345,7 @@ def test_another_scan_of_the_same_name_is_noticed(
     infer(scans, "-o", tmp_path / "masks", "--continue").check_refused("c.nii.gz", "the scan has changed since")
 
 
-def test_what_an_interrupted_run_left_is_made_again(infer: Command, scans: Path, tmp_path: Path) -> None:
+def test_row_68_what_an_interrupted_run_left_is_made_again(infer: Command, scans: Path, tmp_path: Path) -> None:
     assert infer(scans, "-o", tmp_path / "masks").exit_code == 0
     path = tmp_path / "masks" / "manifests" / "b.nii.gz.json"
     path.write_text(json.dumps(read(path) | {"status": "running"}))  # killed after its mask, before the end
@@ -409,7 +410,7 @@ def test_several_scans_need_folders(infer: Command, scans: Path, tmp_path: Path,
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_a_killed_process_leaves_no_half_mask(tmp_path: Path, write_densities: Any, write_model: Any) -> None:
+def test_row_68_a_killed_process_leaves_no_half_mask(tmp_path: Path, write_densities: Any, write_model: Any) -> None:
     model = write_model(tmp_path / "model", Task.model_validate(ORACLE_TASK.model_dump()))
     (tmp_path / "scans").mkdir()
     for number in range(12):
@@ -434,6 +435,46 @@ def test_a_killed_process_leaves_no_half_mask(tmp_path: Path, write_densities: A
     manifests = sorted((tmp_path / "masks" / "manifests").iterdir())
     assert [read(path)["status"] for path in manifests] == ["done"] * 12
     assert not [path for path in (tmp_path / "masks").rglob("*") if "partial" in path.name and path.stat().st_size]
+
+
+# ---- row 72: locale, home, folders, clock ----------------------------------------------------------------------------
+# Spaces, letters of any script and long paths: `test_row_72_odd_paths_work` in test_infer_command.py.
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locales and permissions of Linux")
+@pytest.mark.parametrize("place", ["ascii", "read-only"])
+def test_row_72_infer(tmp_path: Path, write_densities: Any, write_model: Any, place: str) -> None:
+    """In a process of its own: a terminal and file names in ASCII only, or nowhere to keep a conversion or a cache."""
+    model = write_model(tmp_path / "Modell für Köpfe")
+    scan, mask, preview = (tmp_path / name for name in ("Größe 体积.nii.gz", "Maske ö.nii.gz", "Bild ö.png"))
+    write_densities(scan, shape=(17, 18, 12), spacing=(1.0, 1.0, 1.0))
+    before = {path: path.read_bytes() for path in model.iterdir()}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "medunet", "infer", scan, "-o", mask, "--model", model, "--device", "cpu"]
+    command += ["--precision", "fp32"]
+    if place == "ascii":
+        environment |= ASCII
+        command += ["--preview", preview, "--backend", "torch"]
+    else:
+        (tmp_path / "file").write_text("no folder can be made below it, not even by root")
+        environment |= dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(tmp_path / "file" / "home"))
+        (model / "backends").write_text("a file where the folder should be, for root may write anywhere")
+        model.chmod(0o555)
+    done = subprocess.run(command, capture_output=True, check=False, env=environment, umask=0o027)
+    assert done.returncode == 0, done.stderr
+    assert mask.stat().st_mode & 0o777 == 0o640
+    expected = load(model, device="cpu", backend="torch", precision="fp32").segment(scan).labels.array
+    assert np.mean(read_label_map(mask).array != expected) <= (0 if place == "ascii" else 1e-3)
+    assert read(tmp_path / "Maske ö.nii.gz.manifest.json")["status"] == "done"
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(tmp_path.rglob("*.partial"))
+    if place == "ascii":
+        assert done.stdout.isascii()
+        assert preview.read_bytes().startswith(b"\x89PNG")
+    elif "OpenVINO" in done.stdout.decode():
+        assert "converted in memory" in done.stdout.decode()
 
 
 # ---- what a run leaves alone -----------------------------------------------------------------------------------------
@@ -592,15 +633,46 @@ def test_another_patient_of_the_same_size_is_noticed(infer: Command, tmp_path: P
     refused.check_refused("scan.nii.gz", "the scan has changed since")
 
 
-def test_a_mask_that_somebody_corrected_is_not_replaced(infer: Command, scans: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [1, -3600], ids=["later", "by a clock that was set back"])
+def test_row_72_a_mask_that_somebody_corrected_is_not_replaced(
+    infer: Command, scans: Path, tmp_path: Path, seconds: int
+) -> None:
     mask = tmp_path / "mask.nii.gz"
     assert infer(scans / "a.nii.gz", "-o", mask).exit_code == 0
     mask.write_bytes(b"corrected by hand")
-    finished = (tmp_path / "mask.nii.gz.manifest.json").stat().st_mtime_ns
-    os.utime(mask, ns=(finished + 10**9, finished + 10**9))
+    set_time(mask, tmp_path / "mask.nii.gz.manifest.json", seconds)
     infer(scans / "a.nii.gz", "-o", mask, "--continue", "--uncertainty").check_refused("exists already", "--overwrite")
     assert mask.read_bytes() == b"corrected by hand"
     assert infer(scans / "a.nii.gz", "-o", mask, "--continue", "--uncertainty", "--overwrite").exit_code == 0
+
+
+def set_time(path: Path, finished: Path, seconds: int) -> None:
+    """As if it had been written so long after another file."""
+    then = finished.stat().st_mtime_ns + seconds * 10**9
+    os.utime(path, ns=(then, then))
+
+
+def test_row_72_a_mask_that_was_only_touched_is_nobodys_work(infer: Command, scans: Path, tmp_path: Path) -> None:
+    call = (scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz")
+    assert infer(*call).exit_code == 0
+    manifest = read(tmp_path / "mask.nii.gz.manifest.json")
+    for name in manifest["outputs"]:
+        assert manifest["outputs_sha256"][name] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    set_time(tmp_path / "mask.nii.gz", tmp_path / "mask.nii.gz.manifest.json", 60)
+    assert infer(*call, "--continue", "--uncertainty").exit_code == 0
+
+
+def test_times_decide_where_an_older_release_wrote_no_checksums(infer: Command, scans: Path, tmp_path: Path) -> None:
+    mask, path = tmp_path / "mask.nii.gz", tmp_path / "mask.nii.gz.manifest.json"
+    call = (scans / "a.nii.gz", "-o", mask, "--continue", "--uncertainty")
+    assert infer(scans / "a.nii.gz", "-o", mask).exit_code == 0
+    older = read(path)
+    del older["outputs_sha256"]
+    path.write_text(json.dumps(older))
+    set_time(mask, path, 60)
+    infer(*call).check_refused("exists already", "--overwrite")
+    set_time(mask, path, -1)
+    assert infer(*call).exit_code == 0
 
 
 def test_a_picture_never_replaces_the_mask(

@@ -126,7 +126,9 @@ def test_batches_go_over_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [12, 12, 12, 12, 2]
 
 
-def test_too_little_memory_for_a_batch_takes_smaller_ones_from_there_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_row_69_too_little_memory_for_a_batch_takes_smaller_ones_from_there_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     sizes: list[int] = []
 
     def predict(tiles: Tensor) -> Tensor:
