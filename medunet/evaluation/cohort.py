@@ -19,7 +19,7 @@ from medunet.evaluation.case_metrics import (
     take_measures,
 )
 from medunet.evaluation.catalogue import MetricSettings
-from medunet.evaluation.pairing import pair_sources
+from medunet.evaluation.pairing import Pairing, pair_sources
 from medunet.evaluation.sides import LabelMapPair, NamedPair, SideOptions, read_sides
 from medunet.evaluation.statistics import Summary, bootstrap_interval, summarize_scores
 from medunet.tasks import Task, check_mapping, check_object_values, compute_semantic_map, load_task
@@ -58,6 +58,7 @@ class Evaluation:
         files: Of each scored case, where they came from files.
         label_values: Label -> values, where files were compared by value.
         instances: Per case and label, where they were asked for.
+        unmatched_cases: Ids of the cases whose mask or reference has no partner.
     """
 
     scores: list[LabelScore]
@@ -68,6 +69,7 @@ class Evaluation:
     files: Sequence[CaseFiles] = ()
     label_values: Labels | None = None
     instances: Sequence[LabelInstances] = ()
+    unmatched_cases: Sequence[str] = ()
 
     @property
     def mean_dice(self) -> float | None:
@@ -151,7 +153,7 @@ def evaluate(
         scorer.measure(case_id, mask, reference, raises=is_alone)
         if on_case is not None:
             on_case(case_id)
-    return scorer.finish(pairing.failures, pairing.unmatched, raises=is_alone)
+    return scorer.finish(pairing, raises=is_alone)
 
 
 class _Scorer:
@@ -181,7 +183,7 @@ class _Scorer:
                 raise
             self._failures.append(CaseFailure(case_id=case_id, reason=str(error)))
 
-    def finish(self, failures: Mapping[str, str], unmatched: Sequence[str], *, raises: bool) -> Evaluation:
+    def finish(self, pairing: Pairing, *, raises: bool) -> Evaluation:
         """Turn the measures into scores."""
         names, ignore_value = self._choose_labels()
         scores: list[LabelScore] = []
@@ -201,13 +203,14 @@ class _Scorer:
                 if raises:
                     raise
                 self._failures.append(CaseFailure(case_id=case_id, reason=str(error)))
-        self._failures += [CaseFailure(case_id=case_id, reason=reason) for case_id, reason in failures.items()]
+        self._failures += [CaseFailure(case_id=case_id, reason=reason) for case_id, reason in pairing.failures.items()]
         failed = {failure.case_id for failure in self._failures}
         return Evaluation(
             scores=scores,
             summaries=summarize_scores(scores),
             failures=sorted(self._failures, key=lambda failure: failure.case_id),
-            unmatched=list(unmatched),
+            unmatched=list(pairing.unmatched),
+            unmatched_cases=list(pairing.unmatched_cases),
             agreements=agreements,
             files=[files for case_id, files in self._files.items() if case_id not in failed],
             label_values=names if self._measured else None,

@@ -95,15 +95,21 @@ def build_difference_table(comparison: Comparison, metric: str) -> Table:
 
 
 def build_ranking_table(rankings: Sequence[Ranking]) -> Table:
-    """The order of the sets by each metric, and how often each keeps its place when cases are drawn anew."""
+    """The order of the sets by each metric, and how often each keeps its place when cases are drawn anew.
+
+    Equal sets share a place, "1="; "cases" are those in the means.
+    """
     from rich.text import Text
 
-    table = _start_table(["metric", "place", "set"], ["mean", "keeps its place"], [])
+    table = _start_table(["metric", "place", "set"], ["mean", "cases", "keeps its place"], [])
     for ranking in rankings:
-        for place, (name, mean) in enumerate(zip(ranking.order, ranking.means, strict=True)):
-            metric = METRICS[ranking.metric].title if place == 0 else ""
-            share = f"{100 * ranking.rank_shares[name][place]:.0f} %"
-            table.add_row(metric, str(place + 1), Text(name), _format(ranking.metric, mean), share)
+        metric = METRICS[ranking.metric].ranked_title
+        rows = zip(ranking.order, ranking.places, ranking.place_names, ranking.means, strict=True)
+        for name, place, place_name, mean in rows:
+            share = f"{100 * ranking.rank_shares[name][place - 1]:.0f} %"
+            cases = str(ranking.num_cases)
+            table.add_row(metric, place_name, Text(name), _format(ranking.metric, mean), cases, share)
+            metric = ""
     return table
 
 

@@ -56,7 +56,9 @@ def test_differences_and_ranking() -> None:
     heading, row = render(build_difference_table(comparison, "dice"))
     assert heading == "label Dice of less cases difference 95 % interval p (Holm)"
     assert row == "a new old 8 +0.100 0.100–0.100 0.008"
-    assert render(build_ranking_table(comparison.rankings))[1:] == ["Dice 1 new 0.700 100 %", "2 old 0.600 100 %"]
+    assert render(build_ranking_table(comparison.rankings))[1:] == ["Dice 1 new 0.700 8 100 %", "2 old 0.600 8 100 %"]
+    same = compare_evaluations({name: make_evaluation({"a": values}) for name in ("x", "y")}, ["dice"])
+    assert render(build_ranking_table(same.rankings))[1:] == ["Dice 1= x 0.600 8 100 %", "1= y 0.600 8 100 %"]
     swapped = compare_evaluations(
         {"old": make_evaluation({"a": values}), "new": make_evaluation({"a": [value + 0.1 for value in values]})},
         ["dice"],
