@@ -9,12 +9,14 @@ import typer
 
 from medunet.cli.options import JsonFileOption, JsonOption, check_page_name
 from medunet.cli.scoring import (
+    Beta,
     LabelMap,
     LabelTask,
     Resample,
     Surface,
     Tolerance,
     build_settings,
+    check_names,
     list_files,
 )
 from medunet.cli.terminal import build_console, print_json
@@ -33,7 +35,7 @@ def evaluate(
     mapping: LabelMap = None,
     tolerance: Tolerance = None,
     surface: Surface = "elements",
-    beta: Annotated[float, typer.Option("--beta", help="Of F-beta: how much recall counts.")] = 2.0,
+    beta: Beta = 2.0,
     resample: Resample = False,
     instances: Annotated[
         bool, typer.Option("--instances", help="Also match the connected parts of every label, for lesions.")
@@ -65,6 +67,7 @@ def evaluate(
         msg = "Pictures show the scans: --images and --pictures belong together; give both."
         raise InputError(msg)
     settings = build_settings(tolerance, surface, recipe, beta=beta)
+    names_in_files = parse_mapping(mapping or ())
     check_page_name(html)
     outputs = [path for path in (output, json_file, nnunet_summary, html) if path is not None]
     if len({path.absolute() for path in outputs}) < len(outputs):
@@ -79,12 +82,13 @@ def evaluate(
             labels,
             task=recipe,
             settings=settings,
-            mapping=parse_mapping(mapping or ()),
+            mapping=names_in_files,
             images=images,
             resample=resample,
             instances=instances,
             on_case=progress.on_case,
         )
+    check_names(names_in_files, settings, [result])
     if output is not None:
         evaluation.write_scores_csv(result, output)
     content = evaluation.describe_evaluation(result)
@@ -92,7 +96,7 @@ def evaluate(
         write_json_atomic(json_file, content)
     if nnunet_summary is not None:
         evaluation.write_nnunet_summary(result, nnunet_summary)
-    options = SideOptions(task=recipe, mapping=parse_mapping(mapping or ()), images=images, resample=resample)
+    options = SideOptions(task=recipe, mapping=names_in_files, images=images, resample=resample)
     if html is not None:
         _write_page(html, result, options, settings, {"masks": masks.name, "references": labels.name})
     if as_json:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medunet.errors import MedunetError
+from medunet.errors import InputError, MedunetError
 from medunet.evaluation.case import Labels, LabelScore
 from medunet.evaluation.case_instances import LabelInstances, build_no_instances, measure_instances, measure_objects
 from medunet.evaluation.case_metrics import (
@@ -59,6 +59,7 @@ class Evaluation:
         label_values: Label -> values, where files were compared by value.
         instances: Per case and label, where they were asked for.
         unmatched_cases: Ids of the cases whose mask or reference has no partner.
+        structure_names: That files list whose structures became labels of the task.
     """
 
     scores: list[LabelScore]
@@ -70,6 +71,7 @@ class Evaluation:
     label_values: Labels | None = None
     instances: Sequence[LabelInstances] = ()
     unmatched_cases: Sequence[str] = ()
+    structure_names: frozenset[str] = frozenset()
 
     @property
     def mean_dice(self) -> float | None:
@@ -133,14 +135,17 @@ def evaluate(
         are scored; files without a partner are listed.
 
     Raises:
-        InputError: If a path is missing, one is a file and the other a folder, or no names match. For two files also
-            everything that is wrong with them.
+        InputError: If a path is missing, one is a file and the other a folder, no names match, or there is a mapping and
+            no task. For two files also everything that is wrong with them.
         TaskError: If the mapping names labels that the task does not have.
     """
     masks, labels = Path(masks), Path(labels)
     task = load_task(task) if isinstance(task, str) else task
     if task is not None:
         check_mapping(mapping or {}, task)
+    elif mapping:
+        msg = "--map gives names to the labels of a task; name the task with --task."
+        raise InputError(msg)
     if settings is None:
         settings = MetricSettings(tolerances_mm={} if task is None else task.tolerances_mm)
     options = SideOptions(
@@ -168,6 +173,7 @@ class _Scorer:
         self._named: dict[str, list[LabelMetrics]] = {}
         self._files: dict[str, CaseFiles] = {}
         self._failures: list[CaseFailure] = []
+        self._structure_names: frozenset[str] = frozenset()
 
     def measure(self, case_id: str, mask: Path, reference: Path, *, raises: bool) -> None:
         """Read and measure one case; what is wrong with it is a failure, or raised."""
@@ -177,6 +183,7 @@ class _Scorer:
                 self._named[case_id] = self._score_named(sides)
             else:
                 self._measured[case_id] = self._measure_maps(case_id, sides)
+                self._structure_names |= sides.structure_names
             self._files[case_id] = CaseFiles(case_id=case_id, mask=mask, reference=reference)
         except MedunetError as error:
             if raises:
@@ -211,6 +218,7 @@ class _Scorer:
             failures=sorted(self._failures, key=lambda failure: failure.case_id),
             unmatched=list(pairing.unmatched),
             unmatched_cases=list(pairing.unmatched_cases),
+            structure_names=self._structure_names,
             agreements=agreements,
             files=[files for case_id, files in self._files.items() if case_id not in failed],
             label_values=names if self._measured else None,

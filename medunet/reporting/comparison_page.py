@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medunet.evaluation import METRICS, Comparison, Evaluation, PairedDifference, Ranking, summarize_metrics
+from medunet.evaluation import (
+    METRICS,
+    Comparison,
+    Evaluation,
+    PairedDifference,
+    Ranking,
+    give_joint_advice,
+    summarize_metrics,
+)
 from medunet.io import write_text_atomic
 from medunet.reporting.comparison_chart import draw_differences
 from medunet.reporting.evaluation_page import describe_software, list_labels
@@ -100,6 +108,7 @@ def build_comparison_page(
         sections=[Section(anchor=anchor, title=text) for anchor, text in _SECTIONS.items() if parts[anchor]],
         numbers=[(str(len(comparison.names)), "sets of masks"), (str(comparison.num_cases), "cases in all of them")],
         notices=_list_notices(comparison),
+        advice=give_joint_advice(evaluations),
         chart=Picture(
             source=embed_png(draw_differences(comparison)),
             description="Mean paired differences with their 95 % intervals: "

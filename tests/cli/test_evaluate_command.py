@@ -144,13 +144,17 @@ def test_page_of_a_comparison(medunet_command: Command, sets: tuple[Path, Path, 
         (("--surface", "mesh"), "expected elements or voxels"),
         (("--beta", "0"), "expected a positive number"),
         (("--map", "a=b", "--task", "hippocampus-mr"), "names a label that task"),
+        (("--map", "nonsense=liver"), "name the task with --task"),
+        (("--map", "nonsense=anterior", "--task", "hippocampus-mr"), "'nonsense', which no mask and no reference has"),
+        (("--tolerance", "labell 1=1"), "'labell 1', which no reference has; expected one of label 1, label 2"),
     ],
 )
 def test_wrong_options_are_refused(
     medunet_command: Command, sets: tuple[Path, Path, Path], options: tuple[str, ...], words: str
 ) -> None:
-    good, _, labels = sets
+    good, worse, labels = sets
     medunet_command("evaluate", good, labels, *options).check_refused(words)
+    medunet_command("compare", good, worse, labels, *options).check_refused(words)
 
 
 def test_one_file_for_two_results_is_refused(
@@ -207,6 +211,39 @@ def test_chosen_metrics(medunet_command: Command, sets: tuple[Path, Path, Path])
     content = json.loads(medunet_command("compare", *sets, "--metrics", "volume_error_ml, recall", "--json").out)
     assert {row["metric"] for row in content["differences"]} == {"volume_error_ml", "recall"}
     medunet_command("compare", *sets, "--metrics", "dise").check_refused("expected some of dice")
+
+
+def test_recall_counts_as_much_as_asked(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
+    """With 1 the F-beta is the Dice, with the default it is not."""
+    means = {}
+    for options in (("--beta", "1"), ()):
+        outcome = medunet_command("compare", *sets, "--metrics", "dice,f_beta", *options, "--json")
+        rows = json.loads(outcome.out)["sets"]["good"]
+        means[options] = [row["mean"] for row in rows if row["label"] == "label 1"]
+    assert means["--beta", "1"][0] == pytest.approx(means["--beta", "1"][1])
+    assert means[()][0] != pytest.approx(means[()][1], abs=0.01)
+
+
+def test_advice_and_cases_that_no_set_has(
+    medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """One set misses a structure, both lack the mask of a case."""
+    _, worse, labels = sets
+    (labels / "p9.nii.gz").write_bytes((labels / "p0.nii.gz").read_bytes())
+    write_nifti_labels(Volume(np.zeros((1, 10, 12, 14), np.uint8), np.diag([1.0, 1.0, 2.0, 1.0])), worse / "p0.nii.gz")
+    page = tmp_path / "page.html"
+    outcome = medunet_command("compare", *sets, "--html", page)
+    assert outcome.exit_code == 0, outcome.err
+    missed = "worse: label 1 (missed in 1 of 6), label 2 (missed in 1 of 6): missed structures count as Dice 0"
+    for words in ("note: 6 case(s): bootstrap", f"note: {missed}", "warning: case p9 is not scored in any set"):
+        assert outcome.out.count(words) == 1, words
+    shown = " ".join(Page(page.read_text()).text)
+    for words in ("6 case(s): bootstrap intervals", missed, "case p9 is not scored in any set"):
+        assert words in shown
+    content = json.loads(medunet_command("compare", *sets, "--json").out)
+    assert content["advice"][0].startswith("6 case(s)")
+    assert content["advice"][1].startswith(missed)
+    assert content["left_out"] == ["case p9 is not scored in any set"]
 
 
 def test_what_cannot_be_compared(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
