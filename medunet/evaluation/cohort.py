@@ -78,6 +78,11 @@ class Evaluation:
         """Mean over labels of the label means; None when no label was scored."""
         return _compute_mean([summary.mean for summary in self.summaries])
 
+    @property
+    def num_scored_cases(self) -> int:
+        """Cases of which a label was scored; in the others neither side has any."""
+        return sum(dice is not None for dice in self.mean_dice_per_case().values())
+
     def mean_dice_per_case(self) -> dict[str, float | None]:
         """Mean over the labels of each case; None where all labels are empty on both sides."""
         dice_per_case: dict[str, list[float | None]] = {}

@@ -267,13 +267,16 @@ def _build_metric_part(
     rows: Rows = [[label_cell(summary.label, colours), *build_summary_cells(summary, anchors)] for summary in of_metric]
     means = [summary.mean for summary in of_metric if summary.mean is not None]
     lost = [sum(getattr(summary, name) for summary in of_metric) for name in ("num_missed", "num_invented")]
+    scored = {score.case_id for score in scores if getattr(score, metric, None) is not None}
     footer: Rows = [
         [
             "mean over labels",
             metric_cell(metric, sum(means) / len(means) if means else None),
-            *[Cell(text="")] * 4,
+            *[Cell(text="")] * 3,
+            count_cell(len(scored)),
             *(count_cell(number, is_fault=True) for number in lost),
-            *[Cell(text="")] * 2,
+            count_cell(len({score.case_id for score in scores} - scored)),
+            Cell(text=""),
         ]
     ]
     return MetricPart(
@@ -284,7 +287,7 @@ def _build_metric_part(
             rows=rows,
             numeric=range(1, 9),
             footer=footer if len(rows) > 1 else (),
-            caption="",
+            caption="In the last line, cases are those of which a label was scored." if len(rows) > 1 else "",
         ),
     )
 

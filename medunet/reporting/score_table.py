@@ -17,7 +17,8 @@ _UNDEFINED = "-"
 def build_metric_table(evaluation: Evaluation, metrics: Sequence[str] = SHOWN_METRICS) -> Table:
     """Mean with its interval, median, quartiles and the worst case, a row per label and metric.
 
-    Cases where neither side has the label are in none of these; their number stands under "empty" where there are any.
+    "cases" are those in these numbers; those where neither side has the label are in none, and stand under "empty" where
+    there are any.
 
     Args:
         evaluation: Scores that have these metrics; what they lack is left out.
@@ -27,8 +28,8 @@ def build_metric_table(evaluation: Evaluation, metrics: Sequence[str] = SHOWN_ME
 
     summaries = summarize_metrics(evaluation.scores, metrics)
     has_empty = any(summary.num_both_empty for summary in summaries)  # a column of zeros would cost room for names
-    numbers = ["mean", "95 % interval", "median", "quartiles", *["empty"] * has_empty]
-    table = _start_table(["label", "metric"], numbers, ["worst case"])
+    numbers = ["mean", "95 % interval", "median", "quartiles", "cases", *["empty"] * has_empty]
+    table = _start_table(["label", "metric"], numbers, ["worst case"], gap=1)
     shown = None
     for summary in summaries:
         label = Text(
@@ -42,6 +43,7 @@ def build_metric_table(evaluation: Evaluation, metrics: Sequence[str] = SHOWN_ME
             _format_range(summary.metric, summary.interval_low, summary.interval_high),
             _format(summary.metric, summary.median),
             _format_range(summary.metric, summary.lower_quartile, summary.upper_quartile),
+            str(summary.num_scored),
             *[str(summary.num_both_empty)] * has_empty,
             Text(summary.worst_cases[0] if summary.worst_cases else _UNDEFINED),
         )
@@ -113,10 +115,10 @@ def build_ranking_table(rankings: Sequence[Ranking]) -> Table:
     return table
 
 
-def _start_table(names: Sequence[str], numbers: Sequence[str], others: Sequence[str]) -> Table:
+def _start_table(names: Sequence[str], numbers: Sequence[str], others: Sequence[str], *, gap: int = 2) -> Table:
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")  # it should fit 80 columns
+    table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")  # it should fit 80 columns
     for heading in names:
         table.add_column(heading, no_wrap=True)
     for heading in numbers:

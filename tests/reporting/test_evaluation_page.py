@@ -132,6 +132,7 @@ def test_the_summary_is_that_of_the_scores(evaluation: Evaluation) -> None:
             assert cells[8][0] == summary.worst_cases[0]
         mean = np.mean([summary.mean for summary in summaries.values()])
         assert float(table[3][1][1] or "nan") == pytest.approx(mean)
+        assert [cell[0] for cell in table[3][5:9]] == ["7", "1", "1", "0"]  # cases, missed, invented, neither
         assert [row[6][0] for row in table[1:3]] == ["1", "0"]  # missed in p3
         assert [row[7][0] for row in table[1:3]] == ["0", "1"]  # invented in p5
 

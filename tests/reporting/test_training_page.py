@@ -90,6 +90,7 @@ def test_the_tables_hold_what_was_measured(records: ModelRecords) -> None:
     assert labels["fat"][5:7] == ["0", "1"]
     assert labels["muscle"] == ["muscle", "–", "–", "–", "0", "0", "0", "3"]
     assert labels["mean over labels"][1] == f"{METRICS['mean_dice']:.3f}"
+    assert labels["mean over labels"][4:] == ["3", "1", "1", "0"]  # cases, missed, invented, neither has any
     cases = page.find_table("case")
     assert cases[0] == ["case", "mean Dice", "fat", "muscle", "gland", "marrow", "bone"]
     fat = 60 / 130
