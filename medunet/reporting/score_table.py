@@ -50,11 +50,32 @@ def build_metric_table(evaluation: Evaluation, metrics: Sequence[str] = SHOWN_ME
     return table
 
 
-def build_instance_table(evaluation: Evaluation) -> Table:
-    """Lesions or objects found and invented, and the quality of the matched ones, a row per label."""
+def say_agreement(evaluation: Evaluation) -> str:
+    """The means of the pixel accuracy over cases, in a sentence; empty without files.
+
+    Structures that were compared by name may overlap, so that a voxel has no one class.
+    """
+    if not evaluation.agreements:
+        is_by_name = bool(evaluation.files) and evaluation.label_values is None
+        return "No pixel accuracy: structures that are compared by name may overlap." if is_by_name else ""
+    columns = [
+        [value for one in evaluation.agreements if (value := getattr(one, name)) is not None]
+        for name in ("pixel_accuracy", "mean_pixel_accuracy")
+    ]
+    shares, means = (f"{sum(values) / len(values):.3f}" if values else _UNDEFINED for values in columns)
+    return f"Pixel accuracy {shares}, mean pixel accuracy over the classes of a case {means}: means of {len(columns[0])} case(s)."
+
+
+def build_instance_table(evaluation: Evaluation, *, things: str = "lesions") -> Table:
+    """Instances found and invented, and the quality of the matched ones, a row per label.
+
+    Args:
+        evaluation: With instances.
+        things: What they are: lesions, or objects that files number.
+    """
     from rich.text import Text
 
-    numbers = ["scans", "lesions", "found", "sensitivity", "false per scan", "PQ", "AP50", "AP"]
+    numbers = ["scans", things, "found", "sensitivity", "false per scan", "PQ", "AP50", "AP"]
     table = _start_table(["label"], numbers, [])
     for summary in summarize_instances(evaluation.instances):
         table.add_row(

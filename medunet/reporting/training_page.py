@@ -100,7 +100,7 @@ def build_training_page(
     dices = list_dices(metrics, records.task)
     parts: dict[str, Any] = {
         "labels": _build_label_table(metrics, records.task),
-        "pictures": [(_build_pictures(picture), picture.view) for picture in pictures],
+        "pictures": [(_build_pictures(picture), picture.view, _say_missing(picture)) for picture in pictures],
         "cases": _build_case_table(records),
         "failed": _build_failure_table(metrics),
         "curves": draw_curves(read_curves(folder / LOG)),
@@ -417,8 +417,18 @@ def _list_files(folder: Path) -> list[Fact]:
 # ---- how values look -----------------------------------------------------------------------------------------------------
 
 
+def _describe_case(picture: CasePicture) -> str:
+    return f"{picture.case_id}: {picture.role}, mean Dice {picture.dice:.3f}"
+
+
+def _say_missing(picture: CasePicture) -> str:
+    return "" if picture.jpeg is not None else f"{_describe_case(picture)}. {picture.remark}"
+
+
 def _build_pictures(picture: CasePicture) -> list[Picture]:
-    caption = f"{picture.case_id}: {picture.role}, mean Dice {picture.dice:.3f}"
+    if picture.jpeg is None:
+        return []
+    caption = _describe_case(picture)
     built = [
         Picture(source=embed_jpeg(picture.jpeg), caption=caption, description=f"Contours on three planes. {caption}")
     ]
