@@ -179,10 +179,25 @@ def test_a_case_that_no_set_scores_is_named():
     from medunet.evaluation import CaseFailure
 
     first, second = make_evaluation({1: 0.5}), make_evaluation({1: 0.5})
-    first = replace(first, unmatched_cases=["p7"], failures=[CaseFailure(case_id="p8", reason="damaged")])
-    second = replace(second, unmatched_cases=["p7", "p8"])
+    failures = [CaseFailure(case_id="p8", reason="damaged")]
+    first = replace(first, unmatched_cases=["p7"], failures=failures)
+    second = replace(second, unmatched_cases=["p7"], failures=failures)
     comparison = compare_evaluations({"first": first, "second": second}, ["dice"])
     assert comparison.left_out == ("case p7 is not scored in any set", "case p8 is not scored in any set")
+
+
+def test_advice_is_of_the_cases_that_are_compared():
+    """Ten cases would be enough; nine are compared, and what one set misses in another case is not said."""
+    from dataclasses import replace
+
+    from medunet.evaluation import give_advice, give_joint_advice
+
+    full, short = make_evaluation(dict.fromkeys(range(10), 0.5)), make_evaluation(dict.fromkeys(range(9), 0.5))
+    full = replace(full, scores=[*full.scores[:9], replace(full.scores[9], status="missed")])
+    assert any("missed in 1 of 10" in text for text in give_advice(full))
+    advice = give_joint_advice({"full": full, "short": short})
+    assert advice[0].startswith("9 case(s): ")
+    assert advice == give_advice(short)
 
 
 def test_a_smaller_distance_is_better():
