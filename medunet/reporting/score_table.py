@@ -103,6 +103,7 @@ def build_difference_table(comparison: Comparison, metric: str) -> Table:
 
     title = METRICS[metric].title
     table = _start_table(["label", f"{title} of"], ["less", "cases", "difference", "95 % interval", "p (Holm)"], [])
+    table.columns[1].no_wrap = False  # a long title goes on two lines rather than that numbers are cut
     for row in comparison.differences:
         if row.metric == metric:
             table.add_row(

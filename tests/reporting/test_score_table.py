@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
@@ -59,6 +60,10 @@ def test_differences_and_ranking() -> None:
     assert render(build_ranking_table(comparison.rankings))[1:] == ["Dice 1 new 0.700 8 100 %", "2 old 0.600 8 100 %"]
     same = compare_evaluations({name: make_evaluation({"a": values}) for name in ("x", "y")}, ["dice"])
     assert render(build_ranking_table(same.rankings))[1:] == ["Dice 1= x 0.600 8 100 %", "1= y 0.600 8 100 %"]
+    long = replace(
+        comparison, differences=[replace(row, metric="absolute_volume_error_ml") for row in comparison.differences]
+    )
+    assert "a new old 8 +0.10 0.10–0.10 0.008" in render(build_difference_table(long, "absolute_volume_error_ml"))
     swapped = compare_evaluations(
         {"old": make_evaluation({"a": values}), "new": make_evaluation({"a": [value + 0.1 for value in values]})},
         ["dice"],
