@@ -152,6 +152,8 @@ def fit_plan(
         # Where there is a low resolution, the full one is not made coarser for the budget: nothing would be between them.
         target = replace(target, total_voxels=None)
     plan = _put_network(build_plan(fingerprint, task, target, configuration), settings)
+    if "budget" in more and f"steps with {describe_batch(plan)}" not in more["budget"]:
+        more["budget"] += f"; its coarser voxels make of the patches that were timed {describe_batch(plan)}"
     if budget.iterations is not None and not budget.is_full:
         more["budget"] = _describe_iterations(plan, budget, fingerprint)
     more["precision"] = _explain_precision(precision, device, settings)

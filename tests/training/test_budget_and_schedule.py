@@ -98,6 +98,19 @@ def test_counted_iterations_say_what_they_buy(iterations: int, enough: bool) -> 
         assert steps * num_passes / iterations == pytest.approx(20, rel=1e-3)
 
 
+def test_patches_of_coarser_voxels_are_told_from_those_that_were_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medunet.training.fit_plan.measure_step_seconds", lambda *_: 0.5)
+    settings, cpu = TrainingSettings(task="x", configuration="3d"), torch.device("cpu")
+    reasons = []
+    for seconds in (60, 1e6):
+        plan = fit_plan(make_fingerprint(), make_task(), Budget(seconds=seconds), cpu, settings, "32-true")
+        patch = "x".join(map(str, plan.patch_size))
+        assert f"{plan.batch_size} patches of {patch} voxels" in plan.reasons["budget"]
+        reasons.append(plan.reasons["budget"])
+    assert "; its coarser voxels make of the patches that were timed 2 patches of " in reasons[0]
+    assert "coarser" not in reasons[1]
+
+
 def test_augmentation_and_precision_say_why() -> None:
     def explain(**options: Any) -> dict[str, str]:
         settings = TrainingSettings(task="x", configuration="3d", **options)
