@@ -90,6 +90,7 @@ bench: $(INSTALLED) ## medunet beside its peers, as ratios
 	$(BIN)/python benchmarks/bench_dicom_reading.py
 	$(BIN)/python benchmarks/bench_metrics.py
 	$(BIN)/python benchmarks/bench_gzip.py
+	$(BIN)/python benchmarks/bench_store.py
 
 .PHONY: bench-nnunet
 bench-nnunet: $(PEERS)/.installed ## Training beside nnU-Net (hours): make bench-nnunet DATA=path/of/hippocampus

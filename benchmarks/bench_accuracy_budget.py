@@ -20,7 +20,7 @@ import argparse
 import csv
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from peers.environment import require_nnunet
@@ -38,7 +38,7 @@ LOOKS = (0.25, 0.5, 0.75)
 Row = dict[str, str]
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Train both tools for every budget, and print, write and draw what they reach."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="dataset folder; one file per channel")
@@ -49,8 +49,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/accuracy-budget"), help="gets CSV and picture")
-    arguments = parser.parse_args()
-    require_nnunet()
+    arguments = parser.parse_args(words)
+    if "nnU-Net" in arguments.tools:
+        require_nnunet()
     logging.getLogger("medunet").setLevel(logging.ERROR)
     table = Table(arguments.output)
     if "medunet" in arguments.tools:

@@ -1,15 +1,18 @@
-"""Patches per second and core: medunet's sampler beside nnU-Net's loader, and beside MONAI with TorchIO.
+"""Patches per second and core: medunet's sampler beside nnU-Net's loader, and beside a pipeline of MONAI and TorchIO.
 
 All make batches of the same size from the same cases, on one thread in one process, from what each tool's own
 preprocessing stored: medunet from memory or from its files, nnU-Net from its blosc2 files. nnU-Net's ``nnUNetDataLoader``
 and training transforms are used as they are; only the smaller label maps for deep supervision are not asked for, because
 medunet makes these where the network is. What is augmented:
 
-    nnU-Net's list   rotation, scaling, noise, blur, brightness, contrast, low resolution, gamma, mirroring along all axes
-    medunet's policy that list with elastic deformation, for MR also the scanner's artifacts, mirroring of left and right
-    MONAI + TorchIO  medunet's policy by the transforms of these libraries (``--augmentation torchio``)
+    nnU-Net's list       rotation, scaling, noise, blur, brightness, contrast, low resolution, gamma, mirroring along all axes
+    medunet's policy     that list with elastic deformation, for MR also the scanner's artifacts, mirroring of left and right
+    MONAI + TorchIO      changes of the same kinds, as often and as strong, in a pipeline that has nothing of medunet:
+                         ``CacheDataset``, ``RandCropByPosNegLabeld``, MONAI's and TorchIO's random transforms
+    medunet, by peers    medunet's sampler and draws, applied by transforms of these libraries (``--augmentation torchio``)
 
-Left out: reading from a cold disk, several workers, and copies to a GPU, on which medunet can do all of this.
+Left out: reading from a cold disk, several workers, and copies to a GPU, on which medunet can do all of this. Where nnunetv2 is
+absent, the others are measured alone.
 
     .venv-peers/bin/python benchmarks/bench_training_data.py --data hippocampus-mr [--seconds 60]
 """
@@ -26,28 +29,30 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from peers.environment import nnunet_environment, require_nnunet
+from peers.environment import has_nnunet, nnunet_environment
 from peers.made_up import MADE_UP_TASK, make_cases, write_dataset
+from peers.monai_data import build_monai_draw
 from peers.plans import change_plan
 
-from medunet.augmentation import AugmentationPolicy, apply_intensity, build_nnunet_policy
+from medunet.augmentation import AugmentationPolicy, apply_intensity, build_nnunet_policy, build_policy
 from medunet.planning import MemoryTarget, Plan, build_plan, compute_fingerprint
 from medunet.preprocessing import StoredCase, prepare_cases
 from medunet.tasks import Case, Task, load_task, read_dataset
 from medunet.training.sampling import AugmentationMode, PatchSampler
 
 Draw = Callable[[], object]
-NNUNET, EQUAL, ON_DISK, OWN, PEERS = (
+NNUNET, EQUAL, ON_DISK, OWN, MONAI, PEERS = (
     "nnU-Net",
     "medunet, nnU-Net's list",
     "the same from files",
     "medunet, its policy",
     "MONAI + TorchIO",
+    "medunet, by peers",
 )
 GOAL = 4.0
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Print patches per second of each way, and the ratios, for each set of cases."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="dataset folder; without it only made-up cases are used")
@@ -56,8 +61,8 @@ def main() -> None:
     parser.add_argument("--edge", type=int, default=160, help="edge of the four made-up cases in voxels")
     parser.add_argument("--patch", type=int, default=96, help="edge of their patches")
     parser.add_argument("--seconds", type=float, default=60.0, help="time for each way")
-    arguments = parser.parse_args()
-    require_nnunet()
+    arguments = parser.parse_args(words)
+    print(f"torch {torch.__version__}; nnU-Net is {'here' if has_nnunet() else 'not here'}")
     torch.set_num_threads(1)
     if arguments.data is not None:
         cases, task = read_dataset(arguments.data).cases[: arguments.cases], load_task(arguments.task)
@@ -80,10 +85,12 @@ def report(name: str, cases: Sequence[Case], task: Task, seconds: float, *, patc
     print(f"{name}: {len(cases)} cases, patches of {size}, {plan.batch_size} per batch, one thread")
     for way, rate in rates.items():
         print(f"  {way:24} {rate:8.2f} patches/s")
-    equal, own = rates[EQUAL] / rates[NNUNET], rates[OWN] / rates[NNUNET]
-    print(f"  medunet / nnU-Net, nnU-Net's list: {equal:.2f} (goal >= {GOAL:g})")
-    print(f"  medunet's policy / nnU-Net's list by nnU-Net: {own:.2f}")
-    print(f"  medunet's policy, medunet / MONAI + TorchIO: {rates[OWN] / rates[PEERS]:.2f}", flush=True)
+    own = rates[OWN]
+    if NNUNET in rates:
+        print(f"  medunet / nnU-Net, nnU-Net's list: {rates[EQUAL] / rates[NNUNET]:.2f} (goal >= {GOAL:g})")
+        print(f"  medunet's policy / nnU-Net's list by nnU-Net: {own / rates[NNUNET]:.2f}")
+    print(f"  medunet's policy, medunet / MONAI + TorchIO: {own / rates[MONAI]:.2f}")
+    print(f"  medunet's policy, medunet / medunet by peers: {own / rates[PEERS]:.2f}", flush=True)
 
 
 @contextlib.contextmanager
@@ -106,6 +113,23 @@ def open_ways(cases: Sequence[Case], task: Task, plan: Plan, folder: Path) -> It
 
         return draw
 
+    ways: dict[str, Draw] = {
+        EQUAL: sample(in_memory, "fast", build_nnunet_policy(plan.patch_size, plan.spacing)),
+        ON_DISK: sample(on_disk, "fast", build_nnunet_policy(plan.patch_size, plan.spacing)),
+        OWN: sample(in_memory, "fast", None),
+        MONAI: build_monai_draw(in_memory, build_policy(task.modality), plan.patch_size, plan.batch_size, plan.spacing),
+        PEERS: sample(in_memory, "torchio", None),
+    }
+    if not has_nnunet():
+        yield ways
+        return
+    with open_nnunet(cases, task, plan, folder) as draw:
+        yield {NNUNET: draw, **ways}
+
+
+@contextlib.contextmanager
+def open_nnunet(cases: Sequence[Case], task: Task, plan: Plan, folder: Path) -> Iterator[Draw]:
+    """nnU-Net's loader and transforms, in this process."""
     from peers.nnunet_data import prepare_nnunet_dataset
     from peers.nnunet_trainer import build_trainer, open_batches
 
@@ -115,13 +139,7 @@ def open_ways(cases: Sequence[Case], task: Task, plan: Plan, folder: Path) -> It
         trainer.enable_deep_supervision = False
         torch.set_num_threads(1)
         with open_batches(trainer, workers=0) as batches:
-            yield {
-                NNUNET: lambda: next(batches),
-                EQUAL: sample(in_memory, "fast", build_nnunet_policy(plan.patch_size, plan.spacing)),
-                ON_DISK: sample(on_disk, "fast", build_nnunet_policy(plan.patch_size, plan.spacing)),
-                OWN: sample(in_memory, "fast", None),
-                PEERS: sample(in_memory, "torchio", None),
-            }
+            yield lambda: next(batches)
 
 
 def measure(ways: dict[str, Draw], batch_size: int, seconds: float) -> dict[str, float]:
@@ -132,7 +150,7 @@ def measure(ways: dict[str, Draw], batch_size: int, seconds: float) -> dict[str,
     while min(spent.values()) < seconds:
         for name, draw in ways.items():
             began = time.perf_counter()
-            while (now := time.perf_counter()) < began + 1:
+            while (now := time.perf_counter()) < began + min(1, seconds):
                 draw()
                 drawn[name] += batch_size
             spent[name] += now - began

@@ -1,10 +1,11 @@
 """Training iterations per second: medunet's whole iteration beside bare PyTorch without data, and beside nnU-Net's.
 
-The same network, patch, batch, optimiser (nnU-Net's SGD) and made-up cases for all, on one device:
+The same network, patch, batch and made-up cases for all, on one device, and nnU-Net's SGD for all but one:
 
     plain PyTorch    network, deep-supervised Dice + cross-entropy, clipping and optimiser on one batch that never changes
     medunet, step    `Engine.step` on one batch that never changes
     medunet          batches by `PatchSampler`, drawn ahead as in training, and `Engine.step`
+    medunet, Muon    the same with the optimiser that a budget plans (Muon, a running mean of the weights)
     nnU-Net          its loader, transforms and `nnUNetTrainer.train_step`; its processes beside it, or none
 
 First everything is equal: float32 on the CPU and float16 on a GPU, as nnU-Net trains there, nothing compiled, nnU-Net's
@@ -13,7 +14,7 @@ nnU-Net compiles on GPUs only.
 
 Left out: preprocessing, validation, logs and checkpoints of both. nnU-Net spends a sixth of its forward passes on
 validation patches, medunet up to a twentieth of its time on validation cases. Where nnunetv2 is absent (GPU machines
-without it), only the first three are measured.
+without it), only the first four are measured.
 
     .venv-peers/bin/python benchmarks/bench_training_step.py [--device cuda] [--settings small hippocampus large]
 """
@@ -26,7 +27,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ from medunet.augmentation import AugmentationPolicy, apply_intensity, build_nnun
 from medunet.device import Precision, choose_precision
 from medunet.networks import build_network
 from medunet.planning import Effort, MemoryTarget, Plan, build_plan
-from medunet.planning.network import NNUNET_SGD
+from medunet.planning.network import MUON, NNUNET_SGD
+from medunet.planning.plan import OptimizerPlan
 from medunet.training.compilation import find_compiler
 from medunet.training.engine import Engine
 from medunet.training.sampling import PatchSampler
@@ -56,16 +58,17 @@ SETTINGS: dict[str, tuple[Shape3, MemoryTarget | Effort]] = {
 }
 """Shape of the cases, and what the plan may cost."""
 NUM_CASES = 8
-PLAIN, ENGINE, MEDUNET, WORKERS, NO_WORKERS = (
+PLAIN, ENGINE, MEDUNET, WITH_MUON, WORKERS, NO_WORKERS = (
     "plain PyTorch, one batch",
     "medunet, step",
     "medunet",
+    "medunet, Muon",
     "nnU-Net",
     "nnU-Net, no processes",
 )
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Print iterations per second and ratios for each setting, everything equal and with each one's defaults."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
@@ -74,7 +77,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, help="per turn; 10 on the CPU, 100 on a GPU")
     parser.add_argument("--warm-up", type=int, help="iterations before each turn; 3 on the CPU, 30 on a GPU")
     parser.add_argument("--skip-defaults", action="store_true", help="measure only where everything is equal")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     device = torch.device(arguments.device)
     is_cpu = device.type == "cpu"
     torch.backends.cudnn.benchmark = not is_cpu  # as both tools set it
@@ -95,10 +98,9 @@ def main() -> None:
 
 
 def build_setting(name: str) -> tuple[Plan, list[MadeUpCase]]:
-    """Plan with nnU-Net's optimiser, and cases."""
+    """Plan, whose optimiser is to be replaced, and cases."""
     shape, target = SETTINGS[name]
-    plan = build_plan(make_fingerprint(shape, num_cases=200), MADE_UP_TASK, target)
-    return plan.model_copy(update={"optimizer": NNUNET_SGD}), make_cases(NUM_CASES, shape)
+    return build_plan(make_fingerprint(shape, num_cases=200), MADE_UP_TASK, target), make_cases(NUM_CASES, shape)
 
 
 @contextlib.contextmanager
@@ -113,10 +115,9 @@ def open_ways(
 ) -> Iterator[dict[str, Way]]:
     """The ways to train, each to be opened for a turn."""
     with tempfile.TemporaryDirectory() as folder, nnunet_environment(Path(folder), compiles=compiles):
-        engine = Engine(plan, MADE_UP_TASK, device=device, precision=precision, will_compile=compiles)
-        if compiles:
-            engine.compile()
-        engine.network.train()
+        engine, with_muon = (
+            build_engine(plan, optimizer, device, precision, compiles=compiles) for optimizer in (NNUNET_SGD, MUON)
+        )
         stored = store_cases(cases, Path(folder))
         sampler = PatchSampler(
             stored, MADE_UP_TASK, plan.patch_size, plan.batch_size, plan.spacing, seed=0, policy=policy, device=device
@@ -129,10 +130,23 @@ def open_ways(
             PLAIN: lambda: _open_fixed(plain),
             ENGINE: lambda: _open_fixed(lambda: engine.step(batch, NNUNET_SGD.learning_rate)),
             MEDUNET: lambda: _open_medunet(engine, sampler),
+            WITH_MUON: lambda: _open_medunet(with_muon, sampler),
         }
         if has_nnunet():
             ways |= _build_nnunet_ways(cases, plan, device)
         yield ways
+
+
+def build_engine(
+    plan: Plan, optimizer: OptimizerPlan, device: torch.device, precision: Precision, *, compiles: bool
+) -> Engine:
+    """A plan's network with an optimiser, ready to learn."""
+    plan = plan.model_copy(update={"optimizer": optimizer})
+    engine = Engine(plan, MADE_UP_TASK, device=device, precision=precision, will_compile=compiles)
+    if compiles:
+        engine.compile()
+    engine.network.train()
+    return engine
 
 
 def report(ways: dict[str, Way], device: torch.device, *, rounds: int, iterations: int, warm_up: int) -> None:
@@ -150,6 +164,7 @@ def report(ways: dict[str, Way], device: torch.device, *, rounds: int, iteration
         print(f"   {name:26} {statistics.median(found):8.3f} iterations/s {spread}{waiting}")
     median = {name: statistics.median(found) for name, found in rates.items()}
     print(f"   medunet / plain PyTorch without data: {median[MEDUNET] / median[PLAIN]:.2f} (goal >= 1)")
+    print(f"   medunet with Muon / with SGD: {median[WITH_MUON] / median[MEDUNET]:.2f}")
     if WORKERS in median:
         goal = 1.3 if device.type == "cpu" else 1.5
         best = max((WORKERS, NO_WORKERS), key=median.__getitem__)
@@ -182,7 +197,8 @@ def _open_fixed(train: Callable[[], object]) -> Iterator[Step]:
 @contextlib.contextmanager
 def _open_medunet(engine: Engine, sampler: PatchSampler) -> Iterator[Step]:
     with contextlib.closing(sampler.iterate(0)) as batches:
-        yield lambda: _time_next(batches, lambda batch: engine.step(batch, NNUNET_SGD.learning_rate))
+        learning_rate = engine.plan.optimizer.learning_rate
+        yield lambda: _time_next(batches, lambda batch: engine.step(batch, learning_rate))
 
 
 def _build_nnunet_ways(cases: list[MadeUpCase], plan: Plan, device: torch.device) -> dict[str, Way]:

@@ -5,13 +5,17 @@ It stands for `medunet.training.worker` and calls a function of this module inst
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_training import SGD, build_tiny_cases, build_tiny_identity, build_tiny_plan, build_tiny_task
+from tiny_training import MUON, SGD, build_tiny_cases, build_tiny_identity, build_tiny_plan, build_tiny_task
 
 from medunet.errors import TrainingError, TrainingStoppedError
+from medunet.planning.plan import OptimizerPlan
 from medunet.training import Budget, Observer
 from medunet.training.distributed import World
 from medunet.training.launch import open_world
@@ -21,7 +25,13 @@ from medunet.training.worker import run_worker
 
 
 def build_trainer(
-    folder: Path, world: World | None, *, batch_size: int, num_iterations: int, **options: Any
+    folder: Path,
+    world: World | None,
+    *,
+    batch_size: int,
+    num_iterations: int,
+    optimizer: OptimizerPlan = SGD,
+    **options: Any,
 ) -> Trainer:
     """float32, nothing random but patches and augmentation, momentum and a running mean of the weights."""
     given: dict[str, Any] = {
@@ -32,7 +42,7 @@ def build_trainer(
     return Trainer(
         folder=folder,
         task=build_tiny_task(),
-        plan=build_tiny_plan(SGD, batch_size=batch_size),
+        plan=build_tiny_plan(optimizer, batch_size=batch_size),
         training_cases=build_tiny_cases(),
         validation_cases=build_tiny_cases(1),
         device=torch.device("cpu"),
@@ -62,10 +72,18 @@ def learn(folder: Path, world: World) -> dict[str, Any]:
     shared = world.share("from the first" if world.is_first else None)
     told = world.gather(f"{world.rank} {shared} {is_there}")
     unbroken = fit(build_trainer(folder / "unbroken", world, batch_size=2, num_iterations=6))
+    muon = fit(build_trainer(folder / "muon", world, batch_size=2, num_iterations=3, optimizer=MUON))
     reason = stop_and_describe(folder / "broken", world)
     resumed = fit(build_trainer(folder / "broken", world, batch_size=2, num_iterations=6), resumes=True)
     fault = see_a_nan(folder / "nan", world)
-    return {"told": told, "unbroken": unbroken, "resumed": resumed, "reasons": world.gather(reason), "fault": fault}
+    return {
+        "told": told,
+        "unbroken": unbroken,
+        "muon": muon,
+        "resumed": resumed,
+        "reasons": world.gather(reason),
+        "fault": fault,
+    }
 
 
 def stop_and_describe(folder: Path, world: World) -> str:
@@ -114,6 +132,22 @@ def fail_before_training(folder: Path, world: World) -> None:
         msg = f"no room left in {folder.name}"
         raise OSError(msg)
     world.gather("waiting")
+
+
+def be_killed(folder: Path, world: World) -> None:
+    """The last process is killed, as a system without memory does it; it had something to say before."""
+    if not world.is_first:
+        sys.stderr.write("UserWarning: nothing to do with it\n")
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.gather("waiting")
+
+
+def exchange(folder: Path, world: World) -> list[str]:
+    """What each process was told, and the largest of numbers that all of them know."""
+    world.connect(torch.device("cpu"))
+    (largest,) = world.agree([10.0 + world.rank])
+    return world.gather(f"{world.rank} {world.local_rank} of {world.size}, largest {largest:g}")
 
 
 def call(function: str, folder: str) -> None:

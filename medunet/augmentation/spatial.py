@@ -150,6 +150,7 @@ def compute_zoom_offsets(change: SpatialChange, patch_size: Shape3) -> list[Tens
     if (
         change.matrix is None
         or change.control_mm is not None
+        or change.node_voxels is not None
         or np.any(change.matrix != np.diag(np.diag(change.matrix)))
     ):
         return None

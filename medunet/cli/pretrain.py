@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from medunet.cli.options import BudgetOption, DeviceOption, JsonOption, MemoryOption
 from medunet.cli.terminal import print_json
-from medunet.errors import InputError, TrainingError, TrainingStoppedError
+from medunet.errors import InputError
 
 if TYPE_CHECKING:
     from medunet.training import PretrainingResult
@@ -64,40 +63,32 @@ def pretrain(
         msg = "--resume needs --output, the folder of the pretraining."
         raise InputError(msg)
 
+    from medunet.cli.interruption import explaining_interruption
     from medunet.cli.progress import ConsoleObserver
-    from medunet.cli.train import EXIT_REQUEUE
     from medunet.training import pretrain as run
 
-    with ConsoleObserver(stderr=as_json) as observer:
-        try:
-            result = run(
-                data,
-                output=output,
-                resume=resume,
-                observer=observer,
-                task=task,
-                modality=modality,
-                fold=int(fold) if fold.isdecimal() else fold,
-                budget=budget,
-                configuration=configuration,
-                hidden_share=hidden,
-                distance=distance,
-                memory_gb=memory_gb,
-                device=device,
-                precision=precision,
-                compile=compilation,
-                workers=workers,
-                seed=seed,
-                deterministic=deterministic,
-            )
-        except (TrainingStoppedError, KeyboardInterrupt) as stop:
-            reason = "Interrupted" if isinstance(stop, KeyboardInterrupt) else f"Stopped ({stop.reason})"
-            again = "the same command with --resume and its folder as --output"
-            msg = f"{reason}. {observer.describe_where()} Go on with {again}."
-            if isinstance(stop, TrainingStoppedError) and stop.reason != "SIGINT":
-                print(f"error: {msg}", file=sys.stderr)
-                raise typer.Exit(EXIT_REQUEUE) from stop
-            raise TrainingError(msg) from stop
+    again = "Go on with the same command with --resume and its folder as --output."
+    with ConsoleObserver(stderr=as_json) as observer, explaining_interruption(observer, again):
+        result = run(
+            data,
+            output=output,
+            resume=resume,
+            observer=observer,
+            task=task,
+            modality=modality,
+            fold=int(fold) if fold.isdecimal() else fold,
+            budget=budget,
+            configuration=configuration,
+            hidden_share=hidden,
+            distance=distance,
+            memory_gb=memory_gb,
+            device=device,
+            precision=precision,
+            compile=compilation,
+            workers=workers,
+            seed=seed,
+            deterministic=deterministic,
+        )
     if as_json:
         print_json(
             {

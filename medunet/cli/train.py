@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,13 +27,10 @@ from medunet.cli.options import (
     parse_fold,
 )
 from medunet.cli.terminal import build_console, print_json
-from medunet.errors import InputError, TrainingError, TrainingStoppedError
+from medunet.errors import InputError
 
 if TYPE_CHECKING:
     from medunet.training import TrainingResult
-
-EXIT_REQUEUE = 75
-"""EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again."""
 
 
 def train(
@@ -119,52 +115,44 @@ def train(
         raise InputError(msg)
 
     from medunet import training
+    from medunet.cli.interruption import explaining_interruption
     from medunet.cli.progress import ConsoleObserver
     from medunet.training.place import is_first_process
 
-    with ConsoleObserver(stderr=as_json) as observer:
-        try:
-            result = training.train(
-                task,
-                data,
-                output=output,
-                resume="auto" if requeue else resume,
-                observer=observer,
-                mapping=mapping or (),
-                fold=parse_fold(fold),
-                splits=splits,
-                budget=budget,
-                configuration=configuration,
-                neighbour_slices=neighbour_slices,
-                preset=preset,
-                memory_gb=memory_gb,
-                network=network,
-                network_options=network_options or (),
-                encoder=encoder,
-                inflation=inflation,
-                locate=locate,
-                loss=loss,
-                augmentation=augmentation,
-                from_model=source_model,
-                device=device,
-                devices=devices,
-                nodes=nodes,
-                precision=precision,
-                compile=compilation,
-                workers=workers,
-                seed=seed,
-                deterministic=deterministic,
-                mlflow=mlflow,
-            )
-        except (TrainingStoppedError, KeyboardInterrupt) as stop:
-            reason = "Interrupted" if isinstance(stop, KeyboardInterrupt) else f"Stopped ({stop.reason})"
-            msg = f"{reason}. {observer.describe_where()} Go on with: medunet train --task {task} --resume" + (
-                f" --output {output}" if output else ""
-            )
-            if isinstance(stop, TrainingStoppedError) and stop.reason != "SIGINT":
-                print(f"error: {msg}", file=sys.stderr)
-                raise typer.Exit(EXIT_REQUEUE) from stop
-            raise TrainingError(msg) from stop
+    again = f"Go on with: medunet train --task {task} --resume" + (f" --output {output}" if output else "")
+    with ConsoleObserver(stderr=as_json) as observer, explaining_interruption(observer, again):
+        result = training.train(
+            task,
+            data,
+            output=output,
+            resume="auto" if requeue else resume,
+            observer=observer,
+            mapping=mapping or (),
+            fold=parse_fold(fold),
+            splits=splits,
+            budget=budget,
+            configuration=configuration,
+            neighbour_slices=neighbour_slices,
+            preset=preset,
+            memory_gb=memory_gb,
+            network=network,
+            network_options=network_options or (),
+            encoder=encoder,
+            inflation=inflation,
+            locate=locate,
+            loss=loss,
+            augmentation=augmentation,
+            from_model=source_model,
+            device=device,
+            devices=devices,
+            nodes=nodes,
+            precision=precision,
+            compile=compilation,
+            workers=workers,
+            seed=seed,
+            deterministic=deterministic,
+            mlflow=mlflow,
+        )
     if is_first_process():  # of those that torchrun or SLURM started
         if as_json:
             print_json(_describe_result(result))

@@ -29,6 +29,7 @@ from medunet.training.place import Place, find_place
 WORKER = "medunet.training.worker"
 _END_SECONDS = 60.0
 _FAIL_SECONDS = 5.0
+_KILL = 9  # SIGKILL, which Windows lacks
 
 
 @contextmanager
@@ -100,7 +101,7 @@ class _Worker:
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
         # torch puts the rank before the last line of a traceback.
         reason = re.sub(r"^(\[rank\d+\]: |error: )", "", lines[-1]) if lines else f"exit code {self.process.returncode}"
-        if self.process.returncode == -9 and not lines:
+        if self.process.returncode == -_KILL:  # what it wrote before, such as a warning, is not the cause
             reason = "it was killed, most often because the machine has no memory left; with more, go on with --resume"
         return f"Process {self.rank} of this training has failed: {reason}"
 

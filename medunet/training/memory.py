@@ -24,7 +24,7 @@ _FREE_SHARE = 0.9
 """Of the free memory, that a training on the CPU may take."""
 _PROGRAM_GIB = 0.5
 """Python, torch and what medunet imports, the patches that wait, and the loss."""
-_CASES_GIB = 4.0
+CASES_GIB = 4.0
 """What preprocessed cases may take at most; of more, patches are read from disk."""
 _WORK: Mapping[Precision, float] = {"32-true": 1.5, "bf16-mixed": 1.0, "16-mixed": 1.0}
 """Of `count_saved_bytes`, measured with steps on the CPU: what is kept for the way back, and gradients."""
@@ -78,8 +78,8 @@ def limit_cases_gib(plan: Plan, precision: Precision, device: torch.device, memo
     """
     limit = find_step_limit(device, memory_gb)
     if limit is None:
-        return _CASES_GIB
-    return min(_CASES_GIB, max(0.0, (limit - estimate_step_bytes(plan, precision)) / _GIB))
+        return CASES_GIB
+    return min(CASES_GIB, max(0.0, (limit - estimate_step_bytes(plan, precision)) / _GIB))
 
 
 def _find_free_host_bytes() -> int:

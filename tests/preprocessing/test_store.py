@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,26 @@ def test_cases_on_disk_hold_no_voxels(task: Task, plan: Plan, tmp_path: Path) ->
     num_voxels = int(np.prod(on_disk[0].shape))
     assert [case.num_bytes for case in in_memory] == [3 * num_voxels] * 3  # int16 and uint8
     assert [case.is_in_memory for case in on_disk + in_memory] == [False] * 3 + [True] * 3
+
+
+def test_memory_grows_by_kilobytes_per_case_on_disk_and_by_the_store_at_most_otherwise(
+    task: Task, plan: Plan, tmp_path: Path
+) -> None:
+    cases, store = make_cases(tmp_path, 40), tmp_path / "store"
+    sizes = [case.path.stat().st_size for case in prepare_cases(cases, task, plan, store)]
+    held = {}
+    for memory_gib in (0.0, 4.0):
+        for num_cases in (8, 40):
+            _open.cache_clear()
+            tracemalloc.start()
+            try:
+                opened = prepare_cases(cases[:num_cases], task, plan, store, memory_gib=memory_gib)
+                held[memory_gib, num_cases], _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert len(opened) == num_cases
+    assert (held[0.0, 40] - held[0.0, 8]) / 32 < 8 * 1024
+    assert 0.3 * sum(sizes[8:]) < held[4.0, 40] - held[4.0, 8] < sum(sizes[8:])
 
 
 def test_a_case_in_memory_needs_its_file_no_more(task: Task, plan: Plan, tmp_path: Path) -> None:

@@ -553,12 +553,13 @@ def test_huge_voxels_stop_the_training_and_name_the_case(train_tiny: Train, tiny
     write_nifti_image(image.with_array(np.where(image.array > 120, 3e38, image.array).astype(np.float32)), path)
     task = tmp_path / "task.yaml"
     task.write_text((tiny_data / "task.yaml").read_text().replace("zscore", "none"))
-    with pytest.raises(TrainingError, match=r"not finite at iteration \d+ .*case_3") as caught:
+    # With the seed of these tests, the case comes in the third batch first.
+    message = r"not finite at iteration 3 \(.*case_3.*The last good state is in .*--resume"
+    with pytest.raises(TrainingError, match=message):
         train_tiny(tmp_path / "run", data=data, task=task, budget="40it", augmentation="none")
-    if has_state(tmp_path / "run"):
-        assert "--resume" in str(caught.value)
-        weights = read_model(tmp_path / "run").network.state_dict().values()
-        assert all(bool(tensor.isfinite().all()) for tensor in weights)
+    model = read_model(tmp_path / "run")
+    assert model.training.num_iterations == 2
+    assert all(bool(tensor.isfinite().all()) for tensor in model.network.state_dict().values())
 
 
 # ---- row 71: two runs in one folder ------------------------------------------------------------------------------------

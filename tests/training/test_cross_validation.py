@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from messages import Messages
 
 from medunet.device import choose_precision
 from medunet.errors import ModelError, VolumeError
@@ -21,7 +22,7 @@ from medunet.models import Ensemble, find_newest_model, read_model, read_records
 from medunet.planning import Effort
 from medunet.postprocessing import apply_postprocessing
 from medunet.tasks import Case, load_task, read_case, read_dataset
-from medunet.training import Observer, TrainingResult, train
+from medunet.training import TrainingResult, train
 from medunet.training.loop import Trainer
 from medunet.volume import Volume
 
@@ -260,16 +261,11 @@ def test_a_case_that_two_folds_keep_apart_is_scored_once(train_folds: Train, tmp
     """Own splits may repeat a case; one of the folds that kept it apart counts."""
     splits = [{"train": ["case_1"], "val": ["case_0"]}, {"train": ["case_2"], "val": ["case_0", "case_1"]}]
     (tmp_path / "splits.json").write_text(json.dumps(splits))
-    seen: list[str] = []
-
-    class Recorder(Observer):
-        def on_message(self, text: str) -> None:
-            seen.append(text)
-
-    found = train_folds(tmp_path / "run", splits=tmp_path / "splits.json", observer=Recorder())
+    observer = Messages()
+    found = train_folds(tmp_path / "run", splits=tmp_path / "splits.json", observer=observer)
     metrics = read_metrics(found.folder)
     assert [one["case_id"] for one in metrics["cases"]] == ["case_0", "case_0", "case_1", "case_1"]
-    assert {"Fold 0 of 2", "Fold 1 of 2"} <= set(seen)
+    assert {"Fold 0 of 2", "Fold 1 of 2"} <= set(observer.texts)
 
 
 def test_where_the_runs_lie_is_not_told(result: TrainingResult, tiny_data: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +19,7 @@ from typing import Any
 import distributed_worker
 import pytest
 import torch
+from tiny_training import MUON
 
 from medunet.errors import InputError, TrainingError
 from medunet.models import read_model
@@ -153,6 +157,12 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(run_two: Callabl
     torch.testing.assert_close(together, expected, rtol=0, atol=1e-5)
     moved = max(float((expected[name] - start[name]).abs().max()) for name in expected)
     assert moved > 1e-2  # or nothing would have been compared
+    alone = distributed_worker.build_trainer(
+        tmp_path / "alone-muon", None, batch_size=4, num_iterations=3, optimizer=MUON
+    )
+    with_muon = distributed_worker.fit(alone).weights
+    torch.testing.assert_close(seen["muon"].weights, with_muon, rtol=0, atol=1e-5)
+    assert max(float((with_muon[name] - start[name]).abs().max()) for name in with_muon) > 2e-3
     resumed = seen["resumed"]
     assert resumed.iteration == 6
     assert all(torch.equal(tensor, resumed.weights[name]) for name, tensor in together.items())
@@ -173,6 +183,100 @@ def test_a_process_that_fails_while_training_ends_all(run_two: Callable[[str], A
 def test_a_process_that_fails_before_training_ends_the_wait(run_two: Callable[[str], Any]) -> None:
     with pytest.raises(TrainingError, match=r"Process 1 of this training has failed: no room left in"):
         run_two("fail_before_training")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+def test_a_process_that_was_killed_is_said_to_be_out_of_memory(run_two: Callable[[str], Any]) -> None:
+    message = r"Process 1 of this training has failed: it was killed, most often because .* no memory left.*--resume"
+    with pytest.raises(TrainingError, match=message):
+        run_two("be_killed")
+
+
+def test_processes_that_srun_started_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM's variables alone: no address, no port, no flag."""
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    step = {
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_JOB_ID": str(_find_free_job()),
+        "SLURM_STEP_ID": "0",
+    }
+    arguments = json.dumps({"function": "exchange", "folder": str(tmp_path)})
+    second = subprocess.Popen(
+        [sys.executable, "-m", "distributed_worker"],
+        stdin=subprocess.PIPE,
+        env=os.environ
+        | step
+        | {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert second.stdin is not None
+    try:
+        second.stdin.write(f"{arguments}\n".encode())
+        second.stdin.flush()
+        for name, value in (step | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}).items():
+            monkeypatch.setenv(name, value)
+        with open_world({}) as world:
+            told = distributed_worker.exchange(tmp_path, world)
+        assert told == ["0 0 of 2, largest 11", "1 1 of 2, largest 11"]
+        assert second.wait(60) == 0
+    finally:
+        second.kill()
+        second.wait()
+        second.stdin.close()
+
+
+def _find_free_job() -> int:
+    """A number of a job whose port nobody listens on."""
+    for job in range(os.getpid() % 1000, 1500):
+        place = find_place(SRUN | {"SLURM_JOB_ID": str(job)})
+        assert place is not None
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", place.port))
+            return job
+    pytest.fail("no port is free")
+
+
+@pytest.mark.slow
+def test_two_commands_that_torchrun_started_train_together(tiny_data: Path, tmp_path: Path) -> None:
+    """torchrun's variables alone: the same command twice, without a flag; the first one reports."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "medunet", "train", "--task", str(tiny_data / "task.yaml")]
+    command += [
+        "--data",
+        str(tiny_data / "data"),
+        "--output",
+        str(tmp_path / "run"),
+        "--budget",
+        "2it",
+        "--device",
+        "cpu",
+    ]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared |= {"MEDUNET_HOME": str(tmp_path / "runs"), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    processes = [
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        outputs = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "Trained 2 iterations" in outputs[0][0]
+    assert outputs[1][0] == ""
+    training = read_model(tmp_path / "run").training
+    assert (training.num_iterations, training.settings["num_processes"]) == (2, 2)
 
 
 def test_one_call_trains_with_two_processes(

@@ -9,21 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from messages import Messages
 from published_layouts import list_resnet_shapes, make_state
 from safetensors.torch import load_file, save_file
 
 from medunet.errors import InputError
-from medunet.training import Observer, TrainingResult, TrainingSettings
+from medunet.training import TrainingResult, TrainingSettings
 
 STEM = "network.encoder.stem.0.weight"
-
-
-class Messages(Observer):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def on_message(self, text: str) -> None:
-        self.texts.append(text)
 
 
 @pytest.fixture

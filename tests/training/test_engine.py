@@ -356,6 +356,31 @@ def test_compiling_leaves_weights_gradients_and_random_numbers_alone(monkeypatch
     assert len(calls) == 2  # validation takes the network as it is
 
 
+@pytest.mark.parametrize(
+    ("device", "batch_size", "mode", "num_calls"),
+    # Patches of 16 x 16 x 8 voxels: 512 are 2^20 voxels.
+    [("cuda", 512, "reduce-overhead", 3), ("cuda", 513, None, 1), ("cpu", 2, None, 1)],
+)
+def test_cuda_graphs_are_asked_for_with_small_batches_on_a_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch, device: str, batch_size: int, mode: str | None, num_calls: int
+) -> None:
+    asked: list[dict[str, Any]] = []
+    tried: list[Forward] = []
+
+    def compile_trivially(compute: Forward, **options: Any) -> Forward:
+        asked.append(options)
+        return lambda patches: compute(patches)
+
+    monkeypatch.setattr(torch, "compile", compile_trivially)
+    engine = build_engine(build_tiny_plan(), will_compile=True)
+    engine.device, engine.plan = torch.device(device), build_tiny_plan(batch_size=batch_size)
+    monkeypatch.setattr(engine, "_try_out", tried.append)
+    engine.compile()
+    assert engine.is_compiled
+    assert asked == [{"dynamic": False, "mode": mode}]
+    assert len(tried) == num_calls  # a graph is warmed up, recorded and replayed before training relies on it
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own import
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

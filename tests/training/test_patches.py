@@ -120,8 +120,21 @@ def test_a_turned_or_bent_patch_is_not_taken_for_a_zoomed_one() -> None:
     assert compute_zoom_offsets(SpatialChange(), (4, 5, 6)) is None
     assert compute_zoom_offsets(SpatialChange(matrix=turned), (4, 5, 6)) is None
     assert compute_zoom_offsets(SpatialChange(matrix=np.eye(3), control_mm=np.zeros((4, 4, 4, 3))), (4, 5, 6)) is None
+    assert compute_zoom_offsets(SpatialChange(matrix=np.eye(3), node_voxels=np.zeros((3, 3, 3, 3))), (4, 5, 6)) is None
     i, j, k = compute_zoom_offsets(SpatialChange(matrix=np.diag([2.0, 1, 0.5])), (2, 3, 1)) or ()
     assert (i.tolist(), j.tolist(), k.tolist()) == ([-1, 1], [-1, 0, 1], [0])
+
+
+def test_a_zoomed_patch_is_bent_as_well(make_case: Callable[..., StoredCase]) -> None:
+    """Nodes that all move by one voxel shift the zoomed patch by one voxel."""
+    case, size = make_case(shape=(24, 26, 22)), (9, 8, 7)
+    matrix, nodes = np.diag([0.5, 1.0, 1.0]), np.zeros((3, 3, 3, 3))
+    nodes[..., 1] = 1
+    bent, _ = read_patch(case, (8, 9, 6), SpatialChange(matrix=matrix, node_voxels=nodes), size, SPACING, CPU)
+    shifted, _ = read_patch(case, (8, 10, 6), SpatialChange(matrix=matrix), size, SPACING, CPU)
+    unmoved, _ = read_patch(case, (8, 9, 6), SpatialChange(matrix=matrix), size, SPACING, CPU)
+    assert torch.allclose(bent, shifted, atol=1e-2)
+    assert (bent - unmoved).abs().min() > 10
 
 
 def test_codes_are_warped_as_the_winner_of_their_shares(make_case: Callable[..., StoredCase]) -> None:

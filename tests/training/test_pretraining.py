@@ -11,25 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from messages import Messages
 from safetensors.torch import load_file
 
 from medunet.errors import DatasetError, InputError, ModelError, OutputError, TrainingError, TrainingStoppedError
 from medunet.io import write_nifti_image
 from medunet.models import find_newest_model, read_model, read_records, read_single_model
-from medunet.training import Observer, PretrainingResult, PretrainingSettings, TrainingResult, pretrain
+from medunet.training import PretrainingResult, PretrainingSettings, TrainingResult, pretrain
 from medunet.training.loop import Trainer
 from medunet.volume import Volume
 
 Pretrain = Callable[..., PretrainingResult]
 Train = Callable[..., TrainingResult]
-
-
-class Messages(Observer):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def on_message(self, text: str) -> None:
-        self.texts.append(text)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from made_up_runs import CASES, TASK, write_blobs, write_network
+from messages import Messages
 from oracles import Outcome
 
 from medunet.errors import InputError
@@ -168,19 +169,11 @@ def test_of_all_folds_the_first_is_quantised_when_its_model_is_finished(
     assert seen == [("one", True, 4, 1), ("fold_0", True, 4, 1)]
 
 
-class Recorder(Observer):
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def on_message(self, text: str) -> None:
-        self.messages.append(text)
-
-
 def finish_training(folder: Path, data: Path, seconds: float) -> list[str]:
     cases = read_dataset(data).cases
-    recorder = Recorder()
+    recorder = Messages()
     quantize_after_training(folder, cases[1:2], cases[:1], seconds, recorder)
-    return recorder.messages
+    return recorder.texts
 
 
 def test_a_short_training_is_not_prolonged(

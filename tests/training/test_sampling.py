@@ -21,7 +21,7 @@ from medunet.preprocessing import StoredCase, prepare_cases
 from medunet.preprocessing.one_core import keeping_cores, use_one_core
 from medunet.tasks import Task, read_dataset
 from medunet.training.patches import crop_patch
-from medunet.training.sampling import PatchSampler
+from medunet.training.sampling import PatchSampler, _move_cases
 
 ONE_MM = (1.0, 1.0, 1.0)
 ONLY_MIRRORS = AugmentationPolicy(
@@ -310,6 +310,43 @@ def test_a_crop_is_a_crop_of_the_padded_case(start: tuple[int, int, int], size: 
     crop, codes = crop_patch(case, start, size)
     assert torch.equal(crop, big[(slice(None), *box)])
     assert torch.equal(codes, big_codes[box])
+
+
+# ---- where cases lie ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spare", "moves"), [(0, True), (-1, False)], ids=["just fits", "does not"])
+def test_cases_move_to_the_gpu_up_to_a_quarter_of_its_free_memory(
+    make_case: Callable[..., StoredCase], monkeypatch: pytest.MonkeyPatch, spare: int, moves: bool
+) -> None:
+    cases = [make_case(name) for name in "ab"]
+    needed = sum(case.num_bytes for case in cases)
+    assert needed == 2 * 11 * 13 * 17 * (4 + 1)  # float32 and uint8
+    moved: list[str] = []
+
+    def move(case: StoredCase, device: torch.device) -> StoredCase:
+        moved.append(f"{case.case_id} to {device}")
+        return dataclasses.replace(case, case_id=f"moved {case.case_id}")
+
+    monkeypatch.setattr(StoredCase, "to", move)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (4 * needed + spare, 100 * needed))
+    placed = _move_cases(cases, torch.device("cuda:1"))
+    assert moved == (["a to cuda:1", "b to cuda:1"] if moves else [])
+    assert [case.case_id for case in placed] == (["moved a", "moved b"] if moves else ["a", "b"])
+
+
+def test_cases_stay_where_they_are_without_a_gpu_or_on_disk(
+    make_case: Callable[..., StoredCase], tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        pytest.fail("nobody needs to ask")
+
+    monkeypatch.setattr("torch.cuda.mem_get_info", refuse)
+    monkeypatch.setattr(StoredCase, "to", refuse)
+    cases = [make_case("a"), make_case("b")]
+    assert build_sampler(cases, tiny_task, device=torch.device("cpu")).cases is cases
+    on_disk = [cases[0], dataclasses.replace(cases[1], image=None, labels=None)]
+    assert _move_cases(on_disk, torch.device("cuda")) is on_disk
 
 
 # ---- augmentation ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from medunet.augmentation import peers
 from medunet.errors import InputError, LabelError, MedunetError, ModelError, OutputError, TrainingError
 from medunet.io import read_label_map, write_nifti_labels
 from medunet.models import read_model
@@ -148,8 +149,26 @@ def test_augmentation_and_network_follow_the_settings(train_tiny: Train, tmp_pat
     assert (plan.configuration, plan.network.spatial_dims, plan.patch_size[2]) == ("2d", 2, 1)
 
 
-def test_augmentation_by_torchio_trains(train_tiny: Train, tmp_path: Path) -> None:
-    assert train_tiny(tmp_path / "run", augmentation="torchio", budget="2it").num_iterations == 2
+def test_augmentation_by_torchio_trains(train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every patch comes from MONAI and TorchIO, and so the weights do."""
+    num_patches = {"geometry": 0, "intensities": 0}
+
+    def count(what: str, apply: Callable[..., Any]) -> Callable[..., Any]:
+        def apply_and_count(*arguments: Any) -> Any:
+            num_patches[what] += 1
+            return apply(*arguments)
+
+        return apply_and_count
+
+    train_tiny(tmp_path / "fast", budget="2it")
+    monkeypatch.setattr(peers, "apply_spatial_with_peers", count("geometry", peers.apply_spatial_with_peers))
+    monkeypatch.setattr(peers, "apply_intensity_with_peers", count("intensities", peers.apply_intensity_with_peers))
+    result = train_tiny(tmp_path / "torchio", augmentation="torchio", budget="2it")
+    assert result.num_iterations == 2
+    batch_size = read_model(tmp_path / "torchio").plan.batch_size
+    assert num_patches["geometry"] >= 2 * batch_size  # and those that were drawn ahead
+    assert num_patches["intensities"] >= 2 * batch_size
+    assert read_weights(tmp_path / "torchio") != read_weights(tmp_path / "fast")
 
 
 # ---- what it leaves behind ---------------------------------------------------------------------------------------------
@@ -231,15 +250,20 @@ def test_a_validation_case_without_labels_can_be_scored(train_tiny: Train, tiny_
 
 
 def test_ignored_voxels_are_trained_around(train_tiny: Train, tiny_data: Path, tmp_path: Path) -> None:
-    import shutil
-
-    data = shutil.copytree(tiny_data / "data", tmp_path / "data")
-    for path in (data / "labels").iterdir():
-        labels = read_label_map(path)
-        array = labels.array.copy()
-        array[:, :, :6] = 9
-        write_nifti_labels(labels.with_array(array), path)
-    assert train_tiny(tmp_path / "run", data=data).num_iterations == 4
+    """The very same patches are drawn, but what is ignored is not learnt as background."""
+    for name, value in (("ignored", 9), ("background", 0)):
+        data = shutil.copytree(tiny_data / "data", tmp_path / f"{name} data")
+        for path in (data / "labels").iterdir():
+            labels = read_label_map(path)
+            array = labels.array.copy()
+            assert not array[:, :, :6].any()
+            array[:, :, :6] = value
+            write_nifti_labels(labels.with_array(array), path)
+        # Every voxel of noise would tell the network that it is background.
+        train_tiny(tmp_path / name, data=data, augmentation="none")
+    plans = [(tmp_path / name / "plan.json").read_text() for name in ("ignored", "background")]
+    assert plans[0] == plans[1]
+    assert read_weights(tmp_path / "ignored") != read_weights(tmp_path / "background")
 
 
 # ---- interruptions and faults ------------------------------------------------------------------------------------------
