@@ -33,6 +33,7 @@ from medunet.inference.settings import InferenceSettings
 from medunet.io import is_picture_file, write_mesh
 from medunet.io.atomic import remove_partial_files
 from medunet.tasks import check_channels
+from medunet.warned import collect_warnings, strip_folders
 
 if TYPE_CHECKING:
     from medunet.inference import Segmentation, Segmenter
@@ -306,7 +307,7 @@ class InferRun:
 
     def _write(self, segmenter: Segmenter, job: Job, made: _Made) -> Manifest:
         began = time.perf_counter()
-        with made.before.restored_on_failure():
+        with made.before.restored_on_failure(), collect_warnings() as warned:
             made.segmentation.save(
                 job.mask,
                 mask_format=self.wishes.mask_format,
@@ -322,7 +323,9 @@ class InferRun:
             if job.preview is not None:
                 _draw(made, segmenter, job, job.preview)
             seconds = {"read": round(made.found.seconds, 4), "write": round(time.perf_counter() - began, 4)}
-            return finish_manifest(job.manifest, made.begun, made.segmentation, seconds)
+            written = [path for path in (job.mask, job.semantic, job.mesh, job.preview) if path is not None]
+            warnings = strip_folders(warned, written)
+            return finish_manifest(job.manifest, made.begun, made.segmentation, seconds, warnings)
 
     def _report(self, done: Done[Job, Manifest], outcome: InferOutcome) -> None:
         if done.error is not None:

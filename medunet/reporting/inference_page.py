@@ -67,6 +67,7 @@ _FLAG_MEANINGS = {
 """Code -> what it means, what to do; in full in docs/quality-flags.md."""
 _STAGES = {
     "read": "reading",
+    "locate": "finding the structures",
     "prepare": "preprocessing",
     "network": "network",
     "low": "first network of the cascade",
@@ -74,6 +75,7 @@ _STAGES = {
     "postprocess": "post-processing",
     "flags": "comparing with training",
     "maps": "maps",
+    "objects": "telling objects apart",
     "write": "writing",
 }
 
@@ -467,6 +469,7 @@ def _list_facts(result: ScanResult) -> list[Fact]:
         *([("computed by", manifest.computed_by)] if manifest.computed_by else []),
         ("made", manifest.created),
         *[("remark of the reader", note) for note in manifest.notes],
+        *[("warning", text) for text in manifest.warnings],
     ]
 
 
