@@ -23,6 +23,7 @@ from html_pages import Page
 from oracles import ORACLE_TASK, Outcome
 
 from medunet.cli import infer_run
+from medunet.errors import InputError
 from medunet.inference import load
 from medunet.inference.segmenter import Segmenter
 from medunet.io import read_label_map, read_volume
@@ -139,6 +140,31 @@ def test_a_broken_scan_in_a_list_of_ten_costs_only_itself(infer: Command, scans:
     assert "9 of 10 scans are finished already" in again.out
     assert again.out.count(" -> ") == 1
     assert (tmp_path / "masks" / "e.nii.gz").is_file()
+
+
+def test_what_failed_is_named_at_the_end(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scans / "b.nii.gz").write_text("no volume")
+    segment = Segmenter.segment
+
+    def run_out(self: Segmenter, scan: Any, **options: Any) -> Any:
+        if scan.path.name == "d.nii.gz":
+            msg = "It needs more than there is."  # of errors that do not say which scan it is
+            raise InputError(msg)
+        return segment(self, scan, **options)
+
+    monkeypatch.setattr(Segmenter, "segment", run_out)
+    outcome = infer(scans, "-o", tmp_path / "masks", "--json")
+    assert outcome.exit_code == 2
+    *_, first, second, last = outcome.err.splitlines()
+    assert first.startswith(f"failed: {scans / 'b.nii.gz'} is no NIfTI file")
+    assert second == f"failed: {scans / 'd.nii.gz'}: It needs more than there is."
+    assert last == f"error: 2 of 10 scans failed (listed above); the masks of the others are in {tmp_path / 'masks'}."
+    results = json.loads(outcome.out)
+    assert [result["scan"] for result in results] == [[f"{name}.nii.gz"] for name in "abcdefghij"]
+    assert [result["status"] for result in results] == ["done", "failed", "done", "failed", *["done"] * 6]
+    assert results[3] == {"status": "failed", "scan": ["d.nii.gz"], "error": second.removeprefix("failed: ")}
 
 
 def test_finished_scans_are_not_computed_again(
