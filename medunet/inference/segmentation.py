@@ -52,8 +52,8 @@ class Segmentation:
         label_values: Label or region name -> values in ``labels``.
         codes: Label name -> coded term (SNOMED CT), for DICOM.
         timings: Seconds per stage: ``read``, ``prepare``, ``network``, ``restore``, ``postprocess``, ``flags``; of a
-            task with instances also ``objects``; of a cascade
-            also ``low``, its first network; with maps also ``maps``, what finishing them takes.
+            task with instances also ``objects``; of a cascade also ``low``, its first network; where a small network looks
+            first also ``locate``; with maps also ``maps``, what finishing them takes.
         device: That computed.
         scan: Where the image came from, without its voxels; None when it came from memory.
         options: How it was read.

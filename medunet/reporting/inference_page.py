@@ -62,7 +62,10 @@ _FLAG_MEANINGS = {
         "look for a second piece far away, or a paired organ without its other side",
     ),
     "position": ("a structure is elsewhere in the body than in training", "sides or ends mixed up? another organ?"),
-    "predicted-dice": ("members disagree as they do where masks are poor", "correct the mask, or do not use it"),
+    "predicted-dice": (
+        "mirrored passes disagree as they do where masks are poor",
+        "correct the mask, or do not use it",
+    ),
 }
 """Code -> what it means, what to do; in full in docs/quality-flags.md."""
 _STAGES = {

@@ -111,7 +111,9 @@ def test_structures_beyond_the_box_bring_back_the_whole_scan(
     assert "reach the side of the box" in caplog.text
 
 
-def test_scans_of_several_threads_hold_their_own_warnings(build_located: Callable[..., Model], make_volume: Any) -> None:
+def test_scans_of_several_threads_hold_their_own_warnings(
+    build_located: Callable[..., Model], make_volume: Any
+) -> None:
     """One model finds no box and says so; the other one, at the same time, has nothing to say."""
     scan = make_scan(make_volume)
     segmenters = [Segmenter(build_located(network), "cpu", ALWAYS) for network in (Nothing(), Bright())]
