@@ -29,6 +29,7 @@ from medunet.io import list_parts, write_json_atomic
 from medunet.models import is_ensemble, list_members, read_records
 from medunet.models.documents import read_document
 from medunet.models.names import LOCATE, LOW, WEIGHTS
+from medunet.warned import strip_folders
 
 MANIFEST_VERSION: Final = 1
 _BACKEND_PACKAGES: Final = ("openvino", "onnxruntime", "nncf")
@@ -148,6 +149,7 @@ def finish_manifest(
     Raises:
         OutputError: If it cannot be written.
     """
+    scan = segmentation.scan
     manifest = begun.model_copy(
         update={
             "status": "done",
@@ -159,7 +161,7 @@ def finish_manifest(
             if segmentation.objects is None
             else {name: asdict(found) for name, found in segmentation.objects.summarize().items()},
             "flags": [asdict(flag) for flag in segmentation.flags],
-            "notes": list(segmentation.scan.notes) if segmentation.scan is not None else [],
+            "notes": [] if scan is None else list(strip_folders(scan.notes, scan.list_files())),
             "warnings": list(dict.fromkeys((*segmentation.warnings, *warnings))),
         }
     )

@@ -59,7 +59,7 @@ def read_scan(source: PathOrPaths, options: ReadOptions | None = None) -> Scan:
         scans = [_read_one(path, options) for path in paths]
         scan = scans[0] if len(scans) == 1 else _join_channels(scans)
     # DICOM's notes are logged behind the name of the file.
-    more = [text for text in strip_folders(warned, paths) if not text.endswith(scan.notes)]
+    more = strip_folders([text for text in warned if not text.endswith(scan.notes)], paths)
     return replace(scan, notes=(*scan.notes, *more)) if more else scan
 
 

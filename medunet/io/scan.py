@@ -39,8 +39,8 @@ class Scan:
     Attributes:
         volume: Voxels and geometry.
         path: The file or folder; None for an image from memory.
-        notes: What was changed, left out or found odd, one sentence each, without anything that names a patient, files without
-            their folders. They were logged as warnings already.
+        notes: What was changed, left out or found odd, one sentence each, without anything that names a patient. They
+            were logged as warnings already.
         stack: The DICOM slices behind the volume, for writers of DICOM objects; None for other formats.
         other_paths: Files and folders of the channels behind the first, where each has its own.
     """
