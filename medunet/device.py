@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,8 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 
 _MAX_WORKERS = 8
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""Of a container: microseconds of processor time in each period, and the period (control groups, version 2)."""
 _NO_MEMORY = ("allocate memory", "out of memory")
 """What torch's allocator says on the CPU, and CUDA where torch passes its errors on."""
 _PRECISIONS: dict[str, Precision] = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
@@ -109,9 +112,19 @@ def _has_native_bf16() -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
 
 
+def count_cores() -> int:
+    """Cores that this process may use: job schedulers and containers give less than the machine has; at least 1."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CPU_LIMIT.read_text().split()
+        return max(1, min(num_cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # there is no limit, "max", or the kernel tells it elsewhere
+        return num_cores
+
+
 def count_workers() -> int:
     """Threads that read cases: one per core, at most 8, as each holds a case in memory."""
-    return min(_MAX_WORKERS, os.cpu_count() or 1)
+    return min(_MAX_WORKERS, count_cores())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -5,9 +5,11 @@ It stands for `medunet.training.worker` and calls a function of this module inst
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from medunet.training import Budget, Observer
 from medunet.training.distributed import World
 from medunet.training.launch import open_world
 from medunet.training.loop import LoopResult, Trainer
+from medunet.training.losses import Loss
 from medunet.training.sampling import Batch
 from medunet.training.worker import run_worker
 
@@ -37,6 +40,7 @@ def build_trainer(
     given: dict[str, Any] = {
         "augmentation": "fast",
         "observer": Observer(),
+        "precision": "32-true",
         "budget": Budget(iterations=num_iterations),
     }
     return Trainer(
@@ -46,7 +50,6 @@ def build_trainer(
         training_cases=build_tiny_cases(),
         validation_cases=build_tiny_cases(1),
         device=torch.device("cpu"),
-        precision="32-true",
         seed=4,
         is_deterministic=True,
         identity=build_tiny_identity(),
@@ -76,6 +79,7 @@ def learn(folder: Path, world: World) -> dict[str, Any]:
     reason = stop_and_describe(folder / "broken", world)
     resumed = fit(build_trainer(folder / "broken", world, batch_size=2, num_iterations=6), resumes=True)
     fault = see_a_nan(folder / "nan", world)
+    local_fault = see_a_nan(folder / "local nan", world, is_local=True, precision="16-mixed")
     return {
         "told": told,
         "unbroken": unbroken,
@@ -83,6 +87,7 @@ def learn(folder: Path, world: World) -> dict[str, Any]:
         "resumed": resumed,
         "reasons": world.gather(reason),
         "fault": fault,
+        "local faults": world.gather(local_fault),
     }
 
 
@@ -98,10 +103,16 @@ def stop_and_describe(folder: Path, world: World) -> str:
     return "not stopped"
 
 
-def see_a_nan(folder: Path, world: World) -> str:
-    """A patch of the last process is not finite, in batch 2."""
-    trainer = build_trainer(folder, world, batch_size=2, num_iterations=1000)
-    draw = trainer.sampler.draw
+def see_a_nan(folder: Path, world: World, *, is_local: bool = False, **options: Any) -> str:
+    """A patch of the last process is not finite, in batch 2; or its loss alone is not, as an auxiliary one may be."""
+    trainer = build_trainer(folder, world, batch_size=2, num_iterations=1000, **options)
+    draw, objective = trainer.sampler.draw, trainer.engine.objective
+    compute_loss = objective.loss  # type: ignore[attr-defined]
+    losses = itertools.count()
+
+    def spoil(*inputs: Any) -> Loss:
+        loss: Loss = compute_loss(*inputs)
+        return replace(loss, total=loss.total * float("nan")) if next(losses) == 2 else loss
 
     def draw_nan(iteration: int) -> Batch:
         batch = draw(iteration)
@@ -109,7 +120,9 @@ def see_a_nan(folder: Path, world: World) -> str:
             batch.image.fill_(float("nan"))
         return batch
 
-    if not world.is_first:
+    if not world.is_first and is_local:
+        trainer.engine.objective = replace(objective, loss=spoil)  # type: ignore[type-var]
+    elif not world.is_first:
         trainer.sampler.draw = draw_nan  # type: ignore[method-assign]
     try:
         fit(trainer)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medunet import device
-from medunet.device import check_num_devices, choose_device, choose_precision
+from medunet.device import check_num_devices, choose_device, choose_precision, count_cores, count_workers
 from medunet.errors import InputError
 
 
@@ -136,3 +136,24 @@ def test_cpu_precision_is_what_the_processor_multiplies(
 
 def test_other_devices_take_float32() -> None:
     assert choose_precision(torch.device("mps")) == "32-true"
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "limit", "expected"),
+    [
+        (12, None, (12, 8)),  # at most 8 read
+        (3, "max 100000", (3, 3)),
+        (16, "250000 100000", (3, 3)),  # two and a half
+        (2, "800000 100000", (2, 2)),
+        (4, "1000 100000", (1, 1)),
+    ],
+)
+def test_the_cores_are_those_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, num_cores: int, limit: str | None, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(num_cores)), raising=False)
+    monkeypatch.setattr(device.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(device, "_CPU_LIMIT", tmp_path / "cpu.max")
+    if limit is not None:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert (count_cores(), count_workers()) == expected

@@ -10,11 +10,11 @@ from medunet.checking.judge_cohort import Folds, judge_duplicates, judge_outlier
 from medunet.checking.judge_intensity import judge_intensities
 from medunet.checking.judge_labels import judge_labels
 from medunet.checking.measure_case import OnVolumes, measure_case
-from medunet.checking.reader_warnings import ReaderWarnings
 from medunet.checking.report import SEVERITIES, CaseFacts, DatasetReport, Finding
 from medunet.errors import DatasetError, MedunetError
 from medunet.planning import compute_fingerprint
 from medunet.tasks import Case, Dataset, Task, count_folds, is_picture, read_splits, split_fold
+from medunet.warned import collect_warnings
 
 
 def check_dataset(
@@ -40,17 +40,16 @@ def check_dataset(
         on_volumes: Called with id, image and label map of every sound case, both in RAS orientation, while they are in
             memory, from the threads.
     """
-    reader_warnings = ReaderWarnings()
 
     def measure(case: Case) -> CaseFacts:
-        facts = measure_case(case, task, reader_warnings, on_volumes)
+        facts = measure_case(case, task, on_volumes)
         if on_case is not None:
             on_case(case.case_id)
         return facts
 
-    with reader_warnings.attach(), ThreadPoolExecutor(num_workers) as pool:
+    with ThreadPoolExecutor(num_workers) as pool:
         cases = tuple(pool.map(measure, dataset.cases))
-        folds, split_findings = _split(dataset, splits, reader_warnings)
+        folds, split_findings = _split(dataset, splits)
     findings = [
         *_judge_dataset(dataset, cases, task),
         *split_findings,
@@ -102,9 +101,9 @@ def _judge_dataset(dataset: Dataset, cases: Sequence[CaseFacts], task: Task) -> 
     return findings
 
 
-def _split(dataset: Dataset, splits: str | Path | None, reader_warnings: ReaderWarnings) -> tuple[Folds, list[Finding]]:
+def _split(dataset: Dataset, splits: str | Path | None) -> tuple[Folds, list[Finding]]:
     """The folds that training would use; why there are none, and what to know about them."""
-    with reader_warnings.listen() as remarks:
+    with collect_warnings() as remarks:
         try:
             own = None if splits is None else read_splits(splits, dataset)
             folds = [split_fold(dataset, fold, own) for fold in range(count_folds(dataset, own))]

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import numpy as np
 
 from medunet.checking.measure_labels import measure_labels
-from medunet.checking.reader_warnings import ReaderWarnings
 from medunet.checking.report import CaseFacts, ChannelFacts, GridFacts
 from medunet.errors import MedunetError
 from medunet.io import has_structure_names, read_label_map
 from medunet.planning import compute_crop_box
 from medunet.tasks import Case, Task, check_annotated, check_label_values, read_case, read_case_scan
 from medunet.volume import Array, Volume, to_orientation
+from medunet.warned import collect_warnings
 
 OnVolumes = Callable[[str, Volume, Volume], None]
 
@@ -24,18 +24,15 @@ _OFFSET_TISSUE, _OFFSET_AIR = (850.0, 1250.0), 200.0
 _Fault = (MedunetError, OSError, MemoryError)  # what ends training too; anything else is a fault of medunet
 
 
-def measure_case(
-    case: Case, task: Task, reader_warnings: ReaderWarnings, on_volumes: OnVolumes | None = None
-) -> CaseFacts:
+def measure_case(case: Case, task: Task, on_volumes: OnVolumes | None = None) -> CaseFacts:
     """Read a case as training does, and measure it; a faulty one is described by why it is refused.
 
     Args:
         case: To be read.
         task: Channels and labels that it must have.
-        reader_warnings: Attached to the logger.
         on_volumes: Called with id, image and label map, both in RAS orientation, while they are in memory.
     """
-    with reader_warnings.listen() as remarks:
+    with collect_warnings() as remarks:
         try:
             check_annotated([case], task)
             image, labels = read_case(case, task)

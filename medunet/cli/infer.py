@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -169,9 +170,11 @@ def infer(
     outcome = run.process(list(task.semantic_labels) if task else [], continues=continue_)
     if as_json:
         run.print_json(outcome)
-    if outcome.num_failed:
-        others = f"; the masks of the others are in {output}" if outcome.num_failed < len(jobs) else ""
-        msg = f"{outcome.num_failed} of {len(jobs)} scans failed (see above){others}."
+    if outcome.failures:
+        for reason in outcome.failures.values():  # once more: what was said on the way may be far above
+            print(f"failed: {reason}", file=sys.stderr)
+        others = f"; the masks of the others are in {output}" if len(outcome.failures) < len(jobs) else ""
+        msg = f"{len(outcome.failures)} of {len(jobs)} scans failed (listed above){others}."
         raise InputError(msg)
     if strict and outcome.num_flagged:
         raise typer.Exit(FLAGGED)

@@ -33,6 +33,7 @@ from medunet.inference.settings import InferenceSettings
 from medunet.io import is_picture_file, write_mesh
 from medunet.io.atomic import remove_partial_files
 from medunet.tasks import check_channels
+from medunet.warned import collect_warnings, strip_folders
 
 if TYPE_CHECKING:
     from medunet.inference import Segmentation, Segmenter
@@ -45,11 +46,11 @@ class InferOutcome:
 
     Attributes:
         manifests: Of the scans that have a mask, those of an earlier run among them.
-        num_failed: Scans that have none.
+        failures: Scans that have none, and why, in one line that names the scan.
     """
 
     manifests: dict[Job, Manifest] = field(default_factory=dict)
-    num_failed: int = 0
+    failures: dict[Job, str] = field(default_factory=dict)
 
     @property
     def num_flagged(self) -> int:
@@ -215,7 +216,14 @@ class InferRun:
 
     def print_json(self, outcome: InferOutcome) -> None:
         """Everything as one JSON document, in the order of the scans."""
-        print_json([outcome.manifests[job] for job in self.jobs if job in outcome.manifests])
+        results: list[Manifest | dict[str, object]] = []
+        for job in self.jobs:
+            if job in outcome.manifests:
+                results.append(outcome.manifests[job])
+            elif job in outcome.failures:
+                names = [image.name for image in job.images]
+                results.append({"status": "failed", "scan": names, "error": outcome.failures[job]})
+        print_json(results)
 
     def _is_finished(self, job: Job, manifest: Manifest, names: Sequence[str]) -> bool:
         """Whether nothing is left to do; a finished run of another kind is refused, unless it may be replaced."""
@@ -306,7 +314,7 @@ class InferRun:
 
     def _write(self, segmenter: Segmenter, job: Job, made: _Made) -> Manifest:
         began = time.perf_counter()
-        with made.before.restored_on_failure():
+        with made.before.restored_on_failure(), collect_warnings() as warned:
             made.segmentation.save(
                 job.mask,
                 mask_format=self.wishes.mask_format,
@@ -322,14 +330,17 @@ class InferRun:
             if job.preview is not None:
                 _draw(made, segmenter, job, job.preview)
             seconds = {"read": round(made.found.seconds, 4), "write": round(time.perf_counter() - began, 4)}
-            return finish_manifest(job.manifest, made.begun, made.segmentation, seconds)
+            written = [path for path in (job.mask, job.semantic, job.mesh, job.preview) if path is not None]
+            warnings = strip_folders(warned, written)
+            return finish_manifest(job.manifest, made.begun, made.segmentation, seconds, warnings)
 
     def _report(self, done: Done[Job, Manifest], outcome: InferOutcome) -> None:
         if done.error is not None:
+            reason = _describe_failure(done.error, done.job)
             if len(self.jobs) == 1:
-                raise InputError(_describe_failure(done.error, done.job)) from done.error
-            outcome.num_failed += 1
-            print(f"error: {_describe_failure(done.error, done.job)}", file=sys.stderr)
+                raise InputError(reason) from done.error
+            outcome.failures[done.job] = reason
+            print(f"error: {reason}", file=sys.stderr)
             return
         assert done.result is not None
         outcome.manifests[done.job] = done.result
@@ -397,7 +408,7 @@ def _describe_failure(error: Exception, job: Job) -> str:
     """One line that names the scan, whatever went wrong with it."""
     text = " ".join(str(error).split("\n"))
     if isinstance(error, MedunetError):
-        return text
+        return text if any(str(image) in text for image in job.images) else f"{job.images[0]}: {text}"
     return f"{job.images[0]} could not be segmented: {type(error).__name__}{f' ({text[:200]})' if text else ''}."
 
 

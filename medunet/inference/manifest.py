@@ -29,8 +29,10 @@ from medunet.io import list_parts, write_json_atomic
 from medunet.models import is_ensemble, list_members, read_records
 from medunet.models.documents import read_document
 from medunet.models.names import LOCATE, LOW, WEIGHTS
+from medunet.warned import strip_folders
 
 MANIFEST_VERSION: Final = 1
+_BACKEND_PACKAGES: Final = ("openvino", "onnxruntime", "nncf")
 _NUM_SAMPLES, _SAMPLE_BYTES = 16, 2**12
 
 
@@ -42,7 +44,7 @@ class Manifest(BaseModel):
         status: ``"running"`` until all outputs are written.
         created: ISO date and time, UTC.
         medunet_version: That wrote it.
-        versions: Of the packages beneath.
+        versions: Of the packages beneath; of those that compute networks on the CPU, the ones that were loaded.
         scan: Names of the files or the folder, without the path.
         scan_bytes: Their sizes; of a folder, that of its files together.
         scan_samples: SHA-256 of blocks spread over their bytes: uncompressed scans of two patients are of the same size.
@@ -60,6 +62,7 @@ class Manifest(BaseModel):
         objects: Of a task with instances: label -> how many objects it has, and how large they are.
         flags: What is unlike training.
         notes: What the reader changed, left out or found odd.
+        warnings: What was warned of from loading the model to writing, see `Segmentation.warnings`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -86,6 +89,7 @@ class Manifest(BaseModel):
     objects: dict[str, dict[str, float]] = {}
     flags: list[dict[str, Any]] = []
     notes: list[str] = []
+    warnings: list[str] = []
 
 
 def begin_manifest(
@@ -113,7 +117,7 @@ def begin_manifest(
         status="running",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         medunet_version=medunet.__version__,
-        versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": get_version("numpy")},
+        versions=_list_versions(),
         scan=[image.name for image in images],
         scan_bytes=[_count_bytes(image, [path, *outputs]) for image in images],
         scan_samples=[_hash_samples(image, [path, *outputs]) for image in images],
@@ -128,7 +132,13 @@ def begin_manifest(
     return manifest
 
 
-def finish_manifest(path: Path, begun: Manifest, segmentation: Segmentation, seconds: Mapping[str, float]) -> Manifest:
+def finish_manifest(
+    path: Path,
+    begun: Manifest,
+    segmentation: Segmentation,
+    seconds: Mapping[str, float],
+    warnings: Sequence[str] = (),
+) -> Manifest:
     """Say what was done, after everything else is written.
 
     Args:
@@ -136,11 +146,13 @@ def finish_manifest(path: Path, begun: Manifest, segmentation: Segmentation, sec
         begun: From `begin_manifest`.
         segmentation: The result.
         seconds: Of stages that the segmentation does not know, such as writing.
+        warnings: Of the same stages.
 
     Raises:
         OutputError: If it cannot be written.
     """
     written = zip(begun.outputs, list_own_outputs(begun, path), strict=True)
+    scan = segmentation.scan
     manifest = begun.model_copy(
         update={
             "status": "done",
@@ -153,7 +165,8 @@ def finish_manifest(path: Path, begun: Manifest, segmentation: Segmentation, sec
             if segmentation.objects is None
             else {name: asdict(found) for name, found in segmentation.objects.summarize().items()},
             "flags": [asdict(flag) for flag in segmentation.flags],
-            "notes": list(segmentation.scan.notes) if segmentation.scan is not None else [],
+            "notes": [] if scan is None else list(strip_folders(scan.notes, scan.list_files())),
+            "warnings": list(dict.fromkeys((*segmentation.warnings, *warnings))),
         }
     )
     write_json_atomic(path, manifest.model_dump(mode="json"))
@@ -278,6 +291,13 @@ def measure_peak_memory() -> dict[str, float]:
     if torch.cuda.is_available() and torch.cuda.memory_reserved() > 0:
         peak["device"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return peak
+
+
+def _list_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": get_version("numpy")}
+    loaded = {name: sys.modules.get(name) for name in _BACKEND_PACKAGES}
+    # Asked themselves: the same module comes from packages of several names (onnxruntime-gpu).
+    return versions | {name: str(getattr(module, "__version__", "?")) for name, module in loaded.items() if module}
 
 
 def _count_bytes(image: Path, written: Sequence[Path]) -> int:

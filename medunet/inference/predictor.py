@@ -113,7 +113,7 @@ class Predictor:
         if len(self._groups) > 1:
             return None
         (group,) = self._groups
-        return name_members(len(group.networks), self._count_flips(group))
+        return name_members(len(group.networks), self._count_flips(group), self._settings.resolve_step())
 
     def estimate_memory(self, image: Volume) -> MemoryNeed:
         """What a scan takes from its file to its mask, with portions that the settings allow.
@@ -220,7 +220,8 @@ class Predictor:
         portions, _ = self._fit(group, image)
         watch = None
         if counts_agreement:
-            watch = MembersWatch(self._task, len(group.networks), self._count_flips(group), self._device)
+            num_networks, num_flips = len(group.networks), self._count_flips(group)
+            watch = MembersWatch(self._task, num_networks, num_flips, self._settings.resolve_step(), self._device)
         labels = paint_labels(
             self._build_tiles(group, portions, None if watch is None else watch.add),
             self._add_previous(group, prepared, image, on_stage),

@@ -45,6 +45,7 @@ from medunet.planning import Plan
 from medunet.postprocessing import Flag, Objects, find_flags, postprocess_labels, separate_objects
 from medunet.tasks import Task, check_channels, suggest
 from medunet.volume import Volume, build_grid
+from medunet.warned import collect_warnings, strip_folders
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,9 @@ class Segmenter:
         self.settings = settings or InferenceSettings()
         self.device = choose_device(device)
         self.precision = choose_precision(self.device, self.settings.precision)
-        self._predictor = Predictor(model, self.device, self.precision, self.settings)
+        with collect_warnings() as warned:
+            self._predictor = Predictor(model, self.device, self.precision, self.settings)
+        self._warnings = strip_folders(warned, [model.folder])
         if model.training.is_synthetic:
             logger.warning(SYNTHETIC_WARNING)
 
@@ -165,33 +168,34 @@ class Segmenter:
             if listener is not None:
                 listener.add(slab, grid, axis)
 
-        try:
-            labels, counted = self._predictor.segment_with_agreement(
-                image,
-                counts_agreement=agreement or self._predicts_dice,
-                on_tiles=on_tiles,
-                on_stage=clock.stop,
-                on_slab=listen if painter.is_wanted or listener is not None else None,
-            )
-            painter.close()
-        finally:
-            painter.abandon()  # what is closed already stays
-        if painter.is_wanted:
-            clock.stop("maps")
-        if self.settings.postprocessing == "model":
-            postprocessed = postprocess_labels(labels, self.task, self.model.postprocessing)
-            labels = postprocessed.labels
-            for note in postprocessed.notes:
-                logger.warning("Post-processing: %s.", note)
-        clock.stop("postprocess")
-        flags = find_flags(image, labels, self.task, self.model.quality, agreement=counted)
-        clock.stop("flags")
-        objects: Objects | None = None
-        if self.task.has_instances:
-            known = listener.finish() if listener else compute_certain_probabilities(labels, self.task)
-            objects, labels = separate_objects(known, labels, self.task, self.model.instances)
-            flags = tuple(flag for flag in flags if _is_worth_saying(flag, self.task))
-            clock.stop("objects")
+        with collect_warnings() as warned:
+            try:
+                labels, counted = self._predictor.segment_with_agreement(
+                    image,
+                    counts_agreement=agreement or self._predicts_dice,
+                    on_tiles=on_tiles,
+                    on_stage=clock.stop,
+                    on_slab=listen if painter.is_wanted or listener is not None else None,
+                )
+                painter.close()
+            finally:
+                painter.abandon()  # what is closed already stays
+            if painter.is_wanted:
+                clock.stop("maps")
+            if self.settings.postprocessing == "model":
+                postprocessed = postprocess_labels(labels, self.task, self.model.postprocessing)
+                labels = postprocessed.labels
+                for note in postprocessed.notes:
+                    logger.warning("Post-processing: %s.", note)
+            clock.stop("postprocess")
+            flags = find_flags(image, labels, self.task, self.model.quality, agreement=counted)
+            clock.stop("flags")
+            objects: Objects | None = None
+            if self.task.has_instances:
+                known = listener.finish() if listener else compute_certain_probabilities(labels, self.task)
+                objects, labels = separate_objects(known, labels, self.task, self.model.instances)
+                flags = tuple(flag for flag in flags if _is_worth_saying(flag, self.task))
+                clock.stop("objects")
         return Segmentation(
             labels=labels,
             label_values=dict(self.task.semantic_labels),
@@ -205,6 +209,7 @@ class Segmenter:
             agreement=counted,
             memory=memory,
             objects=objects,
+            warnings=(*self._warnings, *strip_folders(warned, origin.list_files())),
             **{name: sink.volume for name, sink in in_memory.items()},
         )
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import os
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from isal import igzip, igzip_threaded, isal_zlib
+
+from medunet.device import count_cores
 
 _ISAL_ERROR = cast(type[Exception], isal_zlib.error)
 GZIP_ERRORS: tuple[type[Exception], ...] = (EOFError, zlib.error, _ISAL_ERROR, gzip.BadGzipFile)
@@ -45,12 +46,7 @@ def open_gzip_writer(file: BinaryIO, *, num_threads: int | None = None) -> Itera
     Raises:
         OSError: What writing ``file`` raises, at the next write or at the end.
     """
-    threads = num_threads or min(_MOST_THREADS, _count_cores())
+    threads = num_threads or min(_MOST_THREADS, count_cores())
     stream = igzip_threaded.open(file, "wb", _LEVEL, threads=threads, block_size=_BLOCK_BYTES)  # type: ignore[no-untyped-call]
     with stream:
         yield cast(BinaryIO, stream)
-
-
-def _count_cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

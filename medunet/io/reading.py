@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +30,7 @@ from medunet.io.scan import ReadOptions, Scan
 from medunet.io.structures import StructureSet, from_label_map
 from medunet.io.voxels import to_label_map, to_working_dtype
 from medunet.volume import Volume, align_to_grid
+from medunet.warned import collect_warnings, strip_folders
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +51,16 @@ def read_scan(source: PathOrPaths, options: ReadOptions | None = None) -> Scan:
         GeometryError: If a channel does not overlap with the first, or lies in another DICOM frame of reference.
     """
     options = options or ReadOptions()
-    if isinstance(source, (str, Path)):
-        return _read_one(Path(source), options)
-    if not source:
+    paths = [Path(source)] if isinstance(source, (str, Path)) else [Path(path) for path in source]
+    if not paths:
         msg = "An empty list was given as scan; expected one path per channel."
         raise VolumeError(msg)
-    scans = [_read_one(Path(path), options) for path in source]
-    return scans[0] if len(scans) == 1 else _join_channels(scans)
+    with collect_warnings() as warned:
+        scans = [_read_one(path, options) for path in paths]
+        scan = scans[0] if len(scans) == 1 else _join_channels(scans)
+    # DICOM's notes are logged behind the name of the file.
+    more = strip_folders([text for text in warned if not text.endswith(scan.notes)], paths)
+    return replace(scan, notes=(*scan.notes, *more)) if more else scan
 
 
 def read_volume(source: PathOrPaths, options: ReadOptions | None = None, **choices: Any) -> Volume:
@@ -80,8 +85,6 @@ def merge_options(options: ReadOptions | None, choices: dict[str, Any]) -> ReadO
     Raises:
         InputError: If a field is unknown.
     """
-    from dataclasses import replace
-
     unknown = sorted(set(choices) - set(ReadOptions.__dataclass_fields__))
     if unknown:
         msg = f"There is no option '{unknown[0]}' for reading; expected {', '.join(ReadOptions.__dataclass_fields__)}."

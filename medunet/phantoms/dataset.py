@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medunet import __version__
+from medunet.device import count_cores
 from medunet.errors import InputError, OutputError
 from medunet.io import describe_write_error, write_json_atomic, write_nifti_image, write_nifti_labels
 from medunet.io.planar import write_picture, write_planar_labels
@@ -65,7 +65,7 @@ def write_phantom_dataset(
         return
     write_json_atomic(folder / _STARTED_NAME, recipe)
     jobs = [_Job(phantom.name, folder, seed, number) for number in range(num_cases)]
-    num_workers = min(num_workers or os.cpu_count() or 1, num_cases)
+    num_workers = min(num_workers or count_cores(), num_cases)
     _write_cases(jobs, num_workers, on_case or (lambda case_id: None))
     write_json_atomic(folder / "dataset.json", _describe(phantom, num_cases, recipe))
     (folder / _STARTED_NAME).unlink(missing_ok=True)

@@ -24,7 +24,7 @@ class AgreementCounts:
     Voxels of overlapping tiles count once per tile, which makes no difference for shares.
 
     Attributes:
-        members: Who they are, such as ``"8 flips"`` or ``"5 folds"``. Numbers of other members cannot be compared.
+        members: Who they are, such as ``"8 flips"`` or ``"5 networks"``. Numbers of other members cannot be compared.
         common: Label -> for each member, voxels that it and the mean of all members give to the label.
         total: Label -> for each member, its voxels of the label and those of the mean, added up.
     """

@@ -62,11 +62,15 @@ _FLAG_MEANINGS = {
         "look for a second piece far away, or a paired organ without its other side",
     ),
     "position": ("a structure is elsewhere in the body than in training", "sides or ends mixed up? another organ?"),
-    "predicted-dice": ("members disagree as they do where masks are poor", "correct the mask, or do not use it"),
+    "predicted-dice": (
+        "mirrored passes disagree as they do where masks are poor",
+        "correct the mask, or do not use it",
+    ),
 }
 """Code -> what it means, what to do; in full in docs/quality-flags.md."""
 _STAGES = {
     "read": "reading",
+    "locate": "finding the structures",
     "prepare": "preprocessing",
     "network": "network",
     "low": "first network of the cascade",
@@ -74,6 +78,7 @@ _STAGES = {
     "postprocess": "post-processing",
     "flags": "comparing with training",
     "maps": "maps",
+    "objects": "telling objects apart",
     "write": "writing",
 }
 
@@ -467,6 +472,7 @@ def _list_facts(result: ScanResult) -> list[Fact]:
         *([("computed by", manifest.computed_by)] if manifest.computed_by else []),
         ("made", manifest.created),
         *[("remark of the reader", note) for note in manifest.notes],
+        *[("warning", text) for text in manifest.warnings],
     ]
 
 

@@ -136,7 +136,7 @@ def _finish(experiment: Experiment, folder: Path, folds: Sequence[Path], masks: 
         experiment.dataset.cases,
         experiment.task,
         dices=list_dices(validation.scores),
-        calibrations=fit_calibrations(validation, masks),
+        calibrations=fit_calibrations(validation, experiment.task, masks),
         num_workers=count_workers(),
         on_case=count_cases("measuring", len(experiment.dataset.cases), experiment.observer),
     )

@@ -31,6 +31,7 @@ from medunet.training.averaging import build_average, update_average
 from medunet.training.compilation import SMALL_BATCH_VOXELS, Forward, try_compile
 from medunet.training.distributed import World, WorldEnvironment
 from medunet.training.losses import Loss, LossName
+from medunet.training.losses.processes import sum_over_processes
 from medunet.training.muon import Muon
 from medunet.training.objective import Objective, build_segmenting
 from medunet.training.sampling import Batch
@@ -40,6 +41,9 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 MAX_GRADIENT_NORM = 12.0
 _NO_FAULT = 2**62
+_LEAST_SCALE = 1e-3
+"""Of a loss in float16, before its gradient is taken. It begins at 65536 and is halved by every gradient that is not finite: here 26
+in a row were none, and a gradient that this scale still brings beyond float16 would be larger than 10^7."""
 _NUM_TIMED_STEPS = 4
 _TIMING_SECONDS = 3.0
 
@@ -96,6 +100,7 @@ class Engine:
         self.average: nn.Module | None = None
         self.reset_average()
         self._first_fault = torch.tensor(_NO_FAULT, device=device)
+        self._last_iteration = 0
         self.is_compiled = False
 
     @property
@@ -152,9 +157,15 @@ class Engine:
         return replace(loss, total=loss.total.detach())
 
     def find_fault(self) -> int | None:
-        """The first iteration whose loss or gradient was not finite, since the engine was built; waits for a GPU."""
+        """The first iteration whose loss or gradient was not finite, since the engine was built; waits for a GPU.
+
+        In float16 a gradient that is not finite is no fault, unless it has been so for many iterations: then the last of them.
+        """
         fault = int(self._first_fault)
-        return None if fault == _NO_FAULT else fault
+        if fault != _NO_FAULT:
+            return fault
+        has_given_up = self.scaler is not None and self.scaler.get_scale() < _LEAST_SCALE
+        return self._last_iteration if has_given_up else None
 
     def align_moments(self) -> None:
         """Lay the optimiser's moments out in memory as the weights are, after they were loaded from a file.
@@ -177,12 +188,15 @@ class Engine:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def _update(self, loss: Loss, iteration: int) -> None:
+        self._last_iteration = iteration
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
         if self.scaler is not None:
-            # float16 overflows now and then: the scaler skips that update and takes a smaller scale for the next.
-            self._note_fault(~torch.isfinite(loss.total.detach()), iteration)
+            # float16 overflows now and then: the scaler skips that update and takes a smaller scale for the next. So it is the
+            # loss that tells, and an auxiliary one is that of this process alone; but all have to end together.
+            num_faults = sum_over_processes((~torch.isfinite(loss.total.detach())).float())
+            self._note_fault(num_faults > 0, iteration)
             self._updater.step()
             return
         is_fault = ~torch.isfinite(norm)

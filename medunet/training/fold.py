@@ -239,7 +239,7 @@ class _Fold:
             with tempfile.TemporaryDirectory(prefix="medunet-validation-") as temporary:
                 masks = masks or Path(temporary)
                 segmenter = self._build_segmenter()
-                speed = self._measure_speeds(segmenter, result.seconds)
+                speed = self._measure_speeds(segmenter, masks, result.seconds)
                 validation = self._validate(segmenter, masks, speed)
                 instances = self._fit_instances(segmenter, speed)
                 self._write(result, validation, masks, speed, instances)
@@ -267,10 +267,11 @@ class _Fold:
             locator=self.locator,
         )
 
-    def _measure_speeds(self, segmenter: NetworkSegmenter, training_seconds: float) -> SpeedRecord | None:
+    def _measure_speeds(self, segmenter: NetworkSegmenter, masks: Path, training_seconds: float) -> SpeedRecord | None:
         if not self.validation_cases:
             return None
-        return measure_speeds(segmenter, self.validation_cases, training_seconds, self.experiment.observer)
+        observer = self.experiment.observer
+        return measure_speeds(segmenter, self.validation_cases, training_seconds, observer, masks=masks)
 
     def _validate(self, segmenter: NetworkSegmenter, masks: Path, speed: SpeedRecord | None) -> Validation | None:
         if not self.validation_cases:
@@ -300,7 +301,7 @@ class _Fold:
             cases,
             task,
             dices=None if validation is None else list_dices(validation.scores),
-            calibrations=None if validation is None else fit_calibrations(validation, masks),
+            calibrations=None if validation is None else fit_calibrations(validation, task, masks),
             num_workers=count_workers(),
             on_case=count_cases("measuring", len(cases), self.experiment.observer),
         )

@@ -188,7 +188,7 @@ class Trainer:
             on_save: Called with the weights so far whenever the state was saved; in the first process only.
 
         Raises:
-            TrainingError: If the loss or its gradient is not finite; the last state stays.
+            TrainingError: If the loss or its gradient is not finite, or memory runs out; the last state stays.
             TrainingStoppedError: If ``should_stop`` gave a reason, after saving.
             KeyboardInterrupt: On Ctrl-C, after saving, unless it came in the middle of a step.
         """
@@ -252,10 +252,19 @@ class Trainer:
         )
 
     def _step(self, batch: Batch, progress: float) -> Loss:
-        """One optimiser step."""
+        """One optimiser step.
+
+        Raises:
+            TrainingError: If memory does not suffice for it, or its loss or gradient is not finite.
+        """
         self._recent[batch.iteration] = batch.case_ids
         self._is_in_step = True
-        loss = self.engine.step(batch, compute_learning_rate(self.plan.optimizer, progress))
+        try:
+            loss = self.engine.step(batch, compute_learning_rate(self.plan.optimizer, progress))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(self._describe_no_memory(batch)) from error
         if self._checks_every_step:
             self._check()
         return loss
@@ -269,8 +278,11 @@ class Trainer:
         fault = self.engine.find_fault()
         if fault is not None:
             cases = ", ".join(self.world.gather(", ".join(self._recent[fault])))
+            remedy = "Look at these cases."
+            if self.precision == "16-mixed":
+                remedy = "Look at these cases; or large numbers are lost in float16: try --precision fp32."
             msg = (
-                f"The loss or its gradient is not finite at iteration {fault + 1} (cases {cases}). Look at these cases. "
+                f"The loss or its gradient is not finite at iteration {fault + 1} (cases {cases}). {remedy} "
                 f"{self._describe_kept()}"
             )
             raise TrainingError(msg)
@@ -364,6 +376,14 @@ class Trainer:
         if not self.world.is_first:
             return nullcontext()
         return TrainingLog(self.folder, resumes_at=self.state.iteration if resumes else None)
+
+    def _describe_no_memory(self, batch: Batch) -> str:
+        size = " x ".join(map(str, self.plan.patch_size))
+        return (
+            f"Out of memory at iteration {batch.iteration + 1} (cases {', '.join(batch.case_ids)}), with {self.plan.batch_size} "
+            f"patches of {size} voxels at a time on {self.device}. Close other programs, or start a new training with a smaller "
+            f"--memory-gb, which plans smaller patches. {self._describe_kept()}"
+        )
 
     def _describe_kept(self) -> str:
         if has_state(self.folder):

@@ -37,6 +37,11 @@ class MaskPair:
     agreement: AgreementCounts | None = None
 
 
+def get_mirrored_folder(folder: Path) -> Path:
+    """Where masks of all mirrored passes lie beside those that the usual passes made, for some of the cases."""
+    return folder / "mirrored"
+
+
 def write_mask_pair(folder: Path, pair: MaskPair) -> None:
     """Write ``<case>.npz`` into a folder, compressed: a few per cent of the voxels, because masks are mostly background.
 

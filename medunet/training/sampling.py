@@ -4,7 +4,6 @@ to resume, and it does not matter who computes it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +20,7 @@ from medunet.augmentation import (
     build_policy,
     sample_change,
 )
-from medunet.device import is_out_of_memory
+from medunet.device import count_cores, is_out_of_memory
 from medunet.errors import TrainingError
 from medunet.preprocessing import NeighbourSlices, StoredCase
 from medunet.tasks import Task, compute_membership, compute_mirrored_outputs
@@ -265,9 +264,7 @@ def choose_num_workers(device: torch.device) -> int:
     """Threads that draw ahead: one beside a network that computes on the same cores, as many as there are for a GPU."""
     if device.type == "cpu":
         return 1
-    # The cores that this process may use: containers and job schedulers give less than the machine has.
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MAX_WORKERS, num_cores)
+    return min(_MAX_WORKERS, count_cores())
 
 
 def _move_cases(cases: Sequence[StoredCase], device: torch.device) -> Sequence[StoredCase]:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from medunet.inference import InferenceSettings, list_flips
 from medunet.inference.settings import FAST_STEP
 from medunet.inference.tiling import STEP_FRACTION
 from medunet.models import MeasuredSpeed, SpeedRecord
+from medunet.postprocessing import AgreementCounts
 from medunet.tasks import Case, Task, read_case
+from medunet.training.mask_pairs import MaskPair, get_mirrored_folder, write_mask_pair
 from medunet.training.progress import Observer
 from medunet.training.validation import NetworkSegmenter
 from medunet.volume import Volume
@@ -34,7 +37,12 @@ _LOCATED = InferenceSettings(flips="none", locate="always")
 
 
 def measure_speeds(
-    segmenter: NetworkSegmenter, cases: Sequence[Case], training_seconds: float, observer: Observer
+    segmenter: NetworkSegmenter,
+    cases: Sequence[Case],
+    training_seconds: float,
+    observer: Observer,
+    *,
+    masks: Path | None = None,
 ) -> SpeedRecord | None:
     """Segment validation cases in every way, as many as a twentieth of the training's time allows, but one at least.
 
@@ -43,9 +51,14 @@ def measure_speeds(
         cases: Of the validation; a case that cannot be read or segmented is passed over.
         training_seconds: That training took.
         observer: Told of every case.
+        masks: Folder in which masks of all mirrored passes stay, with how far these agree
+            (`medunet.training.mask_pairs.get_mirrored_folder`); None keeps none.
 
     Returns:
         None where no case holds a label that can be scored.
+
+    Raises:
+        OutputError: If the masks cannot be put aside.
     """
     num_flips = len(list_flips(segmenter.plan))
     ways = [_FAST, _BALANCED]
@@ -56,7 +69,12 @@ def measure_speeds(
     began, limit = time.monotonic(), max(_MIN_SECONDS, SHARE * training_seconds)
     for number, case in enumerate(chosen, start=1):
         try:
-            rows = [measure_case(partial(segmenter.segment, settings=way), case, segmenter.task) for way in ways]
+            rows = [
+                _measure_mirrored(segmenter, case, masks)
+                if way is _BEST and masks is not None
+                else measure_case(partial(segmenter.segment, settings=way), case, segmenter.task)
+                for way in ways
+            ]
         except Exception as error:
             if not (isinstance(error, InputError) or is_out_of_memory(error)):
                 raise
@@ -85,13 +103,36 @@ def choose_cases(cases: Sequence[Case]) -> list[Case]:
     return [cases[number] for number in np.linspace(0, len(cases) - 1, min(_MAX_CASES, len(cases))).round().astype(int)]
 
 
-def measure_case(segment: Callable[[Volume], Volume], case: Case, task: Task) -> tuple[float, float] | None:
+def _measure_mirrored(segmenter: NetworkSegmenter, case: Case, masks: Path) -> tuple[float, float] | None:
+    """`measure_case` with all mirrored passes, whose mask and agreement are put aside: they predict the Dice later."""
+    counts: list[AgreementCounts | None] = []
+
+    def segment(image: Volume) -> Volume:
+        labels, agreement = segmenter.segment_with_agreement(image, _BEST)
+        counts.append(agreement)
+        return labels
+
+    def keep(reference: Volume, mask: Volume) -> None:
+        pair = MaskPair(case_id=case.case_id, reference=reference, prediction=mask, agreement=counts[0])
+        write_mask_pair(get_mirrored_folder(masks), pair)
+
+    return measure_case(segment, case, segmenter.task, on_mask=keep)
+
+
+def measure_case(
+    segment: Callable[[Volume], Volume],
+    case: Case,
+    task: Task,
+    *,
+    on_mask: Callable[[Volume, Volume], None] | None = None,
+) -> tuple[float, float] | None:
     """Mean Dice over labels and seconds of one case; None where there is nothing to score.
 
     Args:
         segment: From the image to the mask, without post-processing; what is timed.
         case: Read from its files.
         task: Channels and labels.
+        on_mask: Called with the reference and the mask.
 
     Raises:
         InputError: If the case cannot be read or segmented.
@@ -100,6 +141,8 @@ def measure_case(segment: Callable[[Volume], Volume], case: Case, task: Task) ->
     began = time.perf_counter()
     mask = segment(image)
     seconds = time.perf_counter() - began
+    if on_mask is not None:
+        on_mask(reference, mask)
     scores = score_case(reference, mask, task.labels, case_id=case.case_id, ignore_value=task.ignore)
     dices = [
         score.dice

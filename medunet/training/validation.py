@@ -40,7 +40,13 @@ from medunet.postprocessing import (
 )
 from medunet.preprocessing import StoredCase, preprocess_image
 from medunet.tasks import IGNORE_CODE, Case, Task, compute_membership, read_case
-from medunet.training.mask_pairs import MaskPair, has_mask_pair, read_mask_pair, write_mask_pair
+from medunet.training.mask_pairs import (
+    MaskPair,
+    get_mirrored_folder,
+    has_mask_pair,
+    read_mask_pair,
+    write_mask_pair,
+)
 from medunet.training.previous_labels import build_channel_table, to_channels
 from medunet.training.progress import Observer
 from medunet.volume import Volume
@@ -177,7 +183,8 @@ class NetworkSegmenter:
             prepared = self.add_channels(prepared, image)
         networks = [TorchBackend(self.network, self.device, self.precision)]
         num_flips = len(choose_flips(self.plan, settings, speed))
-        watch = MembersWatch(self.task, 1, num_flips, self.device) if counts_agreement else None
+        step = settings.resolve_step()
+        watch = MembersWatch(self.task, 1, num_flips, step, self.device) if counts_agreement else None
         on_members = None if watch is None else watch.add
         tiles = build_tile_networks(networks, self.plan, self.task, settings, speed, on_members=on_members)
         labels = paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings, on_slab=on_slab)
@@ -392,30 +399,65 @@ def _summarize_labels(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
     }
 
 
-def fit_calibrations(validation: Validation, masks: Path) -> dict[str, DiceCalibration]:
+def fit_calibrations(validation: Validation, task: Task, masks: Path) -> dict[str, DiceCalibration]:
     """What the agreement of mirrored passes says about the Dice of each label.
+
+    Where the masks of validation were made without mirrored passes, because they gained too little, those of
+    `medunet.training.speed` stand in, which are of some of the cases: whoever asks for mirrored passes later gets a prediction,
+    too.
 
     Args:
         validation: Scores of the masks, after post-processing.
-        masks: Where `predict_masks` left them with their agreement.
+        task: Labels.
+        masks: Where `predict_masks` and `measure_speeds` left them with their agreement.
 
     Returns:
         Label -> calibration; labels of which too few cases tell anything are left out.
     """
-    case_ids = dict.fromkeys(score.case_id for score in validation.scores)
-    counts = {case_id: read_mask_pair(masks, case_id).agreement for case_id in case_ids}
-    members = {of_case.members for of_case in counts.values() if of_case is not None}
+    scored: dict[str, dict[str, float | None]] = {}
+    for score in validation.scores:
+        scored.setdefault(score.case_id, {})[score.label] = score.dice
+    mirrored = {
+        case_id: found
+        for case_id, dices in scored.items()
+        if (found := _read_mirrored(case_id, dices, validation.postprocessing, task, masks)) is not None
+    }
+    members = {agreement.members for agreement, _ in mirrored.values()}
     if len(members) != 1:  # no mirrored passes, or not the same for all
         return {}
-    agreements = {case_id: compute_agreement(of_case) for case_id, of_case in counts.items() if of_case is not None}
+    pairs = [(compute_agreement(agreement), dices) for agreement, dices in mirrored.values()]
     calibrations = {}
-    for label in {score.label for score in validation.scores}:
-        scores = [score for score in validation.scores if score.label == label and score.case_id in agreements]
+    for label in task.labels:
+        known = [(agreements[label], dices[label]) for agreements, dices in pairs if label in dices]
         calibration = fit_dice_calibration(
-            [agreements[score.case_id][label] for score in scores],
-            [score.dice for score in scores],
-            members=next(iter(members)),
+            [agreement for agreement, _ in known], [dice for _, dice in known], members=next(iter(members))
         )
         if calibration is not None:
             calibrations[label] = calibration
     return calibrations
+
+
+def _read_mirrored(
+    case_id: str, dices: dict[str, float | None], postprocessing: Postprocessing, task: Task, masks: Path
+) -> tuple[AgreementCounts, dict[str, float | None]] | None:
+    """How far the mirrored passes of a case agree, and the Dice of the mask that they made; None where none were made.
+
+    Args:
+        case_id: The case.
+        dices: Label -> Dice of the mask of validation; labels that the case was not searched for are missing.
+        postprocessing: Of all masks.
+        task: Labels.
+        masks: Of the validation.
+    """
+    usual = read_mask_pair(masks, case_id).agreement
+    if usual is not None:
+        return usual, dices
+    folder = get_mirrored_folder(masks)
+    if not has_mask_pair(folder, case_id):
+        return None
+    pair = read_mask_pair(folder, case_id)
+    if pair.agreement is None:
+        return None
+    mask = apply_postprocessing(pair.prediction, task, postprocessing)
+    scores = score_case(pair.reference, mask, task.labels, case_id=case_id, ignore_value=task.ignore)
+    return pair.agreement, {score.label: score.dice for score in scores if score.label in dices}

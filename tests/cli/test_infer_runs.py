@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,10 +25,11 @@ from oracles import ORACLE_HU, ORACLE_TASK, NearestIntensity, Outcome, build_pla
 from torch import Tensor
 
 from medunet.cli import infer_run
+from medunet.errors import InputError
 from medunet.inference import load, plan_tiles
 from medunet.inference.segmenter import Segmenter
 from medunet.io import read_label_map, read_volume, write_nifti_image
-from medunet.models import write_results
+from medunet.models import LabelStep, Postprocessing, write_results
 from medunet.models.records import read_records
 from medunet.planning import build_locator_task
 from medunet.postprocessing import measure_case
@@ -60,7 +63,11 @@ def read(path: Path) -> Any:
 # ---- manifests -------------------------------------------------------------------------------------------------------
 
 
-def test_a_manifest_says_what_was_done(infer: Command, scans: Path, tmp_path: Path, oracle_folder: Path) -> None:
+def test_a_manifest_says_what_was_done(
+    infer: Command, scans: Path, tmp_path: Path, oracle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__version__="1.99"))  # as if it had been loaded
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
     outcome = infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", "--speed", "fast", "--step", 0.9)
     assert outcome.exit_code == 0, outcome.err
     manifest = read(tmp_path / "mask.nii.gz.manifest.json")
@@ -73,11 +80,43 @@ def test_a_manifest_says_what_was_done(infer: Command, scans: Path, tmp_path: Pa
     assert {"read", "prepare", "network", "restore", "write"} <= set(manifest["seconds"])
     assert manifest["peak_memory_mib"]["host"] > 50
     assert "PyTorch" in manifest["computed_by"]
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["versions"]["onnxruntime"] == "1.99"
+    assert "openvino" not in manifest["versions"]
     mask = read_label_map(tmp_path / "mask.nii.gz")
     bone_ml = (mask.array == 7).sum() * mask.voxel_volume_mm3 / 1000
     assert manifest["volumes"]["bone"]["visible_ml"] == pytest.approx(bone_ml)
     assert manifest["volumes"]["bone"]["volume_ml"] is None  # the noise reaches the border
     assert "border" in manifest["volumes"]["bone"]["reason"]
+
+
+def test_what_was_warned_of_is_in_the_manifest_and_on_the_page(
+    infer: Command, tmp_path: Path, oracle_folder: Path, write_densities: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the reader, by a step that was skipped, and by a writer; the next scan has warnings of its own."""
+    (tmp_path / "Doe").mkdir()
+    for seed, name in enumerate("ab"):
+        write_densities(tmp_path / "Doe" / f"{name}.nii", spacing=(1.0, 1.0, 1.0), shape=(9, 10, 8), seed=seed)
+    with (tmp_path / "Doe" / "a.nii").open("ab") as file:
+        file.write(b"more")
+    steps = (LabelStep(label="bone", step="opening:mm=50"),)
+    (oracle_folder / "postprocessing.json").write_text(Postprocessing(steps=steps).model_dump_json())
+    monkeypatch.setattr(
+        infer_run,
+        "write_mesh",
+        lambda structures, path: logging.getLogger("medunet.io").warning("%s has no structure.", path),
+    )
+    meshes, page = tmp_path / "meshes", tmp_path / "report.html"
+    outcome = infer(tmp_path / "Doe", "-o", tmp_path / "masks", "--mesh", meshes, "--report", page)
+    assert outcome.exit_code == 0, outcome.err
+    skipped = "Post-processing: bone: opening:mm=50, skipped, because nothing would be left of the label."
+    for name, notes in (("a", ["a.nii holds 4 bytes after its voxels; they are ignored."]), ("b", [])):
+        manifest = read(tmp_path / "masks" / "manifests" / f"{name}.nii.gz.json")
+        assert manifest["warnings"] == [skipped, f"{name}.vtp has no structure."]
+        assert manifest["notes"] == notes
+    text = " ".join(Page(page.read_text()).text)
+    assert text.count(skipped) == 2
+    assert text.count("a.nii holds 4 bytes") == 1
 
 
 def test_json_on_the_terminal_is_the_manifests(infer: Command, scans: Path, tmp_path: Path) -> None:
@@ -250,6 +289,31 @@ def test_row_67_a_broken_scan_in_a_list_of_ten_costs_only_itself(infer: Command,
     assert "9 of 10 scans are finished already" in again.out
     assert again.out.count(" -> ") == 1
     assert (tmp_path / "masks" / "e.nii.gz").is_file()
+
+
+def test_what_failed_is_named_at_the_end(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scans / "b.nii.gz").write_text("no volume")
+    segment = Segmenter.segment
+
+    def run_out(self: Segmenter, scan: Any, **options: Any) -> Any:
+        if scan.path.name == "d.nii.gz":
+            msg = "It needs more than there is."  # of errors that do not say which scan it is
+            raise InputError(msg)
+        return segment(self, scan, **options)
+
+    monkeypatch.setattr(Segmenter, "segment", run_out)
+    outcome = infer(scans, "-o", tmp_path / "masks", "--json")
+    assert outcome.exit_code == 2
+    *_, first, second, last = outcome.err.splitlines()
+    assert first.startswith(f"failed: {scans / 'b.nii.gz'} is no NIfTI file")
+    assert second == f"failed: {scans / 'd.nii.gz'}: It needs more than there is."
+    assert last == f"error: 2 of 10 scans failed (listed above); the masks of the others are in {tmp_path / 'masks'}."
+    results = json.loads(outcome.out)
+    assert [result["scan"] for result in results] == [[f"{name}.nii.gz"] for name in "abcdefghij"]
+    assert [result["status"] for result in results] == ["done", "failed", "done", "failed", *["done"] * 6]
+    assert results[3] == {"status": "failed", "scan": ["d.nii.gz"], "error": second.removeprefix("failed: ")}
 
 
 def test_finished_scans_are_not_computed_again(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,19 @@ def test_structures_beyond_the_box_bring_back_the_whole_scan(
         found, _ = segment(model, scan, ALWAYS)
     assert np.array_equal(found, segment(model, scan, InferenceSettings(locate="never"))[0])
     assert "reach the side of the box" in caplog.text
+
+
+def test_scans_of_several_threads_hold_their_own_warnings(
+    build_located: Callable[..., Model], make_volume: Any
+) -> None:
+    """One model finds no box and says so; the other one, at the same time, has nothing to say."""
+    scan = make_scan(make_volume)
+    segmenters = [Segmenter(build_located(network), "cpu", ALWAYS) for network in (Nothing(), Bright())]
+    with ThreadPoolExecutor(2) as pool:
+        fallen_back, located = pool.map(lambda segmenter: segmenter.segment(scan), segmenters)
+    assert fallen_back.warnings == ("The small network found no structure; the whole scan is segmented.",)
+    assert located.warnings == ()
+    assert np.array_equal(fallen_back.labels.array, located.labels.array)
 
 
 def test_the_region_holds_what_was_found_with_a_margin_and_a_patch(make_volume: Any) -> None:

@@ -194,9 +194,18 @@ def test_members_that_agree_are_counted(build_oracle: Callable[..., Model], make
     assert np.array_equal(mirrored.labels.array, mask.array)
 
 
-@pytest.mark.parametrize(("members", "is_counted"), [("2 flips", True), ("8 flips", False)])
+@pytest.mark.parametrize(
+    ("members", "options", "is_counted"),
+    [
+        ("2 flips", {}, True),
+        ("8 flips", {}, False),
+        ("2 flips", {"speed": "fast"}, False),  # larger steps: other masks, and passes that agree less
+        ("2 flips", {"step_fraction": 0.3}, False),
+        ("2 flips", {"speed": "fast", "step_fraction": 0.5}, True),
+    ],
+)
 def test_agreement_is_counted_where_it_predicts_the_dice(
-    build_oracle: Callable[..., Model], make_densities: Any, members: str, is_counted: bool
+    build_oracle: Callable[..., Model], make_densities: Any, members: str, options: Any, is_counted: bool
 ) -> None:
     facts = [measure_case(*make_densities(seed=seed), ORACLE_TASK) for seed in range(2)]
     ranges = build_quality_ranges(facts, ORACLE_TASK)
@@ -206,8 +215,13 @@ def test_agreement_is_counted_where_it_predicts_the_dice(
     )  # fmt: skip
     labels = {name: row.model_copy(update={"dice_calibration": calibration}) for name, row in ranges.labels.items()}
     model = dataclasses.replace(build_oracle(), quality=ranges.model_copy(update={"labels": labels}))
-    found = Segmenter(model, "cpu", InferenceSettings(flips="all")).segment(make_densities()[0])
-    assert (found.agreement is not None) is is_counted
+    segmenter = Segmenter(model, "cpu", InferenceSettings(flips="all", **options))
+    scan = make_densities()[0]
+    assert (segmenter.segment(scan).agreement is not None) is is_counted
+    # Who counts anyway is told whose agreement it is.
+    counts = segmenter.segment(scan, agreement=True).agreement
+    assert counts is not None
+    assert (counts.members == members) is is_counted
 
 
 def test_no_channel_is_replaced_by_the_mask(

@@ -38,6 +38,9 @@ def _small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("MEDUNET_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setattr("medunet.training.fit_plan.CPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
         patch.setattr("medunet.training.report._draw", lambda *arguments: [])
+        # So that five cases tell how Dice follows from agreement.
+        patch.setattr("medunet.postprocessing.calibration.MIN_CALIBRATION_CASES", 5)
+        patch.setattr("medunet.postprocessing.calibration.LEVEL", 0.5)
         yield
 
 
@@ -148,6 +151,33 @@ def test_the_run_is_a_model_of_all_its_folds(result: TrainingResult, make_volume
     assert np.array_equal(segmenter.segment(scan).labels.array, expected.array)
     alone = load(result.folder / "fold_0", device="cpu").segment(scan).labels.array
     assert not np.array_equal(alone, mask.array)
+
+
+def test_who_asks_for_mirrored_passes_is_told_the_dice_although_they_gain_too_little(
+    result: TrainingResult, tiny_data: Path, tmp_path: Path
+) -> None:
+    """From training to the flag: validation made none, so what their agreement says was learnt where speeds were measured."""
+    run = shutil.copytree(result.folder, tmp_path / "run")
+    records = read_records(run)
+    assert records.speed is not None
+    assert not records.speed.uses_flips
+    assert records.quality is not None
+    for name, row in records.quality.labels.items():
+        assert row.dice_calibration is not None, name
+        assert (row.dice_calibration.members, row.dice_calibration.num_cases) == ("2 flips", 5)
+    quality = json.loads((run / "quality.json").read_text())
+    for row in quality["labels"].values():
+        row["dice_calibration"]["poor_dice"] = 0.99  # what such a training makes would be poor in any other
+    (run / "quality.json").write_text(json.dumps(quality))
+    scan = tiny_data / "data" / "images" / "case_0.nii.gz"
+    found = load(run, device="cpu", speed="best").segment(scan)
+    (dice,) = {flag.found for flag in found.flags if (flag.code, flag.label) == ("predicted-dice", "left")}
+    seen = records.quality.labels["left"].dice
+    assert seen is not None
+    assert dice == pytest.approx(seen.median, abs=0.1)
+    for options in ({}, {"speed": "fast", "flips": "all"}):  # one pass; passes at other steps
+        flags = load(run, device="cpu", **options).segment(scan).flags
+        assert "predicted-dice" not in {flag.code for flag in flags}
 
 
 def test_the_page_and_the_card_say_what_it_is(result: TrainingResult) -> None:

@@ -170,6 +170,12 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(run_two: Callabl
     rows = list(csv.DictReader((tmp_path / "unbroken" / "log.csv").read_text().splitlines()))
     assert [int(row["iteration"]) for row in rows if row["validation_dice"]] == [2, 3, 5]  # by one process
     assert re.search(r"iteration 3 \(cases case_\d, case_\d, case_\d, case_\d\)", seen["fault"])
+    # A fault of one process ends both; in float16 its loss alone tells, and the other one would wait for it forever.
+    assert len(seen["local faults"]) == 2
+    for fault in seen["local faults"]:
+        assert re.search(
+            r"not finite at iteration 3 \(cases case_\d, case_\d, case_\d, case_\d\).*--precision fp32", fault
+        )
     assert seen["told"] == ["0 from the first False", "1 from the first True"]
 
 

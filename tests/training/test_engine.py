@@ -211,6 +211,22 @@ def test_an_overflow_of_float16_is_skipped_and_no_fault() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in engine.network.state_dict().items())
 
 
+@pytest.mark.parametrize("optimizer", [MUON, SGD], ids=["muon", "sgd"])
+def test_gradients_in_float16_that_are_never_finite_are_a_fault(optimizer: OptimizerPlan) -> None:
+    """The loss is finite all the time, and every update is skipped: the budget must not pass like that."""
+    plan = build_tiny_plan(optimizer)
+    engine = build_engine(plan, precision="16-mixed")
+    before = copy_tensors(engine)
+    next(engine.network.parameters()).register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+    faults = []
+    for iteration in range(28):
+        loss = engine.step(build_tiny_batch(plan, iteration), 1e-3)
+        assert bool(torch.isfinite(loss.total))
+        faults.append(engine.find_fault())
+    assert faults == [None] * 25 + [25, 26, 27]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in engine.network.state_dict().items())
+
+
 def test_an_overflow_at_the_first_step_leaves_no_momentum_of_uninitialised_memory() -> None:
     engine = build_engine(build_tiny_plan(SGD), precision="16-mixed")
     engine._precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)  # type: ignore[attr-defined]

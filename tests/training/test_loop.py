@@ -174,6 +174,44 @@ def test_a_look_without_memory_is_given_up_and_training_goes_on(
     assert ["not enough memory" in record.message for record in caplog.records] == [True]
 
 
+@pytest.mark.parametrize("has_saved", [False, True])
+def test_a_step_without_memory_ends_with_what_would_help(
+    build_trainer: BuildTrainer, monkeypatch: pytest.MonkeyPatch, has_saved: bool
+) -> None:
+    trainer = build_trainer(save_seconds=0.0 if has_saved else 300.0)
+    step = trainer.engine.step
+
+    def run_out(batch: Any, learning_rate: float) -> Any:
+        if batch.iteration == 3:
+            msg = "CUDA out of memory. Tried to allocate 2.00 GiB."
+            raise torch.OutOfMemoryError(msg)
+        return step(batch, learning_rate)
+
+    monkeypatch.setattr(trainer.engine, "step", run_out)
+    with pytest.raises(
+        TrainingError,
+        match=r"^Out of memory at iteration 4 \(cases case_\d, case_\d\), with 2 patches of 16 x 16 x 8 voxels at a time on cpu\. "
+        r".* smaller --memory-gb, .*" + ("go on from it with --resume" if has_saved else "No state was saved yet"),
+    ) as caught:
+        fit(trainer)
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert has_state(trainer.folder) is has_saved
+
+
+def test_an_error_of_a_step_is_not_taken_for_want_of_memory(
+    build_trainer: BuildTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build_trainer()
+
+    def fail(*arguments: Any) -> Any:
+        msg = "shapes do not fit"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(trainer.engine, "step", fail)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        fit(trainer)
+
+
 def test_weights_loaded_before_the_training_begin_the_mean(build_trainer: BuildTrainer) -> None:
     trainer = build_trainer(budget=Budget(iterations=1))
     with torch.no_grad():

@@ -17,19 +17,21 @@ import torch
 from oracles import ORACLE_HU, ORACLE_TASK, NearestIntensity, build_plan_for
 
 from medunet.errors import OutputError, VolumeError
-from medunet.evaluation import score_case
+from medunet.evaluation import build_evaluation, score_case
 from medunet.inference import load
 from medunet.io import write_nifti_image, write_nifti_labels
-from medunet.models import write_description, write_results, write_weights
+from medunet.models import Postprocessing, write_description, write_results, write_weights
 from medunet.models.folder import TrainingRecord
+from medunet.postprocessing import AgreementCounts, fit_dice_calibration
 from medunet.preprocessing import StoredCase
 from medunet.tasks import Case, Task
-from medunet.training.mask_pairs import MaskPair, read_mask_pair, write_mask_pair
+from medunet.training.mask_pairs import MaskPair, get_mirrored_folder, read_mask_pair, write_mask_pair
 from medunet.training.progress import Observer
 from medunet.training.validation import (
     NetworkSegmenter,
     Validation,
     compute_stored_dice,
+    fit_calibrations,
     predict_masks,
     score_masks,
     summarize_validation,
@@ -393,6 +395,58 @@ def test_a_damaged_pair_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "p1.npz").write_bytes(content)
     with pytest.raises(VolumeError, match=r"p1\.npz holds no pair of masks"):
         read_mask_pair(tmp_path, "p1")
+
+
+# ---- what mirrored passes tell ------------------------------------------------------------------------------------------
+
+
+def validate_mirrored(folder: Path, *, usual: bool = False, island: bool = False, num_mirrored: int = 12) -> Validation:
+    """12 cases whose masks are right; of the bone, mirrored passes miss 2, 4, 6 ... voxels of 64, and agree accordingly."""
+    scores = []
+    for number in range(12):
+        missed = build_mask((7, BOX))
+        missed.reshape(-1)[np.flatnonzero(missed)[: 2 * (1 + number)]] = 0
+        if island:
+            missed[ISLAND] = 7
+        reference, mask, mirrored = (Volume(of[None], np.eye(4)) for of in (build_mask((7, BOX)),) * 2 + (missed,))
+        agreement = AgreementCounts(members="2 flips", common={"bone": (40 - number,)}, total={"bone": (80,)})
+        pair = MaskPair(
+            case_id=f"p{number}", reference=reference, prediction=mask, agreement=agreement if usual else None
+        )
+        write_mask_pair(folder, pair)
+        if number < num_mirrored:
+            kept = MaskPair(case_id=pair.case_id, reference=reference, prediction=mirrored, agreement=agreement)
+            write_mask_pair(get_mirrored_folder(folder), kept)
+        scores += score_case(reference, mask, {"bone": (7,)}, case_id=pair.case_id)
+    evaluation = build_evaluation(scores)
+    return Validation(
+        scores=scores, summaries=evaluation.summaries, failures=[], unmatched=[], raw=evaluation,
+        postprocessing=Postprocessing(keep_largest=("bone",)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("island", [False, True], ids=["as made", "with a part that post-processing takes"])
+def test_where_mirrored_passes_are_not_made_the_dice_of_those_that_were_measured_is_learnt(
+    tmp_path: Path, island: bool
+) -> None:
+    validation = validate_mirrored(tmp_path, island=island)
+    agreements = [(40 - number) / 40 for number in range(12)]
+    dices = [2 * (62 - 2 * number) / (126 - 2 * number) for number in range(12)]
+    expected = fit_dice_calibration(agreements, dices, members="2 flips")
+    assert expected is not None
+    found = fit_calibrations(validation, ORACLE_TASK, tmp_path)  # of other labels nothing was scored
+    assert found.keys() == {"bone"}
+    assert found["bone"].model_dump() == pytest.approx(expected.model_dump())
+
+
+def test_mirrored_passes_of_the_validation_itself_count_with_its_own_dice(tmp_path: Path) -> None:
+    calibration = fit_calibrations(validate_mirrored(tmp_path, usual=True), ORACLE_TASK, tmp_path)["bone"]
+    assert calibration.slope == pytest.approx(0, abs=1e-9)  # all masks are right, however far the passes agree
+    assert calibration.intercept == pytest.approx(np.log(0.998 / 0.002))
+
+
+def test_of_too_few_mirrored_cases_nothing_is_learnt(tmp_path: Path) -> None:
+    assert fit_calibrations(validate_mirrored(tmp_path, num_mirrored=9), ORACLE_TASK, tmp_path) == {}
 
 
 # ---- metrics.json --------------------------------------------------------------------------------------------------------
