@@ -105,21 +105,25 @@ def find_winners_between(logits: Tensor, positions: Sequence[Positions], *, bloc
     return winners
 
 
-def find_positive_between(logits: Tensor, positions: Sequence[Positions]) -> Tensor:
+def find_positive_between(logits: Tensor, positions: Sequence[Positions], *, block_logits: int = BLOCK) -> Tensor:
     """Where one linearly interpolated map is above 0.
 
     Args:
         logits: ``(I, J, K)`` float32.
         positions: Of the points along I, J and K, on the device of ``logits``.
+        block_logits: Looked at at a time; fewer take less memory and give the same.
 
     Returns:
         bool of the lengths of ``positions``.
     """
-    is_positive = _pick_agreed((logits > 0).to(torch.uint8), positions)
-    rows = logits.contiguous()[..., None]
-    for points, values in _interpolate_mixed(rows, is_positive, positions):
-        is_positive[points] = (values[:, 0] > 0).to(torch.uint8)
-    return is_positive.bool()
+    is_positive = torch.empty([len(where) for where in positions], dtype=torch.bool, device=logits.device)
+    for block, part, within in _split_planes(logits[None], positions, block_logits):
+        rows = part[0].contiguous()[..., None]
+        found = _pick_agreed((rows[..., 0] > 0).to(torch.uint8), within)
+        for points, values in _interpolate_mixed(rows, found, within):
+            found[points] = (values[:, 0] > 0).to(torch.uint8)
+        is_positive[block] = found.bool()
+    return is_positive
 
 
 def interpolate(values: Tensor, positions: Sequence[Positions]) -> Tensor:
@@ -131,7 +135,9 @@ def interpolate(values: Tensor, positions: Sequence[Positions]) -> Tensor:
 
 def _pick_agreed(winners: Tensor, positions: Sequence[Positions]) -> Tensor:
     """At every point, the winner of the voxels around it where they agree, else `_MIXED`."""
-    for axis, where in reversed(list(enumerate(positions))):  # bytes are picked one by one first, planes are copied last
+    for axis, where in reversed(
+        list(enumerate(positions))
+    ):  # bytes are picked one by one first, planes are copied last
         lower = winners.index_select(axis, where.lower)
         if not where.lie_on_voxels:
             lower.masked_fill_(winners.index_select(axis, where.upper) != lower, _MIXED)
@@ -177,7 +183,7 @@ def _interpolate_mixed(
         planes = _blend(rows, along.choose(part)).flatten(0, 1)
         # Only the lines with a point in question; they are numbered through the planes, and the points come in this order.
         lines, counts = torch.unique_consecutive(points[:, 0] * len(across) + points[:, 1], return_counts=True)
-        counts_by_chunk = counts.split(lines_at_once)
+        counts_by_chunk = torch.split(counts, lines_at_once)
         points_by_chunk = points.split([int(count.sum()) for count in counts_by_chunk])
         for chosen, count, chunk in zip(lines.split(lines_at_once), counts_by_chunk, points_by_chunk, strict=True):
             on_planes = across.choose(chosen % len(across)).shift(chosen // len(across) * rows.shape[1])

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from medunet.errors import InputError
 from medunet.inference import InferenceSettings, Segmenter, sliding_window
+from medunet.inference.at_once import Portions
 from medunet.inference.boundary import BLOCK
 from medunet.inference.memory_need import (
-    Portions,
     Work,
     choose_portions,
     count_activation_bytes,
