@@ -158,3 +158,18 @@ def measure_room(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return None
+
+
+def restart_peak_memory(device: torch.device) -> None:
+    """From here on `measure_peak_memory` looks; nothing happens on other devices than CUDA."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def measure_peak_memory(device: torch.device) -> int | None:
+    """The most bytes that this process's tensors have taken of a CUDA device since `restart_peak_memory`; None on other devices."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

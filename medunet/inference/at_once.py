@@ -35,22 +35,27 @@ class Experience:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._enough: Portions | None = None
+        self._batch_size: int | None = None
+        self._block_logits: int | None = None
         self._said: set[str] = set()
 
     def limit(self, portions: Portions) -> Portions:
         """As much of it as was enough before."""
-        if self._enough is None:
-            return portions
+        batch_size, block_logits = self._batch_size, self._block_logits
         return Portions(
-            batch_size=min(portions.batch_size, self._enough.batch_size),
-            block_logits=min(portions.block_logits, self._enough.block_logits),
+            batch_size=portions.batch_size if batch_size is None else min(portions.batch_size, batch_size),
+            block_logits=portions.block_logits if block_logits is None else min(portions.block_logits, block_logits),
         )
 
-    def learn(self, portions: Portions) -> None:
-        """More than that does not fit."""
+    def learn_batch_size(self, batch_size: int) -> None:
+        """More tiles at once do not fit."""
         with self._lock:
-            self._enough = self.limit(portions)
+            self._batch_size = batch_size if self._batch_size is None else min(batch_size, self._batch_size)
+
+    def learn_block_logits(self, block_logits: int) -> None:
+        """Larger blocks do not fit."""
+        with self._lock:
+            self._block_logits = block_logits if self._block_logits is None else min(block_logits, self._block_logits)
 
     def warn_once(self, message: str) -> None:
         """Say what nobody has to hear for every scan."""
@@ -102,19 +107,18 @@ class AtOnce:
         """
         fewer = min(self.batch_size, tried // 2)
         self._experience.warn_once(f"Memory does not suffice for {tried} {what}; {fewer} at a time.")
-        self._learn(replace(self.portions, batch_size=fewer))
+        self.portions = replace(self.portions, batch_size=fewer)
+        self._experience.learn_batch_size(fewer)
 
     def take_smaller_blocks(self) -> bool:
         """A quarter of a block from here on; False, and nothing changes, where it is the smallest."""
         if self.block_logits <= SMALLEST_BLOCK:
             return False
-        self._learn(replace(self.portions, block_logits=max(SMALLEST_BLOCK, self.block_logits // 4)))
+        smaller = max(SMALLEST_BLOCK, self.block_logits // 4)
+        self.portions = replace(self.portions, block_logits=smaller)
+        self._experience.learn_block_logits(smaller)
         return True
 
     def warn_once(self, message: str) -> None:
         """See `Experience.warn_once`."""
         self._experience.warn_once(message)
-
-    def _learn(self, portions: Portions) -> None:
-        self.portions = portions
-        self._experience.learn(portions)
