@@ -267,7 +267,7 @@ def _estimate_network(seen: Shape3, shape: Shape3, work: Work, portions: Portion
     share = _WORK.get(("openvino" if is_alone else "torch", work.precision), 1.3)
     slab_voxels = math.prod(shape) * min(1.0, depth / tiling.padded_shape[tiling.streaming_axis])
     block_share = min(1.0, portions.block_logits / (outputs * math.prod(seen)))
-    points = math.prod(shape) * block_share
+    points = min(slab_voxels, math.prod(shape) * block_share)
     logits = 4 * outputs * min(portions.block_logits, outputs * plane * depth) // outputs
     points_at_once = max(CHUNK // outputs, math.prod(shape) // min(shape))
     terms = {
