@@ -156,7 +156,12 @@ def estimate_memory(
     if not work.on_device:
         return MemoryNeed(constant=constant, stages=stages, device={})
     # The scan stays on the host, and its tiles are put together there.
-    host = {"preprocessed scan": network.pop("preprocessed scan"), "labels of a slab": voxels}
+    channels = num_channels + plan.num_previous_labels
+    host = {
+        "preprocessed scan": network.pop("preprocessed scan"),
+        "tiles": 4 * channels * portions.batch_size * math.prod(plan.patch_size),
+        "labels of a slab": voxels,
+    }
     return MemoryNeed(constant=constant, stages=stages | {"network": host}, device={"weights": weights, **network})
 
 

@@ -124,10 +124,7 @@ class Predictor:
         Raises:
             InputError: If it does not fit into the memory that the settings allow.
         """
-        needs = [self._fit(group, image)[1] for group in self._groups]
-        needs += [group.low.estimate_memory(image) for group in self._groups if group.low is not None]
-        needs += [] if self._locator is None else [self._locator.estimate_memory(image)]
-        most = max(needs, key=lambda need: need.limited_bytes)
+        most = max(self._list_needs(image), key=lambda need: need.limited_bytes)
         room = self._measure_room()
         if room is not None and most.limited_bytes > room:
             logger.warning(
@@ -136,6 +133,12 @@ class Predictor:
                 format_gb(room),
             )
         return most
+
+    def _list_needs(self, image: Volume) -> list[MemoryNeed]:
+        """Of all that look at a scan, one after the other."""
+        needs = [self._fit(group, image)[1] for group in self._groups]
+        needs += [need for group in self._groups if group.low is not None for need in group.low._list_needs(image)]
+        return needs if self._locator is None else [*needs, self._locator.estimate_memory(image)]
 
     def segment(self, image: Volume) -> Volume:
         """The label map of a scan on its own grid, without post-processing.
