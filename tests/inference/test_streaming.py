@@ -25,6 +25,7 @@ from medunet.inference import (
     stream_sliding_window,
 )
 from medunet.inference import sliding_window as sliding_window_module
+from medunet.inference.at_once import AtOnce
 from medunet.tasks import Task
 from medunet.volume import Volume, build_grid
 
@@ -190,7 +191,9 @@ def test_row_69_sums_that_do_not_fit_on_a_gpu_are_kept_on_the_cpu(
 
     monkeypatch.setattr(torch, "zeros", make_on_full_gpu)
     image, tiling = make_image((12, 8, 8)), plan_tiles((12, 8, 8), (8, 8, 8))
-    sums = sliding_window_module._RowSums(tiling, 0, (12, 8, 8), 3, torch.device("cuda"))
+    at_once = AtOnce.of(1)
+    for _ in range(2):  # of two scans, which is said once
+        sums = sliding_window_module._RowSums(tiling, 0, (12, 8, 8), 3, torch.device("cuda"), at_once)
     whole = torch.full((3, 12, 8, 8), torch.nan)
     for box, stop in zip(tiling.list_boxes(), (4, 12), strict=True):
         sums.advance(box[0].start)
