@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from pathlib import Path
@@ -18,8 +19,16 @@ PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 _MAX_WORKERS = 8
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """Of a container: microseconds of processor time in each period, and the period (control groups, version 2)."""
-_NO_MEMORY = ("allocate memory", "out of memory")
-"""What torch's allocator says on the CPU, and CUDA where torch passes its errors on."""
+_NO_MEMORY = (
+    "allocate memory",  # torch's allocator on the CPU, ONNX Runtime
+    "bad_alloc",  # C++, such as OpenVINO
+    "out of memory",  # CUDA, Apple's GPU
+    "out_of_memory",  # CUDA's driver
+    "memoryallocation",  # cudaErrorMemoryAllocation
+    "alloc_failed",  # cuDNN 8 and cuBLAS: CUDNN_STATUS_ALLOC_FAILED
+    "allocation_failed",  # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+)
+"""What libraries say in lower case where torch passes their errors on as errors of any kind."""
 _PRECISIONS: dict[str, Precision] = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
@@ -140,4 +149,40 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+
+
+def measure_room(device: torch.device) -> int | None:
+    """Bytes that this process may take of a device's memory: what is free, and what it has already.
+
+    Args:
+        device: The CPU stands for the memory of the machine.
+
+    Returns:
+        None for other devices than the CPU and CUDA.
+    """
+    import psutil
+    import torch
+
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    return None
+
+
+def restart_peak_memory(device: torch.device) -> None:
+    """From here on `measure_peak_memory` looks; nothing happens on other devices than CUDA."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def measure_peak_memory(device: torch.device) -> int | None:
+    """The most bytes that this process's tensors have taken of a CUDA device since `restart_peak_memory`; None on other devices."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -9,7 +10,17 @@ import pytest
 import torch
 
 from medunet import device
-from medunet.device import check_num_devices, choose_device, choose_precision, count_cores, count_workers
+from medunet.device import (
+    check_num_devices,
+    choose_device,
+    choose_precision,
+    count_cores,
+    count_workers,
+    is_out_of_memory,
+    measure_peak_memory,
+    measure_room,
+    restart_peak_memory,
+)
 from medunet.errors import InputError
 
 
@@ -157,3 +168,69 @@ def test_the_cores_are_those_that_the_process_may_use(
     if limit is not None:
         (tmp_path / "cpu.max").write_text(f"{limit}\n")
     assert (count_cores(), count_workers()) == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+        "unable to mmap 8 bytes from file <x>: Cannot allocate memory (12)",
+        "CUDA error: out of memory",
+        "CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY",
+        "CUDA error: cudaErrorMemoryAllocation",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "MPS backend out of memory (MPS allocated: 9.00 GB)",
+        "Exception from src/inference/src/cpp/infer_request.cpp:223:\nstd::bad_alloc",
+        "bad allocation: Failed to allocate memory for requested buffer of size 8",
+    ],
+)
+def test_every_library_has_words_for_too_little_memory(words: str) -> None:
+    assert is_out_of_memory(RuntimeError(words))
+    assert not is_out_of_memory(ValueError(words))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        KeyError("out of memory"),
+    ],
+)
+def test_other_errors_are_none_of_memory(error: Exception) -> None:
+    assert not is_out_of_memory(error)
+
+
+def test_errors_of_memory_without_words() -> None:
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+
+
+def test_room_is_what_is_free_and_what_the_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    room = measure_room(torch.device("cpu"))
+    assert room is not None
+    assert (
+        psutil.Process().memory_info().rss < room <= 1.1 * psutil.virtual_memory().total
+    )  # pages of files are counted twice
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (5000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda where: 700)
+    assert measure_room(torch.device("cuda:1")) == 5700
+    assert measure_room(torch.device("mps")) is None
+
+
+def test_the_peak_of_a_gpu_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    restart_peak_memory(torch.device("cpu"))
+    assert measure_peak_memory(torch.device("cpu")) is None
+    peaks = {torch.device("cuda:1"): 9}
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda where: peaks.update({where: 2}))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda where: peaks[where])
+    assert measure_peak_memory(torch.device("cuda:1")) == 9
+    restart_peak_memory(torch.device("cuda:1"))
+    assert measure_peak_memory(torch.device("cuda:1")) == 2

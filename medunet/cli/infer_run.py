@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from medunet.cli.infer_jobs import Job, Wishes, check_outputs, check_report, lis
 from medunet.cli.infer_report import ReportWriter
 from medunet.cli.reading import print_remarks
 from medunet.cli.terminal import print_json
+from medunet.device import choose_device, is_out_of_memory
 from medunet.errors import InputError, MedunetError, OutputError
 from medunet.inference.manifest import (
     Manifest,
@@ -28,7 +30,7 @@ from medunet.inference.manifest import (
     list_untouched_outputs,
     read_manifest,
 )
-from medunet.inference.many import Done, read_ahead, write_behind
+from medunet.inference.many import Done, is_fault, read_ahead, write_behind
 from medunet.inference.settings import InferenceSettings
 from medunet.io import is_picture_file, write_mesh
 from medunet.io.atomic import remove_partial_files
@@ -38,6 +40,8 @@ from medunet.warned import collect_warnings, strip_folders
 if TYPE_CHECKING:
     from medunet.inference import Segmentation, Segmenter
     from medunet.io import ReadOptions, Scan
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -169,6 +173,7 @@ class InferRun:
     device: str
     is_quiet: bool
     _emptied: set[Path] = field(default_factory=set, init=False)
+    _faults: set[str] = field(default_factory=set, init=False)
 
     def process(self, names: Sequence[str], *, continues: bool) -> InferOutcome:
         """Segment what is not finished yet.
@@ -278,7 +283,7 @@ class InferRun:
         try:
             for done in write_behind(read_ahead(jobs, self._read, make), write):
                 if done.error is not None and report is not None:
-                    report.add_failure(done.job, _describe_failure(done.error, done.job))
+                    report.add_failure(done.job, self._describe_failure(done.error, done.job))
                     if len(self.jobs) == 1:  # which ends the command
                         report.write(self.jobs)
                 self._report(done, outcome)
@@ -336,7 +341,9 @@ class InferRun:
 
     def _report(self, done: Done[Job, Manifest], outcome: InferOutcome) -> None:
         if done.error is not None:
-            reason = _describe_failure(done.error, done.job)
+            if is_fault(done.error):
+                self._show_fault(done.error)
+            reason = self._describe_failure(done.error, done.job)
             if len(self.jobs) == 1:
                 raise InputError(reason) from done.error
             outcome.failures[done.job] = reason
@@ -351,6 +358,37 @@ class InferRun:
             self._print(f"  look at it: {flag['message']}")
         for path in _list_more(done.job, done.result):
             self._print(f"  also: {path}")
+
+    def _show_fault(self, error: Exception) -> None:
+        """Where it was raised, once for all scans that meet the same."""
+        if (what := f"{type(error).__name__}: {error}") not in self._faults:
+            self._faults.add(what)
+            logger.error("A fault of medunet:", exc_info=error)
+
+    def _describe_failure(self, error: Exception, job: Job) -> str:
+        """One line that names the scan, whatever went wrong with it."""
+        text = " ".join(str(error).split("\n"))
+        if isinstance(error, MedunetError):
+            return text
+        words = f"{job.images[0]} could not be segmented"
+        if is_out_of_memory(error):
+            return f"{words}: {self._advise_on_memory()}"
+        words = f"{words}: {type(error).__name__}{f' ({text[:200]})' if text else ''}."
+        return (
+            f"{words} This is a fault of medunet: please report it, with the traceback." if is_fault(error) else words
+        )
+
+    def _advise_on_memory(self) -> str:
+        is_gpu = choose_device(self.device).type != "cpu"
+        options = ["--batch-size 1"] if self.settings.batch_size != 1 else []
+        options += ["--flips none"] if self.settings.flips != "none" and self.settings.speed != "fast" else []
+        options += ["--speed fast"] if self.settings.speed != "fast" else []
+        options += ["--device cpu"] if is_gpu else []
+        tried = f" Try {', '.join(options)};" if options else ""
+        return (
+            f"memory ran out{' on the GPU or beside it' if is_gpu else ''}.{tried} --memory-gb N, with the GB that it may take, says "
+            "beforehand whether a scan fits, and what needs most of it."
+        )
 
     def _describe_reading(self) -> dict[str, object]:
         return {
@@ -402,14 +440,6 @@ def _describe_area(name: str, volume: dict[str, float | None]) -> str:
     """The page of a picture is 1 mm thick, so that its volume is an area; 1 mm² is a pixel where the file names no size."""
     assert volume["visible_ml"] is not None
     return f"{name} {1000 * volume['visible_ml']:,.0f} mm²"
-
-
-def _describe_failure(error: Exception, job: Job) -> str:
-    """One line that names the scan, whatever went wrong with it."""
-    text = " ".join(str(error).split("\n"))
-    if isinstance(error, MedunetError):
-        return text if any(str(image) in text for image in job.images) else f"{job.images[0]}: {text}"
-    return f"{job.images[0]} could not be segmented: {type(error).__name__}{f' ({text[:200]})' if text else ''}."
 
 
 def _draw(made: _Made, segmenter: Segmenter, job: Job, path: Path) -> None:

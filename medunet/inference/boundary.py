@@ -105,21 +105,25 @@ def find_winners_between(logits: Tensor, positions: Sequence[Positions], *, bloc
     return winners
 
 
-def find_positive_between(logits: Tensor, positions: Sequence[Positions]) -> Tensor:
+def find_positive_between(logits: Tensor, positions: Sequence[Positions], *, block_logits: int = BLOCK) -> Tensor:
     """Where one linearly interpolated map is above 0.
 
     Args:
         logits: ``(I, J, K)`` float32.
         positions: Of the points along I, J and K, on the device of ``logits``.
+        block_logits: Looked at at a time; fewer take less memory and give the same.
 
     Returns:
         bool of the lengths of ``positions``.
     """
-    is_positive = _pick_agreed((logits > 0).to(torch.uint8), positions)
-    rows = logits.contiguous()[..., None]
-    for points, values in _interpolate_mixed(rows, is_positive, positions):
-        is_positive[points] = (values[:, 0] > 0).to(torch.uint8)
-    return is_positive.bool()
+    is_positive = torch.empty([len(where) for where in positions], dtype=torch.bool, device=logits.device)
+    for block, part, within in _split_planes(logits[None], positions, block_logits):
+        rows = part[0].contiguous()[..., None]
+        found = _pick_agreed((rows[..., 0] > 0).to(torch.uint8), within)
+        for points, values in _interpolate_mixed(rows, found, within):
+            found[points] = (values[:, 0] > 0).to(torch.uint8)
+        is_positive[block] = found.bool()
+    return is_positive
 
 
 def interpolate(values: Tensor, positions: Sequence[Positions]) -> Tensor:

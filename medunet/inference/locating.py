@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from medunet.device import Precision
+from medunet.inference.at_once import Portions
 from medunet.inference.backends import FOLDER, build_backend
 from medunet.inference.logits import collect_logits
+from medunet.inference.memory_need import MemoryNeed, Work, estimate_memory, measure_axes
 from medunet.inference.settings import InferenceSettings
 from medunet.inference.skipping import find_needed_tiles
 from medunet.models import Model
@@ -46,6 +48,8 @@ class Locator:
 
     def __init__(self, model: Model, device: torch.device, precision: Precision, settings: InferenceSettings) -> None:
         self._plan = model.plan
+        self._precision = precision
+        self._weight_bytes = sum(parameter.nbytes for parameter in model.network.parameters())
         self._device = device
         self._settings = settings
         self._network = build_backend(
@@ -55,6 +59,28 @@ class Locator:
             precision,
             name=settings.backend,
             cache=model.folder / FOLDER if model.folder.is_dir() else None,
+        )
+
+    def estimate_memory(self, image: Volume) -> MemoryNeed:
+        """What looking for the box takes.
+
+        Args:
+            image: The whole scan; its voxels do not matter.
+        """
+        work = Work(
+            plan=self._plan,
+            backend=self._network.name,
+            precision=self._precision,
+            on_device=self._device.type != "cpu",
+            weight_bytes=self._weight_bytes,
+            finds_box=True,
+        )
+        return estimate_memory(
+            *measure_axes(image),
+            work,
+            Portions(batch_size=1),
+            num_channels=image.num_channels,
+            voxel_bytes=image.array.dtype.itemsize,
         )
 
     def find_region(self, image: Volume, plan: Plan) -> Region | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medunet.device import Precision
+from medunet.inference.at_once import AtOnce
 from medunet.inference.backends import TorchBackend
 from medunet.inference.sliding_window import (
     CropTile,
@@ -61,16 +62,17 @@ def collect_logits(
     device: torch.device,
     *,
     step_fraction: float = STEP_FRACTION,
-    batch_size: int = 1,
+    batch_size: int | AtOnce = 1,
     needed: Callable[[Box], bool] | None = None,
     on_tiles: OnTiles | None = None,
 ) -> Tensor:
     """`compute_logits` of whatever gives the logits of tiles; see `stream_sliding_window` for the arguments."""
     return apply_sliding_window(
-        torch.from_numpy(prepared.array).to(device),
+        torch.from_numpy(prepared.array),
         predict,
         plan.patch_size,
         compute_around(prepared.array, plan),
+        device=device,
         step_fraction=step_fraction,
         batch_size=batch_size,
         needed=needed,
@@ -87,16 +89,17 @@ def stream_logits(
     *,
     axis: int,
     step_fraction: float = STEP_FRACTION,
-    batch_size: int = 1,
+    batch_size: int | AtOnce = 1,
     needed: Callable[[Box], bool] | None = None,
     on_tiles: OnTiles | None = None,
 ) -> Iterator[Slab]:
     """The logits of `compute_logits` in slabs; see `stream_sliding_window` for the arguments."""
     return stream_sliding_window(
-        torch.from_numpy(prepared.array).to(device),
+        torch.from_numpy(prepared.array),
         predict,
         plan_tiles(prepared.spatial_shape, plan.patch_size, step_fraction=step_fraction),
         compute_around(prepared.array, plan),
+        device=device,
         axis=axis,
         batch_size=batch_size,
         needed=needed,

@@ -57,7 +57,7 @@ class Manifest(BaseModel):
         computed_by: Device, backend, precision, networks and passes.
         seconds: Per stage.
         estimated_memory_mib: What this scan was expected to take: ``host``, ``device``, and the terms of both.
-        peak_memory_mib: Most memory that the process has taken until then; on CUDA also of the device.
+        peak_memory_mib: ``host``: most memory that the process has taken until then; ``device``: of a CUDA device, for this scan.
         volumes: Label -> ``volume_ml``, ``visible_ml`` and the reason where the volume is not known.
         objects: Of a task with instances: label -> how many objects it has, and how large they are.
         flags: What is unlike training.
@@ -159,7 +159,7 @@ def finish_manifest(
             "outputs_sha256": {name: _hash_file(output) for name, output in written if output.is_file()},
             "seconds": {**segmentation.timings, **seconds},
             "estimated_memory_mib": segmentation.memory.to_json() if segmentation.memory is not None else {},
-            "peak_memory_mib": measure_peak_memory(),
+            "peak_memory_mib": _describe_peak_memory(segmentation),
             "volumes": {name: asdict(volume) for name, volume in segmentation.volumes.items()},
             "objects": {}
             if segmentation.objects is None
@@ -280,16 +280,16 @@ def describe_decisions(folder: Path, settings: InferenceSettings) -> dict[str, A
     }
 
 
-def measure_peak_memory() -> dict[str, float]:
-    """The most memory that this process has taken so far, in MiB: ``host``, and ``device`` where CUDA is used."""
+def _describe_peak_memory(segmentation: Segmentation) -> dict[str, float]:
+    """MiB: of this process so far, and of the CUDA device for one scan."""
     peak: dict[str, float] = {}
     if sys.platform != "win32":
         import resource
 
         unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
         peak["host"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-    if torch.cuda.is_available() and torch.cuda.memory_reserved() > 0:
-        peak["device"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    if segmentation.peak_device_bytes is not None:
+        peak["device"] = round(segmentation.peak_device_bytes / 2**20, 1)
     return peak
 
 

@@ -101,8 +101,16 @@ def write_behind(
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether an error belongs to one scan: unreadable, unfit, no room; anything else is a fault of the program."""
+    """Whether an error ends one job alone: unreadable, unfit, no room; and what torch refuses, which `is_fault` tells apart."""
     return isinstance(error, (MedunetError, OSError, MemoryError, RuntimeError)) or is_out_of_memory(error)
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether an error that ends one job alone is more likely a fault of the program than of the scan, such as shapes that do not fit.
+
+    Torch raises `RuntimeError` for everything. Whoever reports such an error should show where it was raised.
+    """
+    return isinstance(error, RuntimeError) and not isinstance(error, MedunetError) and not is_out_of_memory(error)
 
 
 def _submit_next(

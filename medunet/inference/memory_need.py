@@ -18,7 +18,8 @@ import torch
 
 from medunet.device import Precision
 from medunet.errors import InputError
-from medunet.inference.boundary import BLOCK, CHUNK
+from medunet.inference.at_once import SMALLEST_BLOCK, Portions
+from medunet.inference.boundary import CHUNK
 from medunet.inference.tiling import STEP_FRACTION, plan_tiles
 from medunet.networks import build_network
 from medunet.networks.cost import count_parameters, count_pass_bytes
@@ -43,20 +44,6 @@ _BORDER_SHARE = 0.2
 """Of the scan's voxels that lie between two labels."""
 _BORDER_BYTES = 100
 """For each of them: its three indices, and which voxels lie around it along each axis."""
-_SMALLEST_BLOCK = 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Portions:
-    """How much is computed at a time; it changes no label.
-
-    Attributes:
-        batch_size: Tiles, mirrored ones among them, that go through a network at once.
-        block_logits: Logits that are turned at a time where finished planes become labels.
-    """
-
-    batch_size: int
-    block_logits: int = BLOCK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +61,7 @@ class Work:
         keeps_logits: Whether all logits are kept, as for networks of several plans.
         label_bytes: Of a voxel of the mask.
         weight_bytes: Of one network; None counts them.
+        finds_box: Whether only a box is looked for (`Locator`): all logits are kept, and no mask is made.
     """
 
     plan: Plan
@@ -86,6 +74,7 @@ class Work:
     keeps_logits: bool = False
     label_bytes: int = 1
     weight_bytes: int | None = None
+    finds_box: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +155,13 @@ def estimate_memory(
     }
     if not work.on_device:
         return MemoryNeed(constant=constant, stages=stages, device={})
-    host = {"preprocessed scan": network["preprocessed scan"], "labels of a slab": voxels}
+    # The scan stays on the host, and its tiles are put together there.
+    channels = num_channels + plan.num_previous_labels
+    host = {
+        "preprocessed scan": network.pop("preprocessed scan"),
+        "tiles": 4 * channels * portions.batch_size * math.prod(plan.patch_size),
+        "labels of a slab": voxels,
+    }
     return MemoryNeed(constant=constant, stages=stages | {"network": host}, device={"weights": weights, **network})
 
 
@@ -177,6 +172,7 @@ def choose_portions(
     largest: Portions,
     *,
     memory_gb: float | None,
+    room: int | None = None,
     num_channels: int = 1,
     voxel_bytes: int = 4,
 ) -> tuple[Portions, MemoryNeed]:
@@ -187,17 +183,22 @@ def choose_portions(
         spacing: As `estimate_memory`.
         work: As `estimate_memory`.
         largest: From which to step down.
-        memory_gb: Limit in 10^9 bytes; None takes the largest portions whatever they need.
+        memory_gb: Limit in 10^9 bytes; None sets none.
+        room: Without a limit, the bytes that are there, such as `measure_room` counts them. Where even the smallest portions need
+            more, they are taken nevertheless: it is only an estimate. None takes the largest whatever they need.
         num_channels: As `estimate_memory`.
         voxel_bytes: As `estimate_memory`.
 
     Raises:
         InputError: If even the smallest do not fit; says what takes most, and what would fit.
     """
+    limit = (math.inf if room is None else room) if memory_gb is None else memory_gb * 1e9
     for portions in _list_smaller(largest):
         need = estimate_memory(shape, spacing, work, portions, num_channels=num_channels, voxel_bytes=voxel_bytes)
-        if memory_gb is None or need.limited_bytes <= memory_gb * 1e9:
+        if need.limited_bytes <= limit:
             return portions, need
+    if memory_gb is None:
+        return portions, need
     where = "of the GPU" if work.on_device else "of the process"
     easier = [] if work.num_flips == 1 else ["--flips none"]
     easier += [] if work.num_networks == 1 else ["--speed fast, which takes one network"]
@@ -234,7 +235,7 @@ def _list_smaller(largest: Portions) -> Iterator[Portions]:
     batch_size = largest.batch_size
     while batch_size >= 1:
         block = largest.block_logits
-        while block >= min(_SMALLEST_BLOCK, largest.block_logits):
+        while block >= min(SMALLEST_BLOCK, largest.block_logits):
             yield replace(largest, batch_size=batch_size, block_logits=block)
             block //= 4
         batch_size //= 2
@@ -261,7 +262,6 @@ def _estimate_network(seen: Shape3, shape: Shape3, work: Work, portions: Portion
     tiling = plan_tiles(seen, plan.patch_size, step_fraction=work.step_fraction)
     channels = num_channels + plan.num_previous_labels
     prepared = 4 * channels * math.prod(seen)
-    padded = 0 if tiling.padded_shape == seen else 4 * channels * math.prod(tiling.padded_shape)
     plane = math.prod(tiling.padded_shape) // tiling.padded_shape[tiling.streaming_axis]
     depth = plan.patch_size[tiling.streaming_axis]
     patch = math.prod(plan.patch_size)
@@ -272,11 +272,11 @@ def _estimate_network(seen: Shape3, shape: Shape3, work: Work, portions: Portion
     share = _WORK.get(("openvino" if is_alone else "torch", work.precision), 1.3)
     slab_voxels = math.prod(shape) * min(1.0, depth / tiling.padded_shape[tiling.streaming_axis])
     block_share = min(1.0, portions.block_logits / (outputs * math.prod(seen)))
-    points = math.prod(shape) * block_share
+    points = min(slab_voxels, math.prod(shape) * block_share)
     logits = 4 * outputs * min(portions.block_logits, outputs * plane * depth) // outputs
     points_at_once = max(CHUNK // outputs, math.prod(shape) // min(shape))
     terms = {
-        "preprocessed scan": prepared + padded,
+        "preprocessed scan": prepared,
         "sums of a row": 4 * outputs * (1 + depth) * plane,
         "tiles": 4
         * patch
@@ -286,7 +286,10 @@ def _estimate_network(seen: Shape3, shape: Shape3, work: Work, portions: Portion
         + 4 * 2 * max(CHUNK, outputs * plane)  # planes between voxels
         + int(_BORDER_BYTES * _BORDER_SHARE * points_at_once),
     }
-    if work.keeps_logits:
+    if work.finds_box:
+        terms["labels of a slab"] = 2 * math.prod(seen)
+        terms["all logits"] = 4 * outputs * math.prod(seen)
+    elif work.keeps_logits:
         terms["all logits"] = 4 * outputs * math.prod(seen) + 3 * 4 * math.prod(shape)
     return terms
 

@@ -53,5 +53,9 @@ def merge_predictions(predictions: Iterable[Prediction]) -> list[Prediction]:
 
 def _average(one: Prediction, other: Prediction) -> Prediction:
     num_networks = one.num_networks + other.num_networks
-    logits = (one.logits * one.num_networks).add_(other.logits, alpha=other.num_networks).div_(num_networks)
+    logits = (
+        (one.logits * one.num_networks)
+        .add_(other.logits.to(one.logits.device), alpha=other.num_networks)
+        .div_(num_networks)
+    )
     return replace(one, logits=logits, num_networks=num_networks)

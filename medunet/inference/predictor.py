@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from medunet.device import Precision
+from medunet.device import Precision, measure_room
 from medunet.errors import InputError
+from medunet.inference.at_once import AtOnce, Experience, Portions
 from medunet.inference.backends import FOLDER, Backend, build_backend
 from medunet.inference.cascade import append_previous_labels
 from medunet.inference.locating import Locator, Region, segment_located
 from medunet.inference.logits import collect_logits, count_tiles_at_once, stream_logits
 from medunet.inference.members import MembersWatch, name_members
-from medunet.inference.memory_need import MemoryNeed, Portions, Work, choose_portions, measure_axes
+from medunet.inference.memory_need import MemoryNeed, Work, choose_portions, format_gb, measure_axes
 from medunet.inference.prediction import Prediction, build_patch_key, build_voxel_key, merge_predictions
 from medunet.inference.restoring import LabelPainter, restore_predictions
 from medunet.inference.settings import InferenceSettings
@@ -124,9 +125,21 @@ class Predictor:
         Raises:
             InputError: If it does not fit into the memory that the settings allow.
         """
+        most = max(self._list_needs(image), key=lambda need: need.limited_bytes)
+        room = self._measure_room()
+        if room is not None and most.limited_bytes > room:
+            logger.warning(
+                "This scan needs about %s of memory, and %s are free; it is tried in the smallest portions.",
+                format_gb(most.limited_bytes),
+                format_gb(room),
+            )
+        return most
+
+    def _list_needs(self, image: Volume) -> list[MemoryNeed]:
+        """Of all that look at a scan, one after the other."""
         needs = [self._fit(group, image)[1] for group in self._groups]
-        needs += [group.low.estimate_memory(image) for group in self._groups if group.low is not None]
-        return max(needs, key=lambda need: need.limited_bytes)
+        needs += [need for group in self._groups if group.low is not None for need in group.low._list_needs(image)]
+        return needs if self._locator is None else [*needs, self._locator.estimate_memory(image)]
 
     def segment(self, image: Volume) -> Volume:
         """The label map of a scan on its own grid, without post-processing.
@@ -217,20 +230,20 @@ class Predictor:
     ) -> tuple[Volume, AgreementCounts | None]:
         prepared = preprocess_image(image, group.plan, region=region)
         on_stage("prepare")
-        portions, _ = self._fit(group, image)
+        at_once = self._begin(group, image)
         watch = None
         if counts_agreement:
             num_networks, num_flips = len(group.networks), self._count_flips(group)
             watch = MembersWatch(self._task, num_networks, num_flips, self._settings.resolve_step(), self._device)
         labels = paint_labels(
-            self._build_tiles(group, portions, None if watch is None else watch.add),
+            self._build_tiles(group, at_once, None if watch is None else watch.add),
             self._add_previous(group, prepared, image, on_stage),
             image,
             group.plan,
             self._task,
             self._device,
             self._settings,
-            portions=portions,
+            at_once=at_once,
             on_tiles=on_tiles,
             on_stage=on_stage,
             on_slab=on_slab,
@@ -316,20 +329,29 @@ class Predictor:
             shape,
             spacing,
             work,
-            get_largest_portions(group.plan, self._settings),
+            group.experience.limit(get_largest_portions(group.plan, self._settings)),
             memory_gb=self._settings.memory_gb,
+            room=self._measure_room(),
             num_channels=image.num_channels,
             voxel_bytes=image.array.dtype.itemsize,
         )
 
-    def _build_tiles(self, group: _Group, portions: Portions, on_members: OnMembers | None = None) -> TileNetworks:
+    def _begin(self, group: _Group, image: Volume) -> AtOnce:
+        """What a scan is begun with; what it turns out to be too much for is left out for the next ones."""
+        return AtOnce(self._fit(group, image)[0], group.experience)
+
+    def _measure_room(self) -> int | None:
+        """Bytes that may be taken where nobody has set a limit; None where that is not known, or there is a limit."""
+        return measure_room(self._device) if self._settings.memory_gb is None else None
+
+    def _build_tiles(self, group: _Group, at_once: AtOnce, on_members: OnMembers | None = None) -> TileNetworks:
         return build_tile_networks(
             group.networks,
             group.plan,
             self._task,
             self._settings,
             self._speed,
-            portions=portions,
+            at_once=at_once,
             on_members=on_members,
         )
 
@@ -337,14 +359,14 @@ class Predictor:
         return len(choose_flips(group.plan, self._settings, self._speed))
 
     def _predict_group(self, group: _Group, seen: Volume, image: Volume, on_tiles: OnTiles | None) -> Prediction:
-        portions, _ = self._fit(group, image)
+        at_once = self._begin(group, image)
         logits = collect_logits(
-            self._build_tiles(group, portions),
+            self._build_tiles(group, at_once),
             seen,
             group.plan,
             self._device,
             step_fraction=self._settings.resolve_step(),
-            batch_size=portions.batch_size,
+            batch_size=at_once,
             needed=_find_needed(image, seen, group.plan, self._settings),
             on_tiles=on_tiles,
         )
@@ -385,7 +407,7 @@ def build_tile_networks(
     settings: InferenceSettings,
     speed: SpeedRecord | None,
     *,
-    portions: Portions | None = None,
+    at_once: AtOnce | None = None,
     on_members: OnMembers | None = None,
 ) -> TileNetworks:
     """Networks of one plan with the mirrored passes that the settings ask for, as one.
@@ -396,7 +418,7 @@ def build_tile_networks(
         task: Knows which labels have sides.
         settings: What the user decided.
         speed: What was measured after training.
-        portions: How much is computed at a time; None takes the largest that the settings allow.
+        at_once: How much is computed at a time; None begins with as much as the settings allow.
         on_members: Told what every member says.
     """
     return TileNetworks(
@@ -404,7 +426,7 @@ def build_tile_networks(
         choose_flips(plan, settings, speed),
         mirrored_channels=list_mirrored_channels(plan, task),
         mirrored_outputs=compute_mirrored_outputs(task),
-        batch_size=(portions or get_largest_portions(plan, settings)).batch_size,
+        batch_size=at_once or AtOnce(get_largest_portions(plan, settings)),
         on_members=on_members,
     )
 
@@ -423,7 +445,7 @@ def paint_labels(
     device: torch.device,
     settings: InferenceSettings,
     *,
-    portions: Portions | None = None,
+    at_once: AtOnce | None = None,
     on_tiles: OnTiles | None = None,
     on_stage: OnStage = _ignore,
     on_slab: OnSlab | None = None,
@@ -438,14 +460,14 @@ def paint_labels(
         task: Gives the values.
         device: That computes.
         settings: Steps, air.
-        portions: How much is computed at a time; None takes the largest that the settings allow.
+        at_once: How much is computed at a time; None begins with as much as the settings allow.
         on_tiles: Called with the number of finished tiles and of all.
         on_stage: Called with ``"network"``, ``"restore"`` and, where somebody listens to the slabs, ``"maps"`` in turns.
         on_slab: Called with the mean logits, slab by slab.
     """
     tiling = plan_tiles(seen.spatial_shape, plan.patch_size, step_fraction=settings.resolve_step())
-    portions = portions or get_largest_portions(plan, settings)
-    painter = LabelPainter(seen, tiling.streaming_axis, image, task, block_logits=portions.block_logits)
+    at_once = at_once or AtOnce(get_largest_portions(plan, settings))
+    painter = LabelPainter(seen, tiling.streaming_axis, image, task, at_once=at_once)
     for slab in stream_logits(
         tiles,
         seen,
@@ -453,7 +475,7 @@ def paint_labels(
         device,
         axis=tiling.streaming_axis,
         step_fraction=settings.resolve_step(),
-        batch_size=portions.batch_size,
+        batch_size=at_once,
         # What is not computed has no probabilities.
         needed=_find_needed(image, seen, plan, settings) if on_slab is None else None,
         on_tiles=on_tiles,
@@ -485,12 +507,14 @@ class _Group:
         networks: Each on patches.
         weight_bytes: Of one of them.
         low: Of a cascade, what segments the scan before them.
+        experience: What memory was enough for.
     """
 
     plan: Plan
     networks: Sequence[Backend]
     weight_bytes: int
     low: Predictor | None
+    experience: Experience = field(default_factory=Experience)
 
 
 def _identify(low: AnyModel | None) -> Hashable:

@@ -7,17 +7,19 @@ grids of different plans meet only on the scan: there the mean of the probabilit
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medunet.device import is_out_of_memory
 from medunet.errors import ModelError
+from medunet.inference.at_once import SMALLEST_BLOCK, AtOnce
 from medunet.inference.boundary import (
-    BLOCK,
     Positions,
     build_positions,
     find_positive_between,
@@ -29,6 +31,8 @@ from medunet.inference.sliding_window import Slab
 from medunet.preprocessing import compute_axis_mapping, find_winner, resample_linear
 from medunet.tasks import Task, list_class_values
 from medunet.volume import Affine, Array, Shape3, Volume
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -44,11 +48,12 @@ class LabelPainter:
         axis: Along which the slabs come.
         scan: Gives the grid of the result; voxels outside the network's grid are background.
         task: Gives the values.
-        block_logits: Turned at a time (`find_winners_between`).
+        at_once: How many logits are turned at a time (`find_winners_between`); None takes as many as are turned fast.
     """
 
-    def __init__(self, grid: Volume, axis: int, scan: Volume, task: Task, *, block_logits: int = BLOCK) -> None:
-        self._block_logits = block_logits
+    def __init__(self, grid: Volume, axis: int, scan: Volume, task: Task, *, at_once: AtOnce | None = None) -> None:
+        self._at_once = at_once or AtOnce.of(1)
+        self._is_on_cpu = False
         self._scan = scan
         self._task = task
         self._way = SlabWay(grid, axis, scan)
@@ -57,26 +62,46 @@ class LabelPainter:
         self._are_numbers = self._values.tolist() == list(range(len(self._values)))
 
     def add(self, slab: Slab) -> None:
-        """Paint what lies within a slab.
+        """Paint what lies within a slab; where memory does not suffice, in smaller blocks, and then on the CPU.
 
         Raises:
             ModelError: If a logit is NaN or infinite.
         """
+        while True:
+            where = slab.logits.device
+            try:
+                self._paint(slab)
+            except (RuntimeError, MemoryError) as error:
+                # Not here: until this clause is left, the error's traceback holds what was being made.
+                is_worth_another_try = is_out_of_memory(error) and self._has_another_way(where)
+                if not is_worth_another_try:
+                    raise
+            else:
+                return
+            if not self._at_once.take_smaller_blocks():
+                self._at_once.warn_once(f"Finished planes cannot become labels on {where}; they do on the CPU.")
+                self._is_on_cpu = True
+
+    def _has_another_way(self, where: torch.device) -> bool:
+        return self._at_once.block_logits > SMALLEST_BLOCK or (where.type != "cpu" and not self._is_on_cpu)
+
+    def _paint(self, slab: Slab) -> None:
+        if self._is_on_cpu:
+            slab = replace(slab, logits=slab.logits.cpu())
         check_is_finite(slab.logits)
         passage = self._way.find_passage(slab)
         if passage is None:
             return
+        block_logits = self._at_once.block_logits
         if self._task.has_regions:
             painted = _paint_regions(
                 # A logit above 0 is a probability above one half.
-                lambda output: find_positive_between(slab.logits[output], passage.positions),
+                lambda output: find_positive_between(slab.logits[output], passage.positions, block_logits=block_logits),
                 passage.shape,
                 self._task,
             )
         else:
-            winners = (
-                find_winners_between(slab.logits, passage.positions, block_logits=self._block_logits).cpu().numpy()
-            )
+            winners = find_winners_between(slab.logits, passage.positions, block_logits=block_logits).cpu().numpy()
             painted = winners if self._are_numbers else self._values[winners]
         self._array[passage.box] = painted.transpose(passage.axes)
 
@@ -200,14 +225,28 @@ def restore_predictions(predictions: Sequence[Prediction], scan: Volume, task: T
         check_is_finite(prediction.logits)
     if len(predictions) == 1:
         return restore_label_map(predictions[0].logits, predictions[0].grid, scan, task)
+    try:
+        return _restore_mean(predictions, scan, task)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or all(one.logits.device.type == "cpu" for one in predictions):
+            raise
+    logger.warning(
+        "The probabilities of a whole scan do not fit on %s; their mean is made on the CPU.",
+        predictions[0].logits.device,
+    )
+    return _restore_mean([replace(one, logits=one.logits.cpu()) for one in predictions], scan, task)
+
+
+def _restore_mean(predictions: Sequence[Prediction], scan: Volume, task: Task) -> Volume:
     place = _find_place([prediction.grid for prediction in predictions], scan)
+    device = predictions[0].logits.device  # the others may have had no room on it
     parts = [_Probabilities(prediction, task) for prediction in predictions]
     num_networks = sum(prediction.num_networks for prediction in predictions)
 
     def compute_mean(output: int) -> Tensor:
-        total = torch.zeros(place.shape, device=predictions[0].logits.device)
+        total = torch.zeros(place.shape, device=device)
         for part in parts:
-            total += part.restore(output, place) * (part.prediction.num_networks / num_networks)
+            total += part.restore(output, place).to(device) * (part.prediction.num_networks / num_networks)
         return total
 
     if task.has_regions:

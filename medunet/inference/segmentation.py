@@ -62,6 +62,8 @@ class Segmentation:
         agreement: How far networks or mirrored passes agree; None where there is one pass, where plans differ, or where nobody
             asked for it and validation has not learnt what it says about the Dice.
         memory: What the scan was expected to take.
+        peak_device_bytes: The most that was taken of a CUDA device meanwhile, by other scans at the same time, too; None where
+            none computed.
         probabilities: ``(classes, I, J, K)`` float16, background first, or one channel per region; None unless asked for.
         uncertainty: ``(1, I, J, K)`` float16, entropy of the probabilities, 0 to 1; None unless asked for.
         objects: The objects one by one, and their volumes; None where the task has no instances.
@@ -81,6 +83,7 @@ class Segmentation:
     flags: tuple[Flag, ...] = ()
     agreement: AgreementCounts | None = None
     memory: MemoryNeed | None = None
+    peak_device_bytes: int | None = None
     probabilities: Volume | None = None
     uncertainty: Volume | None = None
     objects: Objects | None = None

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from medunet.device import choose_device, choose_precision
+from medunet.device import choose_device, choose_precision, measure_peak_memory, restart_peak_memory
 from medunet.errors import InputError, ModelError, OutputError
-from medunet.inference.many import read_ahead
+from medunet.inference.many import is_fault, read_ahead
 from medunet.inference.maps import (
     ArraySink,
     Box,
@@ -154,6 +154,7 @@ class Segmenter:
         memory = self._predictor.estimate_memory(image)
         logger.debug("Memory that this scan will take: %s", memory.describe())
         clock.stop("read")
+        restart_peak_memory(self.device)
         in_memory: dict[str, ArraySink] = {}
         painter = MapPainter(
             self.task,
@@ -208,6 +209,7 @@ class Segmenter:
             flags=flags,
             agreement=counted,
             memory=memory,
+            peak_device_bytes=measure_peak_memory(self.device),
             objects=objects,
             warnings=(*self._warnings, *strip_folders(warned, origin.list_files())),
             **{name: sink.volume for name, sink in in_memory.items()},
@@ -285,6 +287,8 @@ class Segmenter:
                 assert done.result is not None
                 yield done.result
             elif keeps_going:
+                if is_fault(done.error):
+                    logger.error("A fault of medunet, please report it:", exc_info=done.error)
                 yield ScanFailure(scan=done.job, error=done.error)
             else:
                 raise done.error

@@ -42,7 +42,7 @@ class InferenceSettings:
         skip_air: Whether tiles that hold nothing but air are left out.
         batch_size: Tiles at once; None takes what training's batch promises to fit.
         memory_gb: Memory in 10^9 bytes that a scan may take, on a GPU its memory, else that of the process: less is computed at
-            a time until it fits (`medunet.inference.memory_need`); None sets no limit.
+            a time until it fits (`medunet.inference.memory_need`), or it is refused; None takes what is free, and refuses nothing.
         backend: What computes the networks, see `medunet.inference.backends`.
         precision: Of the networks' arithmetic: ``"auto"``, ``"fp32"``, ``"bf16"``, ``"fp16"``. All but ``"auto"`` leave eight
             bits out.

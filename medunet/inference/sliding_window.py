@@ -16,29 +16,28 @@ Sums are float32 whatever the network computes in.
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from medunet.device import is_out_of_memory
+from medunet.inference.at_once import AtOnce
 from medunet.inference.tiling import STEP_FRACTION, Box, Tiling, plan_tiles
 from medunet.volume import Shape3
-
-logger = logging.getLogger(__name__)
 
 PredictTiles = Callable[[Tensor], Tensor]
 """``(B, C, *patch_size)`` to logits ``(B, outputs, *patch_size)``."""
 CropTile = Callable[[Tensor, Box], Tensor]
-"""The image ``(C, I, J, K)`` and a box of it to what the network sees of the box."""
+"""The image ``(C, I, J, K)`` and a box to what the network sees of the part of the box that lies in the image; what comes of one
+channel lies side by side."""
 OnTiles = Callable[[int, int], None]
 """Called with the number of finished tiles and of all."""
 
 
 def crop_tile(image: Tensor, box: Box) -> Tensor:
-    """The box and nothing else."""
+    """The voxels of the box and nothing else."""
     return image[(slice(None), *box)]
 
 
@@ -69,8 +68,9 @@ def stream_sliding_window(
     tiling: Tiling,
     fill: Tensor,
     *,
+    device: torch.device | None = None,
     axis: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | AtOnce = 1,
     needed: Callable[[Box], bool] | None = None,
     crop: CropTile = crop_tile,
     on_tiles: OnTiles | None = None,
@@ -78,12 +78,13 @@ def stream_sliding_window(
     """Weighted mean of the predictions of all tiles, in slabs that leave as soon as they are finished.
 
     Args:
-        image: ``(C, I, J, K)`` float32 on the device that computes.
+        image: ``(C, I, J, K)`` float32. It stays where it is, only tiles are moved.
         predict: Sees tiles of the size of the tiling.
         tiling: Of the image's spatial shape.
         fill: ``(C,)``: what a volume smaller than a tile is padded with.
+        device: That computes; None is the image's.
         axis: Along which the slabs come; None takes the one that needs the least memory.
-        batch_size: Tiles at once; halved when memory does not suffice.
+        batch_size: Tiles at once; halved when memory does not suffice. An `AtOnce` is shared with whatever else computes the scan.
         needed: Whether a tile has to be computed; logits are 0 where all tiles are left out, and too small beside
             them. None computes all.
         crop: What the network sees of a tile; it may see what lies around it, too.
@@ -93,12 +94,15 @@ def stream_sliding_window(
         Slabs that cover all planes in order; empty where no tile is needed.
     """
     axis = tiling.streaming_axis if axis is None else axis
+    device = image.device if device is None else device
+    at_once = AtOnce.of(batch_size)
     shape: Shape3 = (image.shape[1], image.shape[2], image.shape[3])
     rows = [
         [box for box in tiling.list_row(axis, start) if needed is None or needed(box)] for start in tiling.starts[axis]
     ]
     counter = _Counter(sum(map(len, rows)), on_tiles)
-    tiles = _Tiles(_pad(image, tiling.padded_shape, fill), predict, crop, batch_size, counter)
+    batches = _Batches(image, tiling.patch_size, fill, crop, device)
+    tiles = _Tiles(batches, predict, at_once, counter)
     computed = tiles.compute([box for row in rows for box in row])  # batches may begin in one row and end in the next
     sums: _RowSums | None = None
     for start, boxes, following in zip(
@@ -106,9 +110,10 @@ def stream_sliding_window(
     ):
         for box, logits in itertools.islice(computed, len(boxes)):
             if sums is None:
-                sums = _RowSums(tiling, axis, shape, len(logits), image.device)
+                sums = _RowSums(tiling, axis, shape, len(logits), device, at_once)
                 sums.advance(start)
             sums.add(box, logits)
+            del logits  # or the whole batch would stay while the next one is computed
         if sums is not None:
             if (slab := sums.finish(following)) is not None:
                 yield slab
@@ -121,8 +126,9 @@ def apply_sliding_window(
     patch_size: Shape3,
     fill: Tensor,
     *,
+    device: torch.device | None = None,
     step_fraction: float = STEP_FRACTION,
-    batch_size: int = 1,
+    batch_size: int | AtOnce = 1,
     needed: Callable[[Box], bool] | None = None,
     crop: CropTile = crop_tile,
     on_tiles: OnTiles | None = None,
@@ -130,10 +136,11 @@ def apply_sliding_window(
     """`stream_sliding_window` with all planes kept.
 
     Args:
-        image: ``(C, I, J, K)`` float32 on the device that computes.
+        image: ``(C, I, J, K)`` float32.
         predict: ``(B, C, *patch_size)`` to logits ``(B, outputs, *patch_size)``.
         patch_size: Of a tile.
         fill: ``(C,)``: what a volume smaller than a tile is padded with.
+        device: That computes; None is the image's.
         step_fraction: Largest step between tiles as a share of the tile.
         batch_size: Tiles at once.
         needed: Whether a tile has to be computed; None computes all. The first tile is always computed.
@@ -141,26 +148,32 @@ def apply_sliding_window(
         on_tiles: Called with the number of finished tiles and of all.
 
     Returns:
-        Logits ``(outputs, I, J, K)`` float32 on the image's device.
+        Logits ``(outputs, I, J, K)`` float32 on the device that computes; on the CPU where they do not fit there.
     """
     shape: Shape3 = (image.shape[1], image.shape[2], image.shape[3])
     tiling = plan_tiles(shape, patch_size, step_fraction=step_fraction)
     axis = tiling.streaming_axis
     first = tiling.list_boxes()[0]
+    at_once = AtOnce.of(batch_size)
     whole: Tensor | None = None
     for slab in stream_sliding_window(
         image,
         predict,
         tiling,
         fill,
+        device=device,
         axis=axis,
-        batch_size=batch_size,
+        batch_size=at_once,
         needed=None if needed is None else lambda box: box == first or needed(box),
         crop=crop,
         on_tiles=on_tiles,
     ):
         if whole is None:
-            whole = torch.zeros((len(slab.logits), *shape), device=slab.logits.device)
+            whole = _allocate((len(slab.logits), *shape), slab.logits.device)
+            if whole.device.type != slab.logits.device.type:
+                at_once.warn_once(
+                    f"The logits of a whole scan do not fit on {slab.logits.device}; they are kept on the CPU."
+                )
         whole.movedim(1 + axis, 1)[:, slab.first : slab.stop] = slab.logits
     assert whole is not None  # there is a first tile
     return whole
@@ -172,7 +185,9 @@ class _RowSums:
     One more plane stands in front: the last that is finished, which the next slab begins with.
     """
 
-    def __init__(self, tiling: Tiling, axis: int, shape: Shape3, num_outputs: int, device: torch.device) -> None:
+    def __init__(
+        self, tiling: Tiling, axis: int, shape: Shape3, num_outputs: int, device: torch.device, at_once: AtOnce
+    ) -> None:
         others = [other for other in range(3) if other != axis]
         self._order = [axis, *others]
         self._shape = [shape[number] for number in self._order]
@@ -182,6 +197,8 @@ class _RowSums:
             *(tiling.padded_shape[number] for number in others),
         )
         self._sums = _allocate(size, device)
+        if self._sums.device.type != device.type:
+            at_once.warn_once(f"The sums of the tiles do not fit on {device}; they are kept on the CPU.")
         device = self._sums.device
         self._window = tiling.compute_window().permute(self._order).to(device)
         sums = tiling.compute_weight_sums()
@@ -221,35 +238,70 @@ class _RowSums:
         self._start = start
 
 
+class _Batches:
+    """Tiles of a volume, put together where the volume lies and moved to the device that computes.
+
+    Args:
+        image: ``(C, I, J, K)``.
+        patch_size: Of a tile.
+        fill: ``(C,)``: what lies in a tile beyond the end of the volume.
+        crop: What the network sees of a tile.
+        device: That computes.
+    """
+
+    def __init__(self, image: Tensor, patch_size: Shape3, fill: Tensor, crop: CropTile, device: torch.device) -> None:
+        self._image = image
+        self._patch_size = patch_size
+        self._fill = fill.to(image)
+        self._crop = crop
+        self._device = device
+        self._is_pinned = device.type == "cuda" and image.device.type == "cpu"
+
+    def build(self, boxes: Sequence[Box]) -> Tensor:
+        """Tiles ``(B, C, *patch_size)``, a copy of their own."""
+        parts = [self._crop(self._image, box) for box in boxes]  # cut off at the end of the volume
+        num_channels = len(parts[0])
+        batch = torch.empty(
+            (len(parts), num_channels, *self._patch_size),
+            dtype=self._image.dtype,
+            device=self._image.device,
+            pin_memory=self._is_pinned,
+        )
+        for tile, part in zip(batch, parts, strict=True):
+            _, i, j, k = part.shape
+            if (i, j, k) != self._patch_size:
+                fill = self._fill.repeat_interleave(num_channels // len(self._fill))
+                tile.copy_(fill[:, None, None, None].expand_as(tile))
+            tile[:, :i, :j, :k] = part
+        return batch.to(self._device, non_blocking=self._is_pinned)
+
+
 class _Tiles:
     """Tiles of a volume, through the network in batches."""
 
-    def __init__(
-        self, padded: Tensor, predict: PredictTiles, crop: CropTile, batch_size: int, counter: _Counter
-    ) -> None:
-        self._padded = padded
+    def __init__(self, batches: _Batches, predict: PredictTiles, at_once: AtOnce, counter: _Counter) -> None:
+        self._batches = batches
         self._predict = predict
-        self._crop = crop
-        self._batch_size = batch_size
+        self._at_once = at_once
         self._counter = counter
 
     def compute(self, boxes: list[Box]) -> Iterator[tuple[Box, Tensor]]:
         """Every tile with its logits; where memory does not suffice, fewer at a time from there on."""
         position = 0
         while position < len(boxes):
-            batch = boxes[position : position + self._batch_size]
-            tiles = torch.stack([self._crop(self._padded, box) for box in batch])  # (B, C, *patch_size)
+            batch = boxes[position : position + self._at_once.batch_size]
             try:
-                logits = self._predict(tiles)
+                logits = self._predict(self._batches.build(batch))
             except (RuntimeError, MemoryError) as error:
                 if len(batch) == 1 or not is_out_of_memory(error):
                     raise
-                self._batch_size = len(batch) // 2
-                logger.warning("Memory does not suffice for %d tiles; %d at a time.", len(batch), self._batch_size)
+            else:
+                position += len(batch)
+                self._counter.count(len(batch))
+                yield from zip(batch, logits, strict=True)
+                del logits
                 continue
-            position += len(batch)
-            self._counter.count(len(batch))
-            yield from zip(batch, logits, strict=True)
+            self._at_once.take_fewer(len(batch))
 
 
 class _Counter:
@@ -270,16 +322,7 @@ def _allocate(size: Iterable[int], device: torch.device) -> Tensor:
     """Zeros on the device; on the CPU where the device has no room."""
     try:
         return torch.zeros(tuple(size), device=device)
-    except torch.OutOfMemoryError:
-        if device.type == "cpu":
+    except RuntimeError as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
             raise
-        logger.warning("The sums of the tiles do not fit on %s; they are kept on the CPU.", device)
-        return torch.zeros(tuple(size))
-
-
-def _pad(image: Tensor, shape: Shape3, fill: Tensor) -> Tensor:
-    if tuple(image.shape[1:]) == shape:
-        return image
-    padded = fill.to(image)[:, None, None, None].expand(-1, *shape).clone()
-    padded[:, : image.shape[1], : image.shape[2], : image.shape[3]] = image
-    return padded
+    return torch.zeros(tuple(size))

@@ -7,7 +7,6 @@ keeps one volume of sums in memory, whatever their number.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,10 +14,9 @@ from torch import Tensor
 
 from medunet.augmentation import choose_policy
 from medunet.device import is_out_of_memory
+from medunet.inference.at_once import AtOnce
 from medunet.planning import Plan
 from medunet.tasks import Task, compute_mirrored_outputs
-
-logger = logging.getLogger(__name__)
 
 LEFT_RIGHT = 0
 """The axis of a plan's grid along which a patient's sides lie."""
@@ -38,6 +36,7 @@ class TileNetworks:
         mirrored_channels: Input channel -> the one that stands for it with left and right swapped.
         mirrored_outputs: The same for the outputs.
         batch_size: Tiles that go through a network at once, mirrored ones among them; halved when memory does not suffice.
+            An `AtOnce` is shared with whatever else computes the scan.
         on_members: Told what every member says; None when nobody wants to know.
     """
 
@@ -48,14 +47,14 @@ class TileNetworks:
         *,
         mirrored_channels: Sequence[int] = (),
         mirrored_outputs: Sequence[int] = (),
-        batch_size: int = 1,
+        batch_size: int | AtOnce = 1,
         on_members: OnMembers | None = None,
     ) -> None:
         self._networks = list(networks)
         self._flips = list(flips)
         self._mirrored_channels = list(mirrored_channels)
         self._mirrored_outputs = list(mirrored_outputs)
-        self._batch_size = batch_size
+        self._at_once = AtOnce.of(batch_size)
         self._on_members = on_members
 
     @property
@@ -79,22 +78,27 @@ class TileNetworks:
     def _pass(self, network: Callable[[Tensor], Tensor], tiles: Tensor) -> list[Tensor]:
         """The logits of every mirrored pass, as they lie in the tile."""
         passes = torch.cat([self._mirror(tiles, axes, self._mirrored_channels) for axes in self._flips])
-        logits = self._compute(network, passes, self._batch_size)
+        logits = self._compute(network, passes)
         return [
             self._mirror(mirrored, axes, self._mirrored_outputs).float()
             for axes, mirrored in zip(self._flips, torch.split(logits, len(tiles)), strict=True)
         ]
 
-    def _compute(self, network: Callable[[Tensor], Tensor], passes: Tensor, at_once: int) -> Tensor:
-        """All passes, as many at once as memory allows."""
-        try:
-            parts = [network(part) for part in torch.split(passes, at_once)]
-        except (RuntimeError, MemoryError) as error:
-            if at_once == 1 or not is_out_of_memory(error):
-                raise
-            self._batch_size = at_once // 2  # from here on
-            logger.warning("Memory does not suffice for %d passes; %d at a time.", at_once, self._batch_size)
-            return self._compute(network, passes, self._batch_size)
+    def _compute(self, network: Callable[[Tensor], Tensor], passes: Tensor) -> Tensor:
+        """All passes, as many at once as memory allows; where fewer fit, it goes on with those that are not done."""
+        parts: list[Tensor] = []
+        num_done = 0
+        while num_done < len(passes):
+            part = passes[num_done : num_done + self._at_once.batch_size]
+            try:
+                parts.append(network(part))
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not is_out_of_memory(error):
+                    raise
+            else:
+                num_done += len(part)
+                continue
+            self._at_once.take_fewer(len(part), what="passes")
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @staticmethod

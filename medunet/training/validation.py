@@ -11,7 +11,7 @@ import functools
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from medunet.device import Precision, is_out_of_memory
 from medunet.errors import InputError
 from medunet.evaluation import CaseFailure, Evaluation, LabelScore, build_evaluation, score_case
 from medunet.inference import InferenceSettings, build_tile_networks, compute_logits, paint_labels
+from medunet.inference.at_once import AtOnce, Experience
 from medunet.inference.backends import TorchBackend
 from medunet.inference.locating import Locator, Region, segment_located
 from medunet.inference.members import MembersWatch
-from medunet.inference.predictor import OnSlab, choose_flips
+from medunet.inference.predictor import OnSlab, choose_flips, get_largest_portions
 from medunet.models import SpeedRecord
 from medunet.planning import Plan
 from medunet.postprocessing import (
@@ -130,6 +131,7 @@ class NetworkSegmenter:
     precision: Precision
     add_channels: AddChannels | None = None
     locator: Locator | None = None
+    _experience: Experience = field(default_factory=Experience, init=False, repr=False, compare=False)
 
     def segment(
         self,
@@ -186,8 +188,13 @@ class NetworkSegmenter:
         step = settings.resolve_step()
         watch = MembersWatch(self.task, 1, num_flips, step, self.device) if counts_agreement else None
         on_members = None if watch is None else watch.add
-        tiles = build_tile_networks(networks, self.plan, self.task, settings, speed, on_members=on_members)
-        labels = paint_labels(tiles, prepared, image, self.plan, self.task, self.device, settings, on_slab=on_slab)
+        at_once = AtOnce(self._experience.limit(get_largest_portions(self.plan, settings)), self._experience)
+        tiles = build_tile_networks(
+            networks, self.plan, self.task, settings, speed, at_once=at_once, on_members=on_members
+        )
+        labels = paint_labels(
+            tiles, prepared, image, self.plan, self.task, self.device, settings, at_once=at_once, on_slab=on_slab
+        )
         return labels, None if watch is None else watch.read()
 
 

@@ -316,6 +316,58 @@ def test_what_failed_is_named_at_the_end(
     assert results[3] == {"status": "failed", "scan": ["d.nii.gz"], "error": second.removeprefix("failed: ")}
 
 
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception, names: str) -> None:
+    """Segmenting these scans fails."""
+    segment = Segmenter.segment
+
+    def fail(self: Segmenter, scan: Any, **options: Any) -> Any:
+        if scan.path.name[0] in names:
+            raise error
+        return segment(self, scan, **options)
+
+    monkeypatch.setattr(Segmenter, "segment", fail)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted", "unwanted"),
+    [
+        ([], ["--batch-size 1", "--flips none", "--speed fast", "--memory-gb"], ["--device cpu"]),
+        (["--batch-size", 1, "--flips", "none"], ["--speed fast", "--memory-gb"], ["--batch-size", "--flips", "GPU"]),
+        (["--speed", "fast", "--batch-size", 1], ["--memory-gb"], ["Try", "--speed", "--flips"]),
+    ],
+)
+def test_too_little_memory_says_what_may_help(
+    infer: Command,
+    scans: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[object],
+    wanted: list[str],
+    unwanted: list[str],
+) -> None:
+    fail_with(monkeypatch, MemoryError(), "a")
+    outcome = infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", *options)
+    outcome.check_refused("a.nii.gz could not be segmented: memory ran out.", *wanted)
+    assert not any(words in outcome.errors[0] for words in unwanted)
+    monkeypatch.setattr(infer_run, "choose_device", lambda name: torch.device("cuda"))
+    again = infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", *options)
+    again.check_refused("memory ran out on the GPU", "--device cpu", *(words for words in wanted))
+
+
+def test_a_fault_of_the_program_shows_where_it_was_raised(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_with(monkeypatch, RuntimeError("shapes (3, 4) and (5) do not fit"), "cf")
+    outcome = infer(scans, "-o", tmp_path / "masks")
+    assert outcome.exit_code == 2
+    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 8
+    failed = [line for line in outcome.errors if "could not be segmented" in line]
+    assert ["c.nii.gz" in failed[0], "f.nii.gz" in failed[1]] == [True, True]
+    assert all("RuntimeError (shapes (3, 4) and (5) do not fit). This is a fault of medunet" in line for line in failed)
+    assert outcome.err.count("Traceback (most recent call last)") == 1  # both scans met the same
+    assert "in fail\n" in outcome.err
+
+
 def test_finished_scans_are_not_computed_again(
     infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,7 +509,7 @@ def test_a_failure_leaves_an_earlier_run_as_it_was(
 
     monkeypatch.setattr("medunet.inference.segmenter.postprocess_labels", fail)
     outcome = infer(scans / "a.nii.gz", "-o", tmp_path / "out" / "mask.nii.gz", "--overwrite", "--probabilities")
-    outcome.check_refused("a.nii.gz", "MemoryError")
+    outcome.check_refused("a.nii.gz", "memory ran out")
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 

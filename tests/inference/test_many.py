@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from medunet.errors import VolumeError
-from medunet.inference.many import Done, read_ahead, write_behind
+from medunet.inference.many import Done, is_expected, is_fault, read_ahead, write_behind
 
 
 def process_many(jobs: Any, read: Any, make: Any, write: Any) -> Iterator[Done[Any, Any]]:
@@ -56,6 +56,22 @@ def test_a_fault_of_the_program_ends_everything() -> None:
 
     with pytest.raises(KeyError):
         list(process_many(range(3), read, fail, write))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_from_the_program"),
+    [
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), True),
+        (NotImplementedError("not for this dtype"), True),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (MemoryError(), False),
+        (OSError("gone"), False),
+        (VolumeError("torn"), False),
+    ],
+)
+def test_what_is_no_fault_of_a_scan_is_told_apart(error: Exception, is_from_the_program: bool) -> None:
+    assert is_expected(error)
+    assert is_fault(error) == is_from_the_program
 
 
 def test_one_is_read_and_one_written_while_one_is_made() -> None:

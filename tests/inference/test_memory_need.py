@@ -18,9 +18,9 @@ from torch import Tensor
 
 from medunet.errors import InputError
 from medunet.inference import InferenceSettings, Segmenter, sliding_window
+from medunet.inference.at_once import Portions
 from medunet.inference.boundary import BLOCK
 from medunet.inference.memory_need import (
-    Portions,
     Work,
     choose_portions,
     count_activation_bytes,
@@ -136,6 +136,10 @@ def test_a_gpu_holds_what_it_computes() -> None:
     cpu = estimate_memory(SHAPE, SPACING, Work(plan=PLAN), LARGEST)
     assert need.device["network at work"] == cpu.stages["network"]["network at work"]
     assert "network at work" not in need.stages["network"]
+    assert "preprocessed scan" not in need.device  # only its tiles are moved
+    assert need.stages["network"]["preprocessed scan"] == cpu.stages["network"]["preprocessed scan"]
+    longer = estimate_memory((120, 90, 700), SPACING, Work(plan=PLAN, on_device=True), LARGEST)
+    assert longer.device == pytest.approx(need.device, rel=0.01)
     assert need.limited_bytes == need.device_bytes < cpu.host_bytes
 
 
@@ -153,8 +157,8 @@ def test_axes_are_those_of_the_plan(make_volume: Any, orientation: str) -> None:
 # ---- a limit ---------------------------------------------------------------------------------------------------------------
 
 
-def choose(memory_gb: float | None) -> Any:
-    return choose_portions(SHAPE, SPACING, Work(plan=PLAN), LARGEST, memory_gb=memory_gb)
+def choose(memory_gb: float | None, room: int | None = None) -> Any:
+    return choose_portions(SHAPE, SPACING, Work(plan=PLAN), LARGEST, memory_gb=memory_gb, room=room)
 
 
 def test_the_largest_that_fits_is_taken() -> None:
@@ -168,6 +172,23 @@ def test_the_largest_that_fits_is_taken() -> None:
         assert need.host_bytes <= (before - 1)
         assert choose(need.host_bytes / 1e9)[0] == portions
         before = need.host_bytes
+
+
+def test_what_is_free_refuses_nothing() -> None:
+    _, most = choose(None)
+    portions, need = choose(None, most.host_bytes - 1)
+    assert need.host_bytes < most.host_bytes
+    assert (portions, need) == choose((most.host_bytes - 1) / 1e9)
+    assert choose(None, 1)[0] == Portions(batch_size=1, block_logits=BLOCK // 16)
+    assert choose(most.host_bytes / 1e9, 1)[1] == most  # a limit that somebody has set comes first
+
+
+def test_what_is_found_by_a_small_network_is_not_restored() -> None:
+    need = estimate_memory(SHAPE, SPACING, Work(plan=PLAN, finds_box=True), Portions(batch_size=1))
+    seen = 60 * 54 * 70
+    assert need.stages["network"]["all logits"] == 4 * PLAN.network.out_channels * seen
+    restored = estimate_memory(SHAPE, SPACING, Work(plan=PLAN, keeps_logits=True), Portions(batch_size=1))
+    assert restored.stages["network"]["all logits"] == need.stages["network"]["all logits"] + 12 * 120 * 90 * 70
 
 
 def test_what_does_not_fit_is_refused_with_what_would() -> None:
@@ -245,7 +266,7 @@ plan, task = Plan.model_validate(content["plan"]), Task.model_validate(content["
 record = TrainingRecord.model_validate(content["record"])
 model = Model(folder=Path("none"), task=task, plan=plan, training=record, metrics={}, network=build_network(plan.network).eval())
 scan = np.random.default_rng(0).integers(0, 300, (1, 130, 120, 110), dtype=np.int16)
-segmenter = Segmenter(model, "cpu", InferenceSettings(backend="torch", precision="fp32"))
+segmenter = Segmenter(model, "cpu", InferenceSettings(backend=content["backend"], precision="fp32"))
 found = segmenter.segment(Volume(scan, np.diag([1.0, 1.0, 1.0, 1.0])))
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps({"peak": int(peak.split()[1]) * 1024, "estimate": found.memory.host_bytes}))
@@ -253,17 +274,31 @@ print(json.dumps({"peak": int(peak.split()[1]) * 1024, "estimate": found.memory.
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.parametrize(("num_labels", "features"), [(2, (8, 16, 32)), (24, (4, 8))])
-def test_the_estimate_is_near_the_peak(num_labels: int, features: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("num_labels", "features", "backend", "has_regions"),
+    [
+        (2, (8, 16, 32), "torch", False),
+        (24, (4, 8), "torch", False),
+        (12, (4, 8), "torch", True),
+        (2, (8, 16, 32), "openvino", False),
+    ],
+)
+def test_the_estimate_is_near_the_peak(
+    num_labels: int, features: tuple[int, ...], backend: str, has_regions: bool
+) -> None:
     from oracles import build_record
 
-    labels = {f"label{number}": (number,) for number in range(1, num_labels + 1)}
+    if backend != "torch":
+        pytest.importorskip(backend)
+    values = range(1, num_labels + 1)
+    labels = {f"label{number}": tuple(values)[number - 1 :] if has_regions else (number,) for number in values}
     task = ORACLE_TASK.model_validate(ORACLE_TASK.model_dump() | {"labels": labels})
+    assert task.has_regions == has_regions
     plan = build_plan("unet", 3, features, (64, 64, 48))
-    plan = plan.model_copy(update={"network": plan.network.model_copy(update={"out_channels": num_labels + 1})})
+    plan = plan.model_copy(update={"network": plan.network.model_copy(update={"out_channels": task.num_outputs})})
     content = {
         name: one.model_dump(mode="json") for name, one in (("plan", plan), ("task", task), ("record", build_record()))
-    }
+    } | {"backend": backend}
     ended = subprocess.run(
         [sys.executable, "-c", _MEASURE],
         input=json.dumps(content),

@@ -11,8 +11,8 @@ import torch
 from oracles import ORACLE_HU, ORACLE_TASK, build_plan_for, build_record
 from torch import Tensor, nn
 
-from medunet.inference import InferenceSettings, Segmenter
-from medunet.inference.logits import compute_logits
+from medunet.inference import InferenceSettings, Segmenter, apply_sliding_window
+from medunet.inference.logits import choose_crop, compute_logits
 from medunet.models import Model
 from medunet.planning import Plan
 from medunet.tasks import Task
@@ -76,3 +76,25 @@ def test_slices_across_another_axis_and_several_channels() -> None:
 
     logits = compute_logits(Second(), Volume(image.numpy(), np.eye(4)), plan, torch.device("cpu"), "32-true")
     torch.testing.assert_close(logits[0], image[1][[1, 2, 3, 4, 4]], atol=1e-5, rtol=0)
+
+
+def test_slices_smaller_than_a_tile_are_filled_channel_by_channel() -> None:
+    task = ORACLE_TASK.model_copy(update={"channels": ("a", "b")})
+    plan = build_plan(task, 1, patch_size=(8, 8, 1))
+    fills = torch.tensor([-7.0, 3.0])
+    image = torch.randn((2, 5, 8, 4), generator=torch.Generator().manual_seed(0))
+    seen: list[Tensor] = []
+
+    def predict(tiles: Tensor) -> Tensor:
+        seen.append(tiles)
+        return tiles[:, :1]
+
+    apply_sliding_window(image, predict, plan.patch_size, fills, crop=choose_crop(plan))
+    assert [tiles.shape for tiles in seen] == [(1, 6, 8, 8, 1)] * 4
+    for number, tiles in enumerate(seen):
+        slices = [max(0, number - 1), number, min(3, number + 1)]
+        for channel in range(2):
+            for place, index in enumerate(slices):
+                tile = tiles[0, 3 * channel + place, :, :, 0]
+                assert torch.equal(tile[:5], image[channel, :, :, index])
+                assert (tile[5:] == fills[channel]).all()

@@ -25,6 +25,7 @@ from medunet.inference import (
     stream_sliding_window,
 )
 from medunet.inference import sliding_window as sliding_window_module
+from medunet.inference.at_once import AtOnce
 from medunet.tasks import Task
 from medunet.volume import Volume, build_grid
 
@@ -71,11 +72,36 @@ def test_slabs_put_together_are_the_whole(
     torch.testing.assert_close(collect(image, axis, tiling=tiling), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_streaming_is_exactly_what_is_not_streamed() -> None:
-    image = make_image((21, 17, 30))
-    tiling = plan_tiles((21, 17, 30), (12, 16, 8))
-    whole = apply_sliding_window(image, look_around, (12, 16, 8), torch.zeros(1))
-    assert torch.equal(collect(image, tiling.streaming_axis, tiling=tiling), whole)
+@pytest.mark.parametrize(
+    ("shape", "patch_size", "axis"),
+    [
+        ((21, 17, 30), (12, 16, 8), 2),
+        ((21, 17, 30), (12, 16, 8), 0),
+        ((9, 19, 29), (6, 7, 5), 1),
+        ((40, 13, 11), (8, 8, 8), 0),
+        ((5, 23, 3), (8, 8, 8), 1),
+    ],
+)
+def test_streaming_is_exactly_what_is_not_streamed(
+    shape: tuple[int, int, int], patch_size: tuple[int, int, int], axis: int
+) -> None:
+    """The definition with everything in memory: tiles are added to a whole volume row by row, and all sums are divided at the end."""
+    image, tiling = make_image(shape), plan_tiles(shape, patch_size)
+    padded = torch.zeros(1, *tiling.padded_shape)
+    padded[:, : shape[0], : shape[1], : shape[2]] = image
+    sums, window = torch.zeros(3, *tiling.padded_shape), tiling.compute_window()
+    for start in tiling.starts[axis]:
+        for box in tiling.list_row(axis, start):
+            tile = padded[(slice(None), *box)]
+            sums[(slice(None), *box)].addcmul_(look_around(tile[None])[0], window)
+    order = [axis, *(other for other in range(3) if other != axis)]
+    along, p, q = ((1 / tiling.compute_weight_sums()[number]) for number in order)
+    means = sums.permute(0, *(1 + number for number in order))
+    means *= along[:, None, None] * p[None, :, None] * q[None, None, :]  # in place: of the sums
+    expected = sums[:, : shape[0], : shape[1], : shape[2]]
+    assert torch.equal(collect(image, axis, tiling=tiling), expected)
+    if axis == tiling.streaming_axis:
+        assert torch.equal(apply_sliding_window(image, look_around, patch_size, torch.zeros(1)), expected)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -165,7 +191,9 @@ def test_row_69_sums_that_do_not_fit_on_a_gpu_are_kept_on_the_cpu(
 
     monkeypatch.setattr(torch, "zeros", make_on_full_gpu)
     image, tiling = make_image((12, 8, 8)), plan_tiles((12, 8, 8), (8, 8, 8))
-    sums = sliding_window_module._RowSums(tiling, 0, (12, 8, 8), 3, torch.device("cuda"))
+    at_once = AtOnce.of(1)
+    for _ in range(2):  # of two scans, which is said once
+        sums = sliding_window_module._RowSums(tiling, 0, (12, 8, 8), 3, torch.device("cuda"), at_once)
     whole = torch.full((3, 12, 8, 8), torch.nan)
     for box, stop in zip(tiling.list_boxes(), (4, 12), strict=True):
         sums.advance(box[0].start)

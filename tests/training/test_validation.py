@@ -97,6 +97,25 @@ def get_dice(scores: Any, case_id: str, label: str) -> float | None:
     return dice
 
 
+def test_too_little_memory_for_two_tiles_is_met_once_in_all_cases(
+    cases: list[Case], caplog: pytest.LogCaptureFixture
+) -> None:
+    failed: list[int] = []
+
+    class OneAtOnce(NearestIntensity):
+        def forward(self, patches: torch.Tensor) -> torch.Tensor:
+            if len(patches) > 1:
+                failed.append(len(patches))
+                raise MemoryError
+            return super().forward(patches)
+
+    validation = validate_cases(dataclasses.replace(SEGMENTER, network=OneAtOnce(list(ORACLE_HU))), cases, Observer())
+    assert validation.mean_dice == 1.0
+    assert failed == [2]
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages.count("Memory does not suffice for 2 passes; 1 at a time.") == 1
+
+
 # ---- what a user gets ----------------------------------------------------------------------------------------------------
 
 
