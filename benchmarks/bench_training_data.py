@@ -90,7 +90,7 @@ def report(name: str, cases: Sequence[Case], task: Task, seconds: float, *, patc
         print(f"  medunet / nnU-Net, nnU-Net's list: {rates[EQUAL] / rates[NNUNET]:.2f} (goal >= {GOAL:g})")
         print(f"  medunet's policy / nnU-Net's list by nnU-Net: {own / rates[NNUNET]:.2f}")
     print(f"  medunet's policy, medunet / MONAI + TorchIO: {own / rates[MONAI]:.2f}")
-    print(f"  medunet's policy, medunet / medunet by peers: {own / rates[PEERS]:.2f}", flush=True)
+    print(f"  medunet's policy, fast / by peers: {own / rates[PEERS]:.2f}", flush=True)
 
 
 @contextlib.contextmanager
