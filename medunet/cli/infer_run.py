@@ -369,7 +369,7 @@ class InferRun:
         """One line that names the scan, whatever went wrong with it."""
         text = " ".join(str(error).split("\n"))
         if isinstance(error, MedunetError):
-            return text
+            return text if any(str(image) in text for image in job.images) else f"{job.images[0]}: {text}"
         words = f"{job.images[0]} could not be segmented"
         if is_out_of_memory(error):
             return f"{words}: {self._advise_on_memory()}"
