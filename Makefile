@@ -68,7 +68,7 @@ imports: $(INSTALLED) ## Rooms import only from rooms above them
 	$(BIN)/lint-imports
 
 .PHONY: peers
-peers: $(PEERS)/.installed ## Create .venv-peers: medunet and nnU-Net in one interpreter
+peers: $(PEERS)/.installed ## Create .venv-peers: medunet, nnU-Net and MLflow in one interpreter
 
 # torchvision is in the way of nnU-Net beside a CPU build of torch, and nnU-Net does not need it.
 $(PEERS)/.installed: pyproject.toml constraints.txt
@@ -76,13 +76,14 @@ $(PEERS)/.installed: pyproject.toml constraints.txt
 	{ echo 'torchvision==0.28.0'; cat constraints.txt; } > $(PEERS)/constraints.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PEERS)/constraints.txt torch
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PEERS)/constraints.txt --group test --editable '.[bench]' torchvision
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PEERS)/constraints.txt --group test --editable '.[bench,mlflow]' torchvision
 	$(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
 
 .PHONY: parity
-parity: $(PEERS)/.installed ## Plans and networks beside those of nnU-Net
+parity: $(PEERS)/.installed ## Plans, networks and scores beside those of nnU-Net; following a training in MLflow itself
 	$(PEERS)/bin/python -m pytest -m bench
+	$(PEERS)/bin/python -m pytest tests/training/test_tracking.py -k mlflow
 
 .PHONY: bench
 bench: $(INSTALLED) ## medunet beside its peers, as ratios
