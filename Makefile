@@ -42,6 +42,19 @@ demo: $(INSTALLED) ## Learn from synthetic CT, segment unseen scans, score them,
 	    --html $(DEMO)/scores.html --images $(DEMO)/unseen/imagesTr --pictures $(DEMO)/pictures --overwrite; \
 	echo "Model:   $(DEMO)/runs/prostate-ct (start with card.md)"
 
+PICTURES := $(DEMO)/docs
+
+.PHONY: pictures
+pictures: demo ## Write every picture of docs/images anew (after the demo; viewer.png needs Chromium)
+	rm -rf $(PICTURES)
+	$(BIN)/python examples/evaluation_report.py --output $(PICTURES)/report
+	$(BIN)/python examples/viewer_page.py --output $(PICTURES)/viewer --picture
+	$(BIN)/python benchmarks/draw_inference.py docs/benchmarks/inference.csv -o $(PICTURES)/inference.png
+	cp $(DEMO)/pictures/pelvis_000.png docs/images/demo.png
+	cp $(PICTURES)/report/worst.jpg docs/images/report.jpg
+	cp $(PICTURES)/viewer/viewer.png docs/images/viewer.png
+	cp $(PICTURES)/inference.png docs/images/bench-inference.png
+
 .PHONY: test
 test: $(INSTALLED) lint types imports ## Linters, types, import order, tests (what CI runs)
 	@echo "== Tests =="
