@@ -6,14 +6,17 @@ slower becomes so for all. Beside the time: the largest difference of a logit fr
 largest logit, and the share of voxels with another label.
 
 `--settings` compares how OpenVINO can be told to use the cores. `--int8` quantises with NNCF
-(`medunet[int8]`), on random patches.
+(`medunet[int8]`), on random patches. `--compiled` runs PyTorch through `torch.compile`, too, which inference does nowhere: what
+it would gain there has to be seen before it is taken. `--device cuda` compares the ways of PyTorch on a GPU.
 
-    python benchmarks/bench_backends.py [--features 16 32] [--patches 64 96] [--rounds 5] [--settings] [--int8]
+    python benchmarks/bench_backends.py [--features 16 32] [--patches 64 96] [--rounds 5] [--settings] [--int8] [--compiled]
+                                        [--device cuda]
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import statistics
 import tempfile
@@ -26,7 +29,14 @@ import torch
 from torch import Tensor, nn
 
 from medunet.device import Precision
-from medunet.inference.backends import build_backend, convert_to_openvino, is_installed, quantize_networks
+from medunet.inference.backends import (
+    Backend,
+    TorchBackend,
+    build_backend,
+    convert_to_openvino,
+    is_installed,
+    quantize_networks,
+)
 from medunet.inference.backends.openvino_backend import import_openvino, read_openvino
 from medunet.networks import build_network
 from medunet.planning import NetworkPlan, Normalization, OptimizerPlan, Plan
@@ -47,13 +57,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns that each way gets")
     parser.add_argument("--settings", action="store_true", help="compare settings of OpenVINO, too")
     parser.add_argument("--int8", action="store_true", help="quantise with NNCF, too")
+    parser.add_argument("--compiled", action="store_true", help="run PyTorch compiled, too")
+    parser.add_argument("--device", type=torch.device, default=CPU, help="cpu, or cuda for PyTorch alone")
     arguments = parser.parse_args()
+    if arguments.device.type != "cpu" and (arguments.settings or arguments.int8):
+        parser.error("--settings and --int8 are about OpenVINO, which computes on the CPU")
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for features in arguments.features:
         for edge in arguments.patches:
             plan = build_plan(features, edge, arguments.architecture)
             network = build_random_network(plan)
-            ways = build_ways(network, plan)
+            ways = build_ways(network, plan, arguments.device, with_compiled=arguments.compiled)
             if arguments.settings:
                 ways |= build_openvino_settings(network, plan)
             if arguments.int8:
@@ -103,8 +117,10 @@ def build_random_network(plan: Plan) -> nn.Module:
     return network
 
 
-def build_ways(network: nn.Module, plan: Plan) -> dict[str, Compute]:
-    """Every backend that is installed, in every precision that it has."""
+def build_ways(
+    network: nn.Module, plan: Plan, device: torch.device, *, with_compiled: bool = False
+) -> dict[str, Compute]:
+    """Every backend that is installed and computes on the device, in every precision that it has."""
     ways: dict[str, Compute] = {}
     choices: list[tuple[str, Any, Precision]] = [
         (BASE, "torch", "32-true"),
@@ -114,13 +130,30 @@ def build_ways(network: nn.Module, plan: Plan) -> dict[str, Compute]:
         ("ONNX Runtime, float32", "onnxruntime", "32-true"),
     ]
     for title, name, precision in choices:
-        if name != "torch" and not is_installed(name):
-            print(f"{title}: not installed")
+        if name != "torch" and (device.type != "cpu" or not is_installed(name)):
+            print(f"{title}: not installed, or not for {device}")
             continue
         start = time.perf_counter()
-        ways[title] = build_backend([network], plan, CPU, precision, name=name)
+        backend = build_backend([network], plan, device, precision, name=name)
+        ways[title] = _compute_on(backend, device)
         print(f"{title}: built in {time.perf_counter() - start:.1f} s")
+        if with_compiled and name == "torch":
+            start = time.perf_counter()
+            # A copy: what is compiled must not change what the others compute.
+            compiled = TorchBackend(copy.deepcopy(network), device, precision, is_compiled=True)
+            ways[f"{title}, compiled"] = _compute_on(compiled, device)
+            ways[f"{title}, compiled"](_draw_patches(plan))  # compiles at the first call
+            print(f"{title}, compiled: built in {time.perf_counter() - start:.1f} s")
     return ways
+
+
+def _compute_on(backend: Backend, device: torch.device) -> Compute:
+    """From patches on the CPU to logits there; waits for the device."""
+    return backend if device.type == "cpu" else lambda patches: backend(patches.to(device)).cpu()
+
+
+def _draw_patches(plan: Plan) -> Tensor:
+    return torch.randn((2, 1, *plan.patch_size), generator=torch.Generator().manual_seed(1))
 
 
 def build_openvino_settings(network: nn.Module, plan: Plan) -> dict[str, Compute]:
@@ -176,7 +209,7 @@ def build_int8(network: nn.Module, plan: Plan) -> dict[str, Compute]:
 
 def print_table(ways: Mapping[str, Compute], plan: Plan, network: nn.Module, rounds: int) -> None:
     """Seconds per patch (median over the turns), ratio to PyTorch in float32, and what the answers differ by."""
-    patches = torch.randn((2, 1, *plan.patch_size), generator=torch.Generator().manual_seed(1))
+    patches = _draw_patches(plan)
     expected = ways[BASE](patches)
     differences = {title: _compare(compute(patches), expected) for title, compute in ways.items()}
     seconds: dict[str, list[float]] = {title: [] for title in ways}

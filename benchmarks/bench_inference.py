@@ -12,7 +12,9 @@ medunet is measured twice when warm: with its defaults, and kept to what the oth
 nothing skipped). Each tool prepares and restores scans in its own way, so that they may need different numbers of patches; these
 are printed, as is how far the masks agree. Memory beyond ``--memory-gb`` stops a tool; the result then says so.
 
-Not measured: several scans at once, ensembles, mirroring, locating an organ before it is segmented.
+With ``--locate-model``, `bench_locate.py` follows in the same run: a whole-body CT with a pelvis, located first or not.
+
+Not measured: several scans at once, ensembles, mirroring.
 
     .venv-peers/bin/python benchmarks/bench_inference.py -o inference --real ../shared/data
     .venv-peers/bin/python benchmarks/bench_inference.py -o inference --quick
@@ -42,6 +44,7 @@ import nibabel
 import numpy as np
 import psutil
 import torch
+from bench_locate import compare, embed_pelvis
 from peers.environment import has_nnunet
 from peers.inference_report import Goal, draw, print_tables
 from peers.scans import compute_border_share, write_phantom, write_real_scan
@@ -51,6 +54,7 @@ from peers.watched import GIB, Outcome, run_watched
 import medunet
 from medunet.errors import MedunetError
 from medunet.io import read_label_map
+from medunet.models import read_single_model
 from medunet.volume import Shape3, Spacing
 
 MEDUNET, EQUAL, NNUNET, MONAI = "medunet", "medunet, equal", "nnU-Net", "MONAI"
@@ -82,6 +86,8 @@ QUICK: dict[str, Any] = FULL | {
     "rounds": 1,
     "minutes": 3.0,
 }
+WHOLE_BODY_SHAPE: Shape3 = (512, 512, 900)
+LOCATING_GAIN = 10.0
 TINY_SHAPE: Shape3 = (32, 32, 32)
 START_ALLOWANCE_S = 1.5
 MANY_CLASSES = 25
@@ -116,6 +122,7 @@ class Row:
         whole: Seconds of whole processes.
         peak_gib: The largest of them.
         warm: Seconds of scans after the first in a process.
+        warm_peak_gib: Most memory of that process.
         stages: Seconds per stage, medians over these scans.
         patches: That passed through the network.
         pass_seconds: Of the bare network over one patch.
@@ -127,6 +134,7 @@ class Row:
     whole: list[float] = field(default_factory=list)
     peak_gib: float = 0.0
     warm: list[float] = field(default_factory=list)
+    warm_peak_gib: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     patches: int = 0
     pass_seconds: float | None = None
@@ -154,7 +162,10 @@ def main() -> None:
         start = bench.measure_start()
         bench.measure(settings)
         masks = bench.compare_masks(settings)
-    goals = [*judge(bench.rows, settings), judge_start(start)]
+        ratio = None if arguments.locate_model is None else time_locating(arguments)
+    goals = [*judge(bench.rows, settings, arguments.device), judge_start(start)]
+    if ratio is not None:
+        goals.append(Goal("whole-body CT: whole scan / located first", ratio, LOCATING_GAIN, ">="))
     print_tables(bench.rows, masks, goals)
     write_results(arguments.output, machine, bench.rows, masks, start, goals)
     draw(bench.rows, arguments.output / "inference.png")
@@ -180,6 +191,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="after so many, nothing is measured a second time")
     parser.add_argument(
         "--memory-gb", type=float, help="a tool that needs more is stopped; default: 90 %% of what is free"
+    )
+    parser.add_argument(
+        "--locate-model", type=Path, help="trained on the pelvis phantom with a locator: times it on a whole body too"
     )
     parser.add_argument("--tools", nargs="+", choices=[MEDUNET, NNUNET, MONAI], default=[MEDUNET, NNUNET, MONAI])
     arguments = parser.parse_args()
@@ -389,6 +403,7 @@ class Bench:
             self._tell(way, setting, f"warm {outcome.stopped}")
             return
         result = json.loads(outcome.output.splitlines()[-1])
+        row.warm_peak_gib = outcome.peak_gib
         later = result["scans"][1:]
         row.warm = [scan["seconds"] for scan in later]
         names = later[0]["stages"]
@@ -447,7 +462,13 @@ class Bench:
         print(f"  {setting.scan}, {setting.num_classes} classes, {way}: {text}", flush=True)
 
 
-def judge(rows: Rows, settings: Sequence[Setting]) -> list[Goal]:
+def time_locating(arguments: argparse.Namespace) -> float:
+    """How many times as fast a whole-body CT is segmented when the organs are located first (`bench_locate`)."""
+    scan, truth = embed_pelvis(WHOLE_BODY_SHAPE)
+    return compare(read_single_model(arguments.locate_model), scan, truth, rounds=arguments.rounds)
+
+
+def judge(rows: Rows, settings: Sequence[Setting], device: str = "cpu") -> list[Goal]:
     """The goals of medunet's inference, for every scan where they can be told."""
     goals: list[Goal] = []
     for setting in settings:
@@ -469,7 +490,7 @@ def judge(rows: Rows, settings: Sequence[Setting]) -> list[Goal]:
                     Goal(
                         f"{where}: {peer} / medunet, whole process",
                         ratio,
-                        5 if setting.num_classes >= MANY_CLASSES else 3,
+                        5 if setting.num_classes >= MANY_CLASSES or device != "cpu" else 3,
                         ">=",
                     )
                 )
@@ -515,12 +536,14 @@ def write_results(
             "peak_gib",
             "warm_s",
             "num_warm",
+            "warm_peak_gib",
             "floor_s",
             "patches",
         ]
         writer.writerow([*head, "pass_s", *(f"{name}_s" for name in stages), "faults"])
         for (scan, num_classes, way), row in rows.items():
-            counts = [median(row.whole), len(row.whole), round(row.peak_gib, 3), median(row.warm), len(row.warm)]
+            counts = [median(row.whole), len(row.whole), round(row.peak_gib, 3)]
+            counts += [median(row.warm), len(row.warm), round(row.warm_peak_gib, 3)]
             floor = [round(row.floor, 3) if row.floor else "", row.patches, row.pass_seconds]
             seconds = [round(row.stages[name], 3) if name in row.stages else "" for name in stages]
             writer.writerow([scan, num_classes, way, *counts, *floor, *seconds, "; ".join(row.faults)])

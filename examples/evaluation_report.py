@@ -65,6 +65,7 @@ def spoil(labels: Volume, task: Task, number: int) -> Volume:
 
 def stack(picture: CasePicture) -> Image.Image:
     """Contours above the map of errors."""
+    assert picture.jpeg is not None
     assert picture.error_map is not None
     parts = [Image.open(io.BytesIO(content)) for content in (picture.jpeg, picture.error_map)]
     stacked = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)))

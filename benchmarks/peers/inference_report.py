@@ -68,7 +68,7 @@ def print_tables(rows: Mapping[tuple[str, int, str], Any], masks: Mapping[str, s
     table = Table(title="Seconds: medians, with the number of measurements in brackets")
     for name in ("scan", "classes", "tool"):
         table.add_column(name)
-    for name in ("whole", "peak GiB", "warm", "floor", "warm / floor", "patches x pass"):
+    for name in ("whole", "GiB", "warm", "GiB warm", "floor", "warm / floor", "patches x pass"):
         table.add_column(name, justify="right")
     table.add_column("stages, warm")
     for (scan, num_classes, way), row in rows.items():
@@ -78,8 +78,9 @@ def print_tables(rows: Mapping[tuple[str, int, str], Any], masks: Mapping[str, s
         stages = "  ".join(f"{name} {seconds:.2f}" for name, seconds in row.stages.items())
         precision = row.about.get("computed by") or row.about.get("precision")
         last = "; ".join([*([stages] if stages else []), *([precision] if precision else []), *row.faults])
-        peak = f"{row.peak_gib:.2f}" if row.peak_gib else ""
-        figures = [_describe(row.whole), peak, _describe(row.warm), f"{floor:.2f}" if floor else "", ratio, passes]
+        peak, warm_peak = (f"{gib:.2f}" if gib else "" for gib in (row.peak_gib, row.warm_peak_gib))
+        whole, warm = _describe(row.whole), _describe(row.warm)
+        figures = [whole, peak, warm, warm_peak, f"{floor:.2f}" if floor else "", ratio, passes]
         table.add_row(scan, str(num_classes), way, *figures, last)
     console.print(table)
     for name, text in masks.items():

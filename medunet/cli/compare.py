@@ -10,12 +10,14 @@ import typer
 
 from medunet.cli.options import JsonFileOption, JsonOption, check_page_name
 from medunet.cli.scoring import (
+    Beta,
     LabelMap,
     LabelTask,
     Resample,
     Surface,
     Tolerance,
     build_settings,
+    check_names,
     list_files,
 )
 from medunet.cli.terminal import build_console, print_json
@@ -42,6 +44,7 @@ def compare(
     mapping: LabelMap = None,
     tolerance: Tolerance = None,
     surface: Surface = "elements",
+    beta: Beta = 2.0,
     resample: Resample = False,
     images: Annotated[Path | None, typer.Option("--images", help="Scans, for RTSTRUCT.")] = None,
     as_json: JsonOption = False,
@@ -57,7 +60,9 @@ def compare(
     """Compare sets of masks of the same cases: paired differences, Wilcoxon with Holm, stability of the ranking."""
     import itertools
 
+    from medunet.cli.case_progress import CaseProgress
     from medunet.evaluation import compare_evaluations, evaluate
+    from medunet.evaluation.pairing import pair_sources
     from medunet.io import check_output, write_bytes_atomic, write_json_atomic
     from medunet.tasks import load_task, parse_mapping
 
@@ -71,7 +76,8 @@ def compare(
     names = _name_sets(sets)
     chosen = _parse_metrics(metrics)
     recipe = None if task is None else load_task(task)
-    settings = build_settings(tolerance, surface, recipe)
+    settings = build_settings(tolerance, surface, recipe, beta=beta)
+    names_in_files = parse_mapping(mapping or ())
     inputs = [file for path in paths for file in list_files(path)]
     check_page_name(html)
     outputs = [path for path in (output, json_file, picture, html) if path is not None]
@@ -84,23 +90,31 @@ def compare(
         msg = f"The picture {picture} would be a PNG; expected a name ending in .png."
         raise OutputError(msg)
 
-    def score(masks: Path, references: Path) -> Evaluation:
-        return evaluate(
-            masks,
-            references,
-            task=recipe,
-            settings=settings,
-            mapping=parse_mapping(mapping or ()),
-            images=images,
-            resample=resample,
-        )
+    to_score = {name: (path, labels) for name, path in zip(names, sets, strict=True)}
+    rater_pairs = {
+        f"{one} and {other}": (second, first)
+        for (one, first), (other, second) in itertools.combinations(zip(names, sets, strict=True), 2)
+        if agreement
+    }
+    num_pairs = sum(len(pair_sources(*pair).pairs) for pair in (*to_score.values(), *rater_pairs.values()))
+    with CaseProgress("scoring", num_pairs) as progress:
 
-    evaluations = {name: score(path, labels) for name, path in zip(names, sets, strict=True)}
+        def score(masks: Path, references: Path) -> Evaluation:
+            return evaluate(
+                masks,
+                references,
+                task=recipe,
+                settings=settings,
+                mapping=names_in_files,
+                images=images,
+                resample=resample,
+                on_case=progress.on_case,
+            )
+
+        evaluations = {name: score(*pair) for name, pair in to_score.items()}
+        raters = {name: score(*pair) for name, pair in rater_pairs.items()}
+    check_names(names_in_files, settings, evaluations.values())
     comparison = compare_evaluations(evaluations, chosen)
-    raters = {}
-    if agreement:
-        pairs = itertools.combinations(zip(names, sets, strict=True), 2)
-        raters = {f"{one} and {other}": score(second, first) for (one, first), (other, second) in pairs}
     if output is not None:
         _write_csv(comparison, output)
     content = _describe(comparison, evaluations, raters, chosen)
@@ -118,7 +132,7 @@ def compare(
     if as_json:
         print_json(content)
     else:
-        _print(comparison, raters, chosen, outputs)
+        _print(comparison, evaluations, raters, chosen, outputs)
     _report_failures(evaluations | raters)
 
 
@@ -155,7 +169,7 @@ def _write_csv(comparison: Comparison, path: Path) -> None:
 def _describe(
     comparison: Comparison, evaluations: dict[str, Evaluation], raters: dict[str, Evaluation], metrics: list[str]
 ) -> dict[str, object]:
-    from medunet.evaluation import summarize_metrics
+    from medunet.evaluation import give_joint_advice, summarize_metrics
 
     def summarize(found: dict[str, Evaluation]) -> dict[str, object]:
         return {
@@ -163,12 +177,20 @@ def _describe(
             for name, evaluation in found.items()
         }
 
-    return {**asdict(comparison), "sets": summarize(evaluations), "agreement": summarize(raters)}
+    advice = give_joint_advice(evaluations)
+    return {**asdict(comparison), "advice": advice, "sets": summarize(evaluations), "agreement": summarize(raters)}
 
 
-def _print(comparison: Comparison, raters: dict[str, Evaluation], metrics: list[str], written: list[Path]) -> None:
+def _print(
+    comparison: Comparison,
+    evaluations: dict[str, Evaluation],
+    raters: dict[str, Evaluation],
+    metrics: list[str],
+    written: list[Path],
+) -> None:
     from rich.text import Text
 
+    from medunet.evaluation import give_joint_advice
     from medunet.reporting.score_table import build_difference_table, build_metric_table, build_ranking_table
 
     console = build_console()
@@ -178,6 +200,8 @@ def _print(comparison: Comparison, raters: dict[str, Evaluation], metrics: list[
     for name, evaluation in raters.items():
         console.print(Text(f"Agreement of {name}"), style="bold")
         console.print(build_metric_table(evaluation, metrics))
+    for text in give_joint_advice(evaluations):
+        console.print(Text(f"note: {text}"), soft_wrap=True)
     for text in comparison.left_out:
         console.print(Text(f"warning: {text}"), soft_wrap=True)
     for path in written:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,20 +10,24 @@ import typer
 
 from medunet.cli.options import JsonFileOption, JsonOption, check_page_name
 from medunet.cli.scoring import (
+    Beta,
     LabelMap,
     LabelTask,
     Resample,
     Surface,
     Tolerance,
     build_settings,
+    check_names,
     list_files,
 )
 from medunet.cli.terminal import build_console, print_json
-from medunet.errors import InputError, OutputError
+from medunet.errors import InputError, MedunetError, OutputError
 
 if TYPE_CHECKING:
-    from medunet.evaluation import Evaluation, MetricSettings
+    from medunet.evaluation import CaseFiles, Evaluation, MetricSettings
+    from medunet.evaluation.case import Labels
     from medunet.evaluation.sides import SideOptions
+    from medunet.tasks import Task
 
 
 def evaluate(
@@ -33,7 +38,7 @@ def evaluate(
     mapping: LabelMap = None,
     tolerance: Tolerance = None,
     surface: Surface = "elements",
-    beta: Annotated[float, typer.Option("--beta", help="Of F-beta: how much recall counts.")] = 2.0,
+    beta: Beta = 2.0,
     resample: Resample = False,
     instances: Annotated[
         bool, typer.Option("--instances", help="Also match the connected parts of every label, for lesions.")
@@ -65,26 +70,30 @@ def evaluate(
         msg = "Pictures show the scans: --images and --pictures belong together; give both."
         raise InputError(msg)
     settings = build_settings(tolerance, surface, recipe, beta=beta)
+    names_in_files = parse_mapping(mapping or ())
     check_page_name(html)
     outputs = [path for path in (output, json_file, nnunet_summary, html) if path is not None]
     if len({path.absolute() for path in outputs}) < len(outputs):
         msg = f"Several results would be written to {outputs[0]}; give them different names."
         raise OutputError(msg)
-    num_cases = len(pair_sources(masks, labels).pairs)
+    cases = list(pair_sources(masks, labels).pairs)
     for path in outputs:
         check_output(path, list_files(masks) + list_files(labels), overwrite=overwrite)
-    with CaseProgress("scoring", num_cases) as progress:
+    if images is not None and pictures is not None:
+        _check_pictures(cases, images, pictures, overwrite=overwrite)
+    with CaseProgress("scoring", len(cases)) as progress:
         result = evaluation.evaluate(
             masks,
             labels,
             task=recipe,
             settings=settings,
-            mapping=parse_mapping(mapping or ()),
+            mapping=names_in_files,
             images=images,
             resample=resample,
             instances=instances,
             on_case=progress.on_case,
         )
+    check_names(names_in_files, settings, [result])
     if output is not None:
         evaluation.write_scores_csv(result, output)
     content = evaluation.describe_evaluation(result)
@@ -92,19 +101,23 @@ def evaluate(
         write_json_atomic(json_file, content)
     if nnunet_summary is not None:
         evaluation.write_nnunet_summary(result, nnunet_summary)
-    options = SideOptions(task=recipe, mapping=parse_mapping(mapping or ()), images=images, resample=resample)
+    options = SideOptions(task=recipe, mapping=names_in_files, images=images, resample=resample)
     if html is not None:
         _write_page(html, result, options, settings, {"masks": masks.name, "references": labels.name})
     if as_json:
         print_json(content)
     else:
-        _print(result, output, [path for path in outputs if path != output])
+        _print(result, recipe, output, [path for path in outputs if path != output])
+    undrawn: list[str] = []
     if images is not None and pictures is not None:
-        drawn = _draw_pictures(masks, images, pictures, options, result, overwrite=overwrite)
+        drawn, undrawn = _draw_pictures(images, pictures, options, result)
         for path in drawn if not as_json else ():
             print(f"Picture: {path}")
     if result.failures:
         msg = f"{len(result.failures)} case(s) could not be scored: {_name_failures(result)}."
+        raise InputError(msg)
+    if undrawn:
+        msg = f"{len(undrawn)} case(s) have no picture; the first: {undrawn[0]}"
         raise InputError(msg)
 
 
@@ -113,20 +126,23 @@ def _name_failures(result: Evaluation) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _print(result: Evaluation, output: Path | None, others: list[Path]) -> None:
+def _print(result: Evaluation, task: Task | None, output: Path | None, others: list[Path]) -> None:
     from rich.text import Text
 
     from medunet.evaluation import give_advice
     from medunet.reporting import build_dice_table
-    from medunet.reporting.score_table import build_instance_table, build_metric_table
+    from medunet.reporting.score_table import build_instance_table, build_metric_table, say_agreement
 
     console = build_console()
     console.print(build_dice_table(result))
     if result.scores:
         console.print(build_metric_table(result))
+    if text := say_agreement(result):
+        console.print(Text(text), soft_wrap=True)
     if result.instances:
         console.print()
-        console.print(build_instance_table(result))
+        has_objects = task is not None and task.has_instances
+        console.print(build_instance_table(result, things="objects" if has_objects else "lesions"))
     for text in give_advice(result):
         console.print(Text(f"note: {text}"), soft_wrap=True)
     for text in [*result.unmatched, *(f"{failure.case_id}: {failure.reason}" for failure in result.failures)]:
@@ -140,52 +156,82 @@ def _print(result: Evaluation, output: Path | None, others: list[Path]) -> None:
 def _write_page(
     path: Path, result: Evaluation, options: SideOptions, settings: MetricSettings, sources: dict[str, str]
 ) -> None:
+    from medunet.cli.case_progress import CaseProgress
     from medunet.reporting import write_evaluation_page
+    from medunet.reporting.case_pictures import choose_cases
 
     if options.images is not None:
         sources["scans"] = options.images.name
-    write_evaluation_page(
-        result, path, task=options.task, images=options.images, options=options, settings=settings, sources=sources
-    )
+    with CaseProgress("drawing", len(choose_cases(result.mean_dice_per_case()))) as progress:
+        write_evaluation_page(
+            result,
+            path,
+            task=options.task,
+            images=options.images,
+            options=options,
+            settings=settings,
+            sources=sources,
+            on_case=progress.on_case,
+        )
+
+
+def _check_pictures(cases: Sequence[str], images: Path, pictures: Path, *, overwrite: bool) -> None:
+    """Before anything is scored: whether every case has a scan, and no picture is in the way."""
+    from medunet.evaluation.sides import find_scan_path
+    from medunet.io import check_output
+
+    if not images.exists():
+        msg = f"{images} does not exist; expected a scan or a folder of scans. Check --images."
+        raise InputError(msg)
+    for case_id in cases:
+        find_scan_path(images, case_id)
+        check_output(pictures / f"{case_id}.png", overwrite=overwrite)
 
 
 def _draw_pictures(
-    masks: Path, images: Path, pictures: Path, options: SideOptions, result: Evaluation, *, overwrite: bool
-) -> list[Path]:
-    from medunet.evaluation.sides import NamedPair, read_sides
-    from medunet.io import check_output, list_volumes, read_volume, strip_suffix
-    from medunet.reporting import draw_overlay
-    from medunet.reporting.window import get_task_window
+    images: Path, pictures: Path, options: SideOptions, result: Evaluation
+) -> tuple[list[Path], list[str]]:
+    """The pictures, and a phrase per case that has none."""
+    from medunet.cli.case_progress import CaseProgress
 
     if result.label_values is None:
         msg = "Pictures show labels by value, but structures were compared by name; name the task with --task."
         raise InputError(msg)
-    image_files = {
-        strip_suffix(path.name).removesuffix("_0000"): path
-        for path in (list_volumes(images) if images.is_dir() else [images])
-    }
-    if masks.is_file() and images.is_file():  # a single pair need not share its name with the scan
-        image_files = {files.case_id: images for files in result.files}
-    drawn = []
+    drawn: list[Path] = []
+    undrawn: list[str] = []
     mean_dice = result.mean_dice_per_case()
-    for files in result.files:
-        if files.case_id not in image_files:
-            msg = f"There is no scan of case '{files.case_id}' in {images}; expected a file of that name."
-            raise InputError(msg)
-        path = pictures / f"{files.case_id}.png"
-        check_output(path, overwrite=overwrite)
-        sides = read_sides(files.case_id, files.mask, files.reference, options)
-        assert not isinstance(sides, NamedPair)  # label values are known
-        dice = mean_dice[files.case_id]
-        draw_overlay(
-            read_volume(image_files[files.case_id]),
-            sides.prediction,
-            sides.reference,
-            result.label_values,
-            path,
-            title=files.case_id if dice is None else f"{files.case_id}, mean Dice {dice:.3f}",
-            modality=options.task.modality if options.task else "MR",
-            window=get_task_window(options.task),
-        )
-        drawn.append(path)
-    return drawn
+    with CaseProgress("drawing", len(result.files)) as progress:
+        for files in result.files:
+            dice = mean_dice[files.case_id]
+            title = files.case_id if dice is None else f"{files.case_id}, mean Dice {dice:.3f}"
+            path = pictures / f"{files.case_id}.png"
+            try:
+                _draw_picture(files, path, images, result.label_values, options, title)
+                drawn.append(path)
+            except MedunetError as error:
+                undrawn.append(f"{files.case_id}: {error}")
+            progress.on_case(files.case_id)
+    return drawn, undrawn
+
+
+def _draw_picture(files: CaseFiles, path: Path, images: Path, labels: Labels, options: SideOptions, title: str) -> None:
+    from medunet.evaluation.sides import NamedPair, read_sides
+    from medunet.reporting import draw_overlay
+    from medunet.reporting.case_pictures import read_scan_of_case
+    from medunet.reporting.window import choose_modality, get_task_window
+
+    sides = read_sides(files.case_id, files.mask, files.reference, options)
+    if isinstance(sides, NamedPair):
+        msg = "its structures were compared by name and have no values to draw; name the task with --task."
+        raise InputError(msg)
+    scan = read_scan_of_case(images, files.case_id, sides.reference)
+    draw_overlay(
+        scan,
+        sides.prediction,
+        sides.reference,
+        labels,
+        path,
+        title=title,
+        modality=choose_modality(scan.array[0], options.task),
+        window=get_task_window(options.task),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ import typer
 from medunet.errors import InputError
 
 if TYPE_CHECKING:
-    from medunet.evaluation import MetricSettings
+    from medunet.evaluation import Evaluation, MetricSettings
     from medunet.tasks import Task
 
 LabelTask = Annotated[str | None, typer.Option("--task", "-t", help="Task that names the labels and regions.")]
@@ -26,6 +26,7 @@ Tolerance = Annotated[
 Surface = Annotated[
     str, typer.Option("--surface", help="elements (areas, as DeepMind's surface-distance) or voxels (as MONAI).")
 ]
+Beta = Annotated[float, typer.Option("--beta", help="Of F-beta: how much recall counts.")]
 Resample = Annotated[bool, typer.Option("--resample", help="Interpolate masks that lie on another grid.")]
 
 
@@ -59,6 +60,35 @@ def build_settings(
         )
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def check_names(mapping: Mapping[str, str], settings: MetricSettings, evaluations: Iterable[Evaluation]) -> None:
+    """Refuse a --map or --tolerance that concerned nothing: which names there are is known when all files are read.
+
+    Nothing is said while a case could not be scored, since it may hold the name.
+
+    Raises:
+        InputError: With the names that there are.
+    """
+    from medunet.tasks.task import fold_name
+
+    found = list(evaluations)
+    if any(evaluation.failures for evaluation in found):
+        return
+    names = sorted({name for evaluation in found for name in evaluation.structure_names})
+    known = {fold_name(name) for name in names}
+    if unknown := [name for name in mapping if fold_name(name) not in known]:
+        listed = f"they list {_list(names)}" if names else "their labels are values without names"
+        msg = f"--map names '{unknown[0]}', which no mask and no reference has: {listed}. Correct the name, or leave it out."
+        raise InputError(msg)
+    labels = list(dict.fromkeys(score.label for evaluation in found for score in evaluation.scores))
+    if labels and (unknown := [label for label in settings.tolerances_mm if label not in labels]):
+        msg = f"--tolerance names the label '{unknown[0]}', which no reference has; expected one of {_list(labels)}."
+        raise InputError(msg)
+
+
+def _list(names: Sequence[str], limit: int = 12) -> str:
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 def list_files(path: Path) -> list[Path]:

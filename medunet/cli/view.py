@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from medunet.tasks import Task
     from medunet.volume import Volume
 
-_CT_AIR = -500  # no MR or PET image has values below it
-
 
 def view(
     scan: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MetaImage, PNG, TIFF, or DICOM file, folder or zip.")],
@@ -61,6 +59,7 @@ def view(
     from medunet.reporting.view import build_view, recolor_labels, rename_masks
     from medunet.reporting.viewer_page import build_viewer_html, write_viewer_page
     from medunet.reporting.viewer_server import serve_page
+    from medunet.reporting.window import choose_modality
     from medunet.tasks import load_task
     from medunet.volume import align_to_grid
 
@@ -84,7 +83,7 @@ def view(
         outlined,
         labels,
         title=scan.name,
-        modality=modality or _guess_modality(source.volume, recipe),
+        modality=modality or choose_modality(source.volume.array[0], recipe),
         max_voxels=max_voxels * 1_000_000,
         crop_margin_mm=crop,
     )
@@ -133,12 +132,6 @@ def _read_masks(
             volumes.append(read_label_map(path))
     ignored = {} if task.ignore is None else {"ignored": (task.ignore,)}
     return volumes, {**task.labels, **ignored}, {}
-
-
-def _guess_modality(volume: Volume, task: Task | None) -> str:
-    if task is not None:
-        return task.modality
-    return "CT" if float(volume.array[0].min()) < _CT_AIR else "MR"
 
 
 def _print_notes(view: View) -> None:

@@ -8,7 +8,7 @@ https://doi.org/10.1038/s41592-023-02151-z).
 
 from __future__ import annotations
 
-from medunet.evaluation.advice import give_advice
+from medunet.evaluation.advice import give_advice, give_joint_advice
 from medunet.evaluation.calibration import Calibration, compute_calibration
 from medunet.evaluation.case import CaseCounts, LabelScore, count_case, score_case, score_counts
 from medunet.evaluation.case_instances import (
@@ -93,6 +93,7 @@ __all__ = [
     "find_instances",
     "find_segments",
     "give_advice",
+    "give_joint_advice",
     "measure_case",
     "measure_instances",
     "measure_objects",

@@ -6,7 +6,8 @@ Reinke et al. 2024, https://doi.org/10.1038/s41592-023-02150-0).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 
 from medunet.evaluation.case import LabelScore
@@ -40,6 +41,29 @@ def give_advice(evaluation: Evaluation) -> list[str]:
         if concerned:
             advice.append(f"{_list(concerned)}: {text}")
     return advice
+
+
+def give_joint_advice(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """`give_advice` of several sets of masks, over the cases that all of them scored, each line once.
+
+    Args:
+        evaluations: Name of a set -> its scores.
+
+    Returns:
+        What holds for all sets as it is; what holds for some begins with their names: ``"ours, theirs: ..."``.
+    """
+    scored = [{score.case_id for score in evaluation.scores} for evaluation in evaluations.values()]
+    common = set.intersection(*scored) if scored else set()
+    named: dict[str, list[str]] = {}
+    for name, evaluation in evaluations.items():
+        shared = replace(
+            evaluation,
+            scores=[score for score in evaluation.scores if score.case_id in common],
+            files=[files for files in evaluation.files if files.case_id in common],
+        )
+        for text in give_advice(shared):
+            named.setdefault(text, []).append(name)
+    return [text if len(names) == len(evaluations) else f"{', '.join(names)}: {text}" for text, names in named.items()]
 
 
 def _has_no_pixel_size(evaluation: Evaluation) -> bool:
@@ -84,7 +108,7 @@ _PITFALLS: tuple[tuple[Callable[[Sequence[LabelScore]], str], str], ...] = (
     (
         _judge_missed,
         "missed structures count as Dice 0 and as the diagonal of the image in distances, whose mean then says little about "
-        "the others; read the median, and the number missed.",
+        "the others; read the number missed, and the median, which is the diagonal too where more than half are missed.",
     ),
     (
         _judge_empty,

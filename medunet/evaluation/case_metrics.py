@@ -78,13 +78,13 @@ class CaseAgreement:
 
     Attributes:
         case_id: The case.
-        pixel_accuracy: Share of the voxels.
-        mean_pixel_accuracy: Mean, over the classes of the reference, of the share that was found.
+        pixel_accuracy: Share of the voxels; None where all are ignored.
+        mean_pixel_accuracy: Mean, over the classes of the reference, of the share that was found; None likewise.
     """
 
     case_id: str
-    pixel_accuracy: float
-    mean_pixel_accuracy: float
+    pixel_accuracy: float | None
+    mean_pixel_accuracy: float | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -205,7 +205,7 @@ def compute_agreement(counts: CaseCounts, labels: Labels, *, ignore_value: int |
     """Pixel accuracy of a case; two values are the same class when they belong to the same labels.
 
     Returns:
-        1.0 for both where no voxel remains.
+        None for both where no voxel remains: there is nothing to agree on.
     """
     num_agreed: dict[frozenset[str], int] = {}
     num_reference: dict[frozenset[str], int] = {}
@@ -216,8 +216,8 @@ def compute_agreement(counts: CaseCounts, labels: Labels, *, ignore_value: int |
     recalls = [num_agreed[name] / num_voxels for name, num_voxels in num_reference.items()]
     return CaseAgreement(
         case_id=counts.case_id,
-        pixel_accuracy=sum(num_agreed.values()) / sum(num_reference.values()) if num_reference else 1.0,
-        mean_pixel_accuracy=sum(recalls) / len(recalls) if recalls else 1.0,
+        pixel_accuracy=sum(num_agreed.values()) / sum(num_reference.values()) if num_reference else None,
+        mean_pixel_accuracy=sum(recalls) / len(recalls) if recalls else None,
     )
 
 

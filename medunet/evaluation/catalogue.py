@@ -26,6 +26,16 @@ class Metric:
     title: str
     better: Better
 
+    @property
+    def ranked_title(self) -> str:
+        """What sets are ordered by: errors that are best at 0 count without their sign.
+
+        Example:
+            >>> METRICS["volume_error_ml"].ranked_title
+            'volume error ml, without sign'
+        """
+        return f"{self.title}, without sign" if self.better == "nearer to 0" else self.title
+
 
 _METRICS = (
     Metric(name="dice", title="Dice", better="higher"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medunet.errors import MedunetError
+from medunet.errors import InputError, MedunetError
 from medunet.evaluation.case import Labels, LabelScore
 from medunet.evaluation.case_instances import LabelInstances, build_no_instances, measure_instances, measure_objects
 from medunet.evaluation.case_metrics import (
@@ -19,7 +19,7 @@ from medunet.evaluation.case_metrics import (
     take_measures,
 )
 from medunet.evaluation.catalogue import MetricSettings
-from medunet.evaluation.pairing import pair_sources
+from medunet.evaluation.pairing import Pairing, pair_sources
 from medunet.evaluation.sides import LabelMapPair, NamedPair, SideOptions, read_sides
 from medunet.evaluation.statistics import Summary, bootstrap_interval, summarize_scores
 from medunet.tasks import Task, check_mapping, check_object_values, compute_semantic_map, load_task
@@ -58,6 +58,8 @@ class Evaluation:
         files: Of each scored case, where they came from files.
         label_values: Label -> values, where files were compared by value.
         instances: Per case and label, where they were asked for.
+        unmatched_cases: Ids of the cases whose mask or reference has no partner.
+        structure_names: That files list whose structures became labels of the task.
     """
 
     scores: list[LabelScore]
@@ -68,11 +70,18 @@ class Evaluation:
     files: Sequence[CaseFiles] = ()
     label_values: Labels | None = None
     instances: Sequence[LabelInstances] = ()
+    unmatched_cases: Sequence[str] = ()
+    structure_names: frozenset[str] = frozenset()
 
     @property
     def mean_dice(self) -> float | None:
         """Mean over labels of the label means; None when no label was scored."""
         return _compute_mean([summary.mean for summary in self.summaries])
+
+    @property
+    def num_scored_cases(self) -> int:
+        """Cases of which a label was scored; in the others neither side has any."""
+        return sum(dice is not None for dice in self.mean_dice_per_case().values())
 
     def mean_dice_per_case(self) -> dict[str, float | None]:
         """Mean over the labels of each case; None where all labels are empty on both sides."""
@@ -131,14 +140,17 @@ def evaluate(
         are scored; files without a partner are listed.
 
     Raises:
-        InputError: If a path is missing, one is a file and the other a folder, or no names match. For two files also
-            everything that is wrong with them.
+        InputError: If a path is missing, one is a file and the other a folder, no names match, or there is a mapping and
+            no task. For two files also everything that is wrong with them.
         TaskError: If the mapping names labels that the task does not have.
     """
     masks, labels = Path(masks), Path(labels)
     task = load_task(task) if isinstance(task, str) else task
     if task is not None:
         check_mapping(mapping or {}, task)
+    elif mapping:
+        msg = "--map gives names to the labels of a task; name the task with --task."
+        raise InputError(msg)
     if settings is None:
         settings = MetricSettings(tolerances_mm={} if task is None else task.tolerances_mm)
     options = SideOptions(
@@ -151,7 +163,7 @@ def evaluate(
         scorer.measure(case_id, mask, reference, raises=is_alone)
         if on_case is not None:
             on_case(case_id)
-    return scorer.finish(pairing.failures, pairing.unmatched, raises=is_alone)
+    return scorer.finish(pairing, raises=is_alone)
 
 
 class _Scorer:
@@ -166,6 +178,7 @@ class _Scorer:
         self._named: dict[str, list[LabelMetrics]] = {}
         self._files: dict[str, CaseFiles] = {}
         self._failures: list[CaseFailure] = []
+        self._structure_names: frozenset[str] = frozenset()
 
     def measure(self, case_id: str, mask: Path, reference: Path, *, raises: bool) -> None:
         """Read and measure one case; what is wrong with it is a failure, or raised."""
@@ -175,13 +188,14 @@ class _Scorer:
                 self._named[case_id] = self._score_named(sides)
             else:
                 self._measured[case_id] = self._measure_maps(case_id, sides)
+                self._structure_names |= sides.structure_names
             self._files[case_id] = CaseFiles(case_id=case_id, mask=mask, reference=reference)
         except MedunetError as error:
             if raises:
                 raise
             self._failures.append(CaseFailure(case_id=case_id, reason=str(error)))
 
-    def finish(self, failures: Mapping[str, str], unmatched: Sequence[str], *, raises: bool) -> Evaluation:
+    def finish(self, pairing: Pairing, *, raises: bool) -> Evaluation:
         """Turn the measures into scores."""
         names, ignore_value = self._choose_labels()
         scores: list[LabelScore] = []
@@ -201,13 +215,15 @@ class _Scorer:
                 if raises:
                     raise
                 self._failures.append(CaseFailure(case_id=case_id, reason=str(error)))
-        self._failures += [CaseFailure(case_id=case_id, reason=reason) for case_id, reason in failures.items()]
+        self._failures += [CaseFailure(case_id=case_id, reason=reason) for case_id, reason in pairing.failures.items()]
         failed = {failure.case_id for failure in self._failures}
         return Evaluation(
             scores=scores,
             summaries=summarize_scores(scores),
             failures=sorted(self._failures, key=lambda failure: failure.case_id),
-            unmatched=list(unmatched),
+            unmatched=list(pairing.unmatched),
+            unmatched_cases=list(pairing.unmatched_cases),
+            structure_names=self._structure_names,
             agreements=agreements,
             files=[files for case_id, files in self._files.items() if case_id not in failed],
             label_values=names if self._measured else None,

@@ -66,17 +66,26 @@ class Ranking:
 
     Attributes:
         metric: Name.
+        num_cases: In these means.
         order: Names of the sets, the best first.
-        means: Of each set, in this order.
-        rank_shares: Set -> how often it takes each place when cases are drawn anew.
-        stability: How often the whole order stays.
+        places: Of each set, in this order, from 1 on; equal sets share the first of their places.
+        means: Of each set, in this order; of errors that are best at 0, without their sign.
+        rank_shares: Set -> how often it takes each place when cases are drawn anew, alone or shared.
+        stability: How often all places stay; a tie that a draw breaks has not stayed.
     """
 
     metric: str
+    num_cases: int
     order: tuple[str, ...]
+    places: tuple[int, ...]
     means: tuple[float, ...]
     rank_shares: Mapping[str, tuple[float, ...]]
     stability: float
+
+    @property
+    def place_names(self) -> tuple[str, ...]:
+        """`places` for people: ``("1=", "1=", "3")``."""
+        return tuple(f"{place}{'=' if self.places.count(place) > 1 else ''}" for place in self.places)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +95,7 @@ class Comparison:
     Attributes:
         names: Of the sets.
         num_cases: That every set scored.
-        left_out: One phrase per case that is not in every set.
+        left_out: One phrase per case that is not scored in every set: it fails there, or has no mask or no reference.
         differences: Per metric, label and pair of sets.
         rankings: One per metric with cases.
     """
@@ -134,13 +143,25 @@ def compare_evaluations(
     return Comparison(
         names=names,
         num_cases=len(common),
-        left_out=tuple(
-            f"case {case_id} is not scored in {', '.join(name for name in names if case_id not in scored[name])}"
-            for case_id in sorted(set.union(*scored.values()) - common)
-        ),
+        left_out=tuple(_say_left_out(case_id, scored) for case_id in sorted(_list_known(evaluations) - common)),
         differences=tuple(differences),
         rankings=tuple(rankings),
     )
+
+
+def _list_known(evaluations: Mapping[str, Evaluation]) -> set[str]:
+    """Every case of which a set has a mask, a reference or a score."""
+    known: set[str] = set()
+    for evaluation in evaluations.values():
+        known.update(score.case_id for score in evaluation.scores)
+        known.update(failure.case_id for failure in evaluation.failures)
+        known.update(evaluation.unmatched_cases)
+    return known
+
+
+def _say_left_out(case_id: str, scored: Mapping[str, set[str]]) -> str:
+    lacking = [name for name, cases in scored.items() if case_id not in cases]
+    return f"case {case_id} is not scored in {'any set' if len(lacking) == len(scored) else ', '.join(lacking)}"
 
 
 def correct_by_holm(p_values: Sequence[float]) -> list[float]:
@@ -258,23 +279,38 @@ def _rank(metric: str, table: Mapping[str, Values], seed: int) -> Ranking | None
     if not shared:
         return None
     names = list(table)
-    values = np.array([_average_labels(table[name], shared) for name in names]).T  # (cases, sets)
+    ranked = table if METRICS[metric].better != "nearer to 0" else {name: _drop_signs(table[name]) for name in names}
+    values = np.array([_average_labels(ranked[name], shared) for name in names]).T  # (cases, sets)
     badness = np.vectorize(lambda value: rate_badness(METRICS[metric], value))(values)
-    order = np.argsort(badness.mean(axis=0), kind="stable")
+    (found,) = _rank_rows(badness.mean(axis=0, keepdims=True))
     drawn = _rank_rows(resample_means(badness, seed=seed))  # (resamples, sets): the place of each set
+    order = np.argsort(found, kind="stable")
     return Ranking(
         metric=metric,
+        num_cases=len(values),
         order=tuple(names[index] for index in order),
+        places=tuple(int(found[index]) for index in order),
         means=tuple(float(values[:, index].mean()) for index in order),
         rank_shares={
-            name: tuple(float((drawn[:, index] == place).mean()) for place in range(len(names)))
+            name: tuple(float((drawn[:, index] == place).mean()) for place in range(1, len(names) + 1))
             for index, name in enumerate(names)
         },
-        stability=float((drawn == np.argsort(order)).all(axis=1).mean()),
+        stability=float((drawn == found).all(axis=1).mean()),
     )
 
 
+def _drop_signs(values: Values) -> Values:
+    """Before labels are averaged: one volume that is too large does not make up for another that is too small."""
+    return {key: abs(value) for key, value in values.items()}
+
+
 def _rank_rows(badness: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The place of every column in each row, the least first; of equals the first column."""
-    places: NDArray[np.int64] = np.argsort(np.argsort(badness, axis=1, kind="stable"), axis=1)
+    """The place of every column in each row, from 1 on, the least first; equals share the first of their places.
+
+    Example:
+        >>> _rank_rows(np.array([[0.2, 0.1, 0.1, 0.3]])).tolist()
+        [[3, 1, 1, 4]]
+    """
+    rounded = np.round(badness, 12)  # rounding of a mean must not break a tie
+    places: NDArray[np.int64] = 1 + (rounded[:, None, :] < rounded[:, :, None]).sum(axis=2)
     return places

@@ -21,11 +21,13 @@ class Pairing:
         pairs: Case -> mask, reference.
         failures: Case -> why it is unclear.
         unmatched: One phrase per file without a partner.
+        unmatched_cases: The cases of these files.
     """
 
     pairs: Mapping[str, tuple[Path, Path]]
     failures: Mapping[str, str]
     unmatched: Sequence[str]
+    unmatched_cases: Sequence[str] = ()
 
 
 def pair_sources(masks: Path, labels: Path) -> Pairing:
@@ -81,8 +83,11 @@ def _pair_by_name(masks: Sequence[Path], references: Sequence[Path]) -> Pairing:
     pairs: dict[str, tuple[Path, Path]] = {}
     failures: dict[str, str] = {}
     unmatched: list[str] = []
+    unmatched_cases: list[str] = []
     for case_id in sorted(references_by_case | masks_by_case):
         of_case, to_compare = masks_by_case.get(case_id, []), references_by_case.get(case_id, [])
+        if not (of_case and to_compare):
+            unmatched_cases.append(case_id)
         if not to_compare:
             unmatched += [f"mask {path.name} has no reference" for path in of_case]
         elif not of_case:
@@ -92,7 +97,7 @@ def _pair_by_name(masks: Sequence[Path], references: Sequence[Path]) -> Pairing:
         else:
             names = ", ".join(str(path) for path in [*of_case, *to_compare])
             failures[case_id] = f"several files belong to case '{case_id}' ({names}); keep one mask and one reference."
-    return Pairing(pairs=pairs, failures=failures, unmatched=unmatched)
+    return Pairing(pairs=pairs, failures=failures, unmatched=unmatched, unmatched_cases=unmatched_cases)
 
 
 def _group_by_case(named: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:

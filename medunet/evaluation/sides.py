@@ -54,10 +54,17 @@ class SideOptions:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelMapPair:
-    """Two label maps ``(1, I, J, K)`` on one grid, whose values mean the same."""
+    """Two label maps ``(1, I, J, K)`` on one grid, whose values mean the same.
+
+    Attributes:
+        reference: To compare with.
+        prediction: What is scored.
+        structure_names: Of the structures that both files list, where they list any.
+    """
 
     reference: Volume
     prediction: Volume
+    structure_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,18 +119,19 @@ def read_sides(case_id: str, mask: Path, reference: Path, options: SideOptions) 
                 "with --task."
             )
             raise InputError(msg)
-    expected, found = (_read_label_map(path, case_id, options) for path in paths)
+    (expected, names), (found, other_names) = (_read_label_map(path, case_id, options) for path in paths)
     if any(map(_is_dicom, paths)):
         expected, found = join_frames(expected, found)
     if all(map(is_picture_file, paths)):
         found = put_on_picture(found, expected, str(mask), str(reference))
     found = put_mask_on_grid(found, expected, case_id=case_id, resample=options.resample)
-    return LabelMapPair(reference=expected, prediction=found)
+    return LabelMapPair(reference=expected, prediction=found, structure_names=names | other_names)
 
 
-def _read_label_map(path: Path, case_id: str, options: SideOptions) -> Volume:
+def _read_label_map(path: Path, case_id: str, options: SideOptions) -> tuple[Volume, frozenset[str]]:
+    """The label map, and the names of the structures that it was made from."""
     if options.task is None or not _goes_by_name(path):
-        return read_label_map(path)
+        return read_label_map(path), frozenset()
     if options.task.has_instances:
         msg = (
             f"{path} holds structures by name; task '{options.task.name}' (output: {options.task.output}) compares label maps with "
@@ -131,7 +139,8 @@ def _read_label_map(path: Path, case_id: str, options: SideOptions) -> Volume:
         )
         raise LabelError(msg)
     structures = read_structures(path, _find_scan(path, case_id, options))
-    return structures_to_labels(structures, options.task, mapping=options.mapping, name=str(path))
+    label_map = structures_to_labels(structures, options.task, mapping=options.mapping, name=str(path))
+    return label_map, frozenset(structure.name for structure in structures.structures)
 
 
 def _goes_by_name(path: Path) -> bool:

@@ -179,9 +179,11 @@ def _interpolate_mixed(
         planes = _blend(rows, along.choose(part)).flatten(0, 1)
         # Only the lines with a point in question; they are numbered through the planes, and the points come in this order.
         lines, counts = torch.unique_consecutive(points[:, 0] * len(across) + points[:, 1], return_counts=True)
-        counts_by_chunk = counts.split(lines_at_once)
-        points_by_chunk = points.split([int(count.sum()) for count in counts_by_chunk])
-        for chosen, count, chunk in zip(lines.split(lines_at_once), counts_by_chunk, points_by_chunk, strict=True):
+        counts_by_chunk = torch.split(counts, lines_at_once)
+        points_by_chunk = torch.split(points, [int(count.sum()) for count in counts_by_chunk])
+        for chosen, count, chunk in zip(
+            torch.split(lines, lines_at_once), counts_by_chunk, points_by_chunk, strict=True
+        ):
             on_planes = across.choose(chosen % len(across)).shift(chosen // len(across) * rows.shape[1])
             blended = _blend(planes, on_planes).flatten(0, 1)
             starts = torch.repeat_interleave(torch.arange(len(chosen), device=rows.device) * rows.shape[2], count)

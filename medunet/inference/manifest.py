@@ -51,6 +51,7 @@ class Manifest(BaseModel):
         settings: How much was computed (`InferenceSettings`), and how the scan was read.
         decided_by: What of the model folder decides about masks and flags beside the weights, see `describe_decisions`.
         outputs: Names of the files that were or will be written, relative to the manifest's folder.
+        outputs_sha256: Of those that were written, by their names in ``outputs``; empty while running, and of older releases.
         computed_by: Device, backend, precision, networks and passes.
         seconds: Per stage.
         estimated_memory_mib: What this scan was expected to take: ``host``, ``device``, and the terms of both.
@@ -76,6 +77,7 @@ class Manifest(BaseModel):
     settings: dict[str, Any]
     decided_by: dict[str, Any] = {}
     outputs: list[str]
+    outputs_sha256: dict[str, str] = {}
     computed_by: str = ""
     seconds: dict[str, float] = {}
     estimated_memory_mib: dict[str, float] = {}
@@ -138,9 +140,11 @@ def finish_manifest(path: Path, begun: Manifest, segmentation: Segmentation, sec
     Raises:
         OutputError: If it cannot be written.
     """
+    written = zip(begun.outputs, list_own_outputs(begun, path), strict=True)
     manifest = begun.model_copy(
         update={
             "status": "done",
+            "outputs_sha256": {name: _hash_file(output) for name, output in written if output.is_file()},
             "seconds": {**segmentation.timings, **seconds},
             "estimated_memory_mib": segmentation.memory.to_json() if segmentation.memory is not None else {},
             "peak_memory_mib": measure_peak_memory(),
@@ -179,13 +183,20 @@ def list_own_outputs(manifest: Manifest, path: Path) -> list[Path]:
 def list_untouched_outputs(manifest: Manifest, path: Path) -> list[Path]:
     """The files that may be replaced: those of an interrupted run, and of a finished one those that nobody has changed since.
 
-    A mask that somebody has corrected is newer than the manifest, which is written last.
+    What they hold decides, not their times: a clock may have been set back between a run and the correction of its mask. A
+    manifest of an older release does not say what they held; there, a corrected mask is newer than it, for it was written last.
     """
     outputs = list_own_outputs(manifest, path)
     if manifest.status == "running":
         return outputs
-    finished = path.stat().st_mtime_ns
-    return [output for output in outputs if not output.exists() or output.stat().st_mtime_ns <= finished]
+    if not manifest.outputs_sha256:
+        finished = path.stat().st_mtime_ns
+        return [output for output in outputs if not output.exists() or output.stat().st_mtime_ns <= finished]
+    return [
+        output
+        for name, output in zip(manifest.outputs, outputs, strict=True)
+        if not output.exists() or (output.is_file() and _hash_file(output) == manifest.outputs_sha256.get(name))
+    ]
 
 
 def find_difference(
@@ -271,6 +282,11 @@ def measure_peak_memory() -> dict[str, float]:
 
 def _count_bytes(image: Path, written: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in _list_files(image, written))
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_samples(image: Path, written: Sequence[Path]) -> str:

@@ -40,7 +40,8 @@ from medunet.tasks import Task, compute_mirrored_outputs
 from medunet.volume import Volume, build_grid
 
 OnStage = Callable[[str], None]
-"""Called with ``"prepare"``, ``"low"``, ``"network"``, ``"restore"`` or ``"maps"`` when a part of that stage has been done."""
+"""Called with ``"locate"``, ``"prepare"``, ``"low"``, ``"network"``, ``"restore"`` or ``"maps"`` when a part of that stage has been
+done."""
 OnSlab = Callable[[Slab, Volume, int], None]
 """Called with finished logits, the network's grid and the axis along which they come."""
 

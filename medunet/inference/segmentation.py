@@ -52,9 +52,9 @@ class Segmentation:
             each voxel belongs to, whatever the object.
         label_values: Label or region name -> values in ``labels``.
         codes: Label name -> coded term (SNOMED CT), for DICOM.
-        timings: Seconds per stage: ``read``, ``prepare``, ``network``, ``restore``, ``postprocess``, ``flags``; of a
-            task with instances also ``objects``; of a cascade
-            also ``low``, its first network; with maps also ``maps``, what finishing them takes.
+        timings: Seconds per stage: ``read``, ``prepare``, ``network``, ``restore``, ``postprocess``, ``flags``; where the box
+            of the structures was looked for also ``locate``; of a cascade also ``low``, its first network; with maps also
+            ``maps``, what finishing them takes; of a task with instances also ``objects``.
         device: That computed.
         scan: Where the image came from, without its voxels; None when it came from memory.
         options: How it was read.

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -208,8 +209,9 @@ def _name_temporary(path: Path) -> Path:
 
 
 def _start_temporary_name(path: Path) -> str:
-    """File systems allow 255 bytes (some 143), and a letter may take four."""
-    return f".{os.fsencode(path.name)[:80].decode('utf-8', 'ignore')}."
+    """File systems allow 255 bytes (some 143), and a letter may take four. A letter that is cut is left out, and in a locale
+    that knows only ASCII every other one, because no name could be made of it there."""
+    return f".{os.fsencode(path.name)[:80].decode(sys.getfilesystemencoding(), 'ignore')}."
 
 
 def _flush_folder(folder: Path) -> None:

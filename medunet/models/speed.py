@@ -80,14 +80,22 @@ class SpeedRecord(BaseModel):
         )
 
     def describe(self) -> str:
-        """What each speed costs and scores, in one line for people."""
+        """What each speed costs and scores, in one line for people; only ``located`` looked at a part of the scans."""
         ways = [("fast", self.fast), ("balanced", self.best if self.uses_flips and self.best else self.balanced)]
         ways += [("best", self.best)] if self.best is not None else []
         ways += [("located", self.located)] if self.located is not None else []
         scores = ", ".join(f"{name} Dice {way.dice:.4f} in {way.seconds:.1f} s" for name, way in ways)
-        flips = "used" if self.uses_flips else "not used"
-        note = f"; mirrored passes are {flips} unless asked for otherwise" if self.best is not None else ""
-        return f"{scores} ({self.num_cases} cases{note})"
+        notes = [f"{self.num_cases} case{'' if self.num_cases == 1 else 's'}"]
+        if self.best is not None:
+            flips = "used" if self.uses_flips else "not used"
+            notes.append(f"mirrored passes are {flips} unless asked for otherwise")
+        if self.located is not None:
+            box = "used" if self.uses_locator else "not used"
+            notes.append(
+                "located: without mirrored passes, and only the box that the small network found; all others looked at the whole "
+                f"scan; the box is {box} unless asked for otherwise"
+            )
+        return f"{scores} ({'; '.join(notes)})"
 
 
 def combine_speed_records(records: Sequence[SpeedRecord | None]) -> SpeedRecord | None:

@@ -7,6 +7,7 @@ the next size that it takes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,13 +18,15 @@ from medunet.errors import InputError
 from medunet.networks.build import build_network, find_slice_axis
 from medunet.networks.catalogue import Architecture, find_architecture
 from medunet.networks.config import NetworkConfig, list_options
-from medunet.networks.cost import count_gflop
+from medunet.networks.cost import count_gflop, count_orthogonal_gflop
 from medunet.planning import NetworkPlan, Plan
 from medunet.planning.stages import choose_blocks
 from medunet.volume import Shape3
 
 _MAX_WIDENING = 16
 """Times the paper's width that a network may get."""
+_ORTHOGONAL_SHARE = 0.25
+"""Of the arithmetic of a training step that Muon may add."""
 
 
 def replace_network(plan: Plan, name: str, options: Mapping[str, Any] | None = None) -> Plan:
@@ -70,7 +73,8 @@ def replace_network(plan: Plan, name: str, options: Mapping[str, Any] | None = N
         reasons["patch_size"] = (
             f"{plan.reasons.get('patch_size', '')}; grown from {'x'.join(map(str, plan.patch_size))} to what {architecture.title} takes"
         )
-    return plan.model_copy(update={"network": network, "patch_size": patch_size, "reasons": reasons})
+    plan = plan.model_copy(update={"network": network, "patch_size": patch_size, "reasons": reasons})
+    return _limit_optimizer(plan, gflop)
 
 
 def count_plan_gflop(plan: Plan) -> float:
@@ -116,6 +120,35 @@ def fit_width(
         low, high = (middle, high) if cost(middle) <= gflop else (low, middle)
     best = high if cost(high) <= gflop else low
     return build_config(best * step)
+
+
+def _limit_optimizer(plan: Plan, gflop: float) -> Plan:
+    """What Muon may spend on one matrix of weights, such that all of them together cost no more than a share of a step.
+
+    The planned U-Nets have no matrix that matters. The fully connected layers of FCN, or a transformer's over few tokens,
+    would make an optimiser's step many times as dear as the network.
+
+    Args:
+        plan: With the network.
+        gflop: Of one pass over one patch.
+    """
+    if plan.optimizer.name != "muon":
+        return plan
+    affordable = _ORTHOGONAL_SHARE * 3 * plan.batch_size * gflop  # backward costs twice as much as forward
+    with torch.device("meta"):
+        weights = [weight.shape for weight in build_network(plan.network).parameters() if weight.ndim >= 2]
+    costs = sorted(map(count_orthogonal_gflop, weights))
+    num_affordable = sum(total <= affordable for total in itertools.accumulate(costs))
+    if num_affordable == len(costs):
+        return plan
+    limit = costs[num_affordable - 1] if num_affordable else 0.0
+    why = f"AdamW for matrices whose step costs more than {limit:.3g} GFLOP to make orthogonal, where the network would wait for it"
+    return plan.model_copy(
+        update={
+            "optimizer": plan.optimizer.model_copy(update={"max_orthogonal_gflop": limit}),
+            "reasons": plan.reasons | {"optimizer": f"{plan.reasons.get('optimizer', '')}; {why}"},
+        }
+    )
 
 
 def _count_config_gflop(architecture: Architecture, config: NetworkConfig, patch_size: tuple[int, ...]) -> float:

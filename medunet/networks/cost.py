@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -35,6 +36,15 @@ def count_gflop(network: nn.Module, in_channels: int, patch_size: Sequence[int])
         network(torch.empty((1, in_channels, *patch_size), device="meta"))
     network.train(was_training)
     return float(counter.get_total_flops()) / 1e9
+
+
+def count_orthogonal_gflop(shape: Sequence[int]) -> float:
+    """10^9 multiplications and additions with which Muon makes the step of some weights orthogonal (`medunet.training.muon`).
+
+    Two products with the matrix of the first axis by all others, and twenty of squares of the shorter side.
+    """
+    short, long = sorted((shape[0], math.prod(shape[1:])))
+    return (4 * short**2 * long + 40 * short**3) / 1e9
 
 
 def count_pass_bytes(network: nn.Module, in_channels: int, patch_size: Sequence[int], batch_size: int = 1) -> int:

@@ -70,6 +70,7 @@ class OptimizerPlan(BaseModel):
         momentum: Of ``muon`` and ``sgd``.
         schedule: ``cosine`` with warm-up, or nnU-Net's ``poly``, ``(1 - progress) ** 0.9``.
         averaging: Decay per step of a running mean of the weights, which is what is kept; None keeps the last weights.
+        max_orthogonal_gflop: What ``muon`` may spend on one matrix of weights per step; AdamW changes dearer ones. None: no limit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,6 +81,7 @@ class OptimizerPlan(BaseModel):
     momentum: float = 0.0
     schedule: Literal["cosine", "poly"]
     averaging: float | None = None
+    max_orthogonal_gflop: float | None = None
 
 
 class Normalization(BaseModel):

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medunet.evaluation import METRICS, Comparison, Evaluation, PairedDifference, Ranking, summarize_metrics
+from medunet.evaluation import (
+    METRICS,
+    Comparison,
+    Evaluation,
+    PairedDifference,
+    Ranking,
+    give_joint_advice,
+    summarize_metrics,
+)
 from medunet.io import write_text_atomic
 from medunet.reporting.comparison_chart import draw_differences
 from medunet.reporting.evaluation_page import describe_software, list_labels
@@ -16,6 +24,7 @@ from medunet.reporting.palette import get_label_colours
 from medunet.reporting.score_cells import (
     SUMMARY_HEADINGS,
     build_summary_cells,
+    count_cell,
     count_digits,
     label_cell,
     metric_cell,
@@ -99,6 +108,7 @@ def build_comparison_page(
         sections=[Section(anchor=anchor, title=text) for anchor, text in _SECTIONS.items() if parts[anchor]],
         numbers=[(str(len(comparison.names)), "sets of masks"), (str(comparison.num_cases), "cases in all of them")],
         notices=_list_notices(comparison),
+        advice=give_joint_advice(evaluations),
         chart=Picture(
             source=embed_png(draw_differences(comparison)),
             description="Mean paired differences with their 95 % intervals: "
@@ -126,26 +136,27 @@ def _say_difference(row: PairedDifference) -> str:
 def _build_ranking_table(rankings: Sequence[Ranking]) -> Table | None:
     rows: Rows = []
     for ranking in rankings:
-        metric = METRICS[ranking.metric]
-        for place, (name, mean) in enumerate(zip(ranking.order, ranking.means, strict=True)):
-            share = ranking.rank_shares[name][place]
+        places = zip(ranking.order, ranking.places, ranking.place_names, ranking.means, strict=True)
+        for name, place, place_name, mean in places:
+            share = ranking.rank_shares[name][place - 1]
             rows.append(
                 [
-                    metric.title,
-                    number_cell(place + 1, 0),
+                    METRICS[ranking.metric].ranked_title,
+                    Cell(text=place_name, order=place),
                     name,
                     metric_cell(ranking.metric, mean),
+                    count_cell(ranking.num_cases),
                     Cell(text=f"{100 * share:.0f} %", order=share),
                     Cell(text=f"{100 * ranking.stability:.0f} %", order=ranking.stability),
                 ]
             )
     return (
         Table(
-            headings=["metric", "place", "set", "mean", "keeps its place", "whole order stays"],
+            headings=["metric", "place", "set", "mean", "cases", "keeps its place", "whole order stays"],
             rows=rows,
-            numeric=(1, 3, 4, 5),
+            numeric=(1, 3, 4, 5, 6),
             caption="Mean over cases of the mean over labels. How often a place, and the whole order, stays when cases are "
-            "drawn anew.",
+            "drawn anew. Equal sets share a place (1=).",
         )
         if rows
         else None

@@ -21,6 +21,7 @@ from medunet.evaluation import (
     summarize_instances,
     summarize_metrics,
 )
+from medunet.evaluation.cohort import OnCase
 from medunet.evaluation.sides import SideOptions
 from medunet.io import write_text_atomic
 from medunet.reporting.case_pictures import CasePicture, describe_planes, draw_evaluated_cases
@@ -47,6 +48,7 @@ from medunet.reporting.score_cells import (
     score_cell,
 )
 from medunet.reporting.score_charts import draw_metric
+from medunet.reporting.score_table import say_agreement
 from medunet.reporting.view import View
 from medunet.tasks import Task, load_task
 
@@ -93,7 +95,7 @@ class CasePart:
         anchor: Id on the page.
         case_id: The case.
         role: Why it is shown.
-        overlay: Contours.
+        overlay: Contours; None where the case could not be drawn.
         errors: Where the mask is wrong; None where it was not drawn.
         remark: What is to be said of the pictures.
         view: For the viewer; None shows none.
@@ -103,7 +105,7 @@ class CasePart:
     anchor: str
     case_id: str
     role: str
-    overlay: Picture
+    overlay: Picture | None
     errors: Picture | None
     remark: str
     view: View | None
@@ -120,6 +122,7 @@ def write_evaluation_page(
     settings: MetricSettings | None = None,
     sources: Mapping[str, str] | None = None,
     title: str = "",
+    on_case: OnCase | None = None,
 ) -> Path:
     """Write the page of an evaluation with pictures of its worst cases, the median one and the best, whole or not at all.
 
@@ -132,6 +135,7 @@ def write_evaluation_page(
         settings: As given to `medunet.evaluate`.
         sources: As `build_evaluation_page`.
         title: As `build_evaluation_page`.
+        on_case: Told of every case when it is drawn.
 
     Returns:
         The page.
@@ -146,7 +150,8 @@ def write_evaluation_page(
     path = Path(path)
     task = load_task(task) if isinstance(task, str) else task
     images = None if images is None else Path(images)
-    pictures = draw_evaluated_cases(evaluation, options or SideOptions(task=task, images=images), images=images)
+    options = options or SideOptions(task=task, images=images)
+    pictures = draw_evaluated_cases(evaluation, options, images=images, on_case=on_case)
     page = build_evaluation_page(
         evaluation, title=title, task=task, settings=settings, pictures=pictures, sources=sources
     )
@@ -187,7 +192,7 @@ def build_evaluation_page(
         "cases_shown": [_build_case_part(picture, evaluation, anchors, colours) for picture in pictures],
         "cases": _build_case_table(evaluation, labels, anchors),
         "failed": _build_failure_table(evaluation),
-        "instances": _build_instance_table(evaluation, colours),
+        "instances": _build_instance_table(evaluation, colours, task),
         "reading": True,
         "everything": _build_full_table(summaries, colours, anchors),
         "made": _describe_making(evaluation, task, settings, sources or {}),
@@ -203,6 +208,7 @@ def build_evaluation_page(
         rows=_build_row_table(evaluation, colours),
         legend=[(name, to_hex(colour)) for name, colour in colours.items()],
         num_cases=_count_cases(evaluation),
+        has_objects=_has_objects(task),
         planes=describe_planes(task),
         error_map=any(picture.error_map is not None for picture in pictures),
         with_viewer=any(picture.view is not None for picture in pictures),
@@ -267,13 +273,16 @@ def _build_metric_part(
     rows: Rows = [[label_cell(summary.label, colours), *build_summary_cells(summary, anchors)] for summary in of_metric]
     means = [summary.mean for summary in of_metric if summary.mean is not None]
     lost = [sum(getattr(summary, name) for summary in of_metric) for name in ("num_missed", "num_invented")]
+    scored = {score.case_id for score in scores if getattr(score, metric, None) is not None}
     footer: Rows = [
         [
             "mean over labels",
             metric_cell(metric, sum(means) / len(means) if means else None),
-            *[Cell(text="")] * 4,
+            *[Cell(text="")] * 3,
+            count_cell(len(scored)),
             *(count_cell(number, is_fault=True) for number in lost),
-            *[Cell(text="")] * 2,
+            count_cell(len({score.case_id for score in scores} - scored)),
+            Cell(text=""),
         ]
     ]
     return MetricPart(
@@ -284,7 +293,7 @@ def _build_metric_part(
             rows=rows,
             numeric=range(1, 9),
             footer=footer if len(rows) > 1 else (),
-            caption="",
+            caption="In the last line, cases are those of which a label was scored." if len(rows) > 1 else "",
         ),
     )
 
@@ -337,7 +346,9 @@ def _build_case_part(
         anchor=anchors[picture.case_id],
         case_id=picture.case_id,
         role=f"{picture.role}, mean Dice {picture.dice:.3f}",
-        overlay=Picture(source=embed_jpeg(picture.jpeg), description=f"{about}: contours of reference and mask"),
+        overlay=None
+        if picture.jpeg is None
+        else Picture(source=embed_jpeg(picture.jpeg), description=f"{about}: contours of reference and mask"),
         errors=None
         if picture.error_map is None
         else Picture(source=embed_jpeg(picture.error_map), description=f"{about}: voxels where the mask is wrong"),
@@ -366,19 +377,34 @@ def _build_case_table(evaluation: Evaluation, labels: Sequence[str], anchors: Ma
         by_case.setdefault(score.case_id, {})[score.label] = score
     ranked = sorted(dices, key=lambda case_id: (dices[case_id] is None, dices[case_id] or 0.0, case_id))
     has_column_per_label = len(labels) <= MAX_LABEL_COLUMNS
+    agreements = {one.case_id: one for one in evaluation.agreements}
+    headings = ["case", "mean Dice", *(labels if has_column_per_label else ["worst label", "its Dice"])]
+    numeric = [*range(1, 2 + len(labels))] if has_column_per_label else [1, 3]
+    if agreements:
+        numeric += [len(headings), len(headings) + 1]
+        headings += ["pixel accuracy", "mean pixel accuracy"]
     rows: Rows = []
     for case_id in ranked[:MAX_ROWS]:
         of_case = by_case[case_id]
         cells = [score_cell(of_case.get(name)) for name in labels] if has_column_per_label else _name_worst(of_case)
         case = Cell(text=case_id, order=case_id, anchor=anchors.get(case_id, ""))
-        rows.append([case, metric_cell("dice", dices[case_id]), *cells])
+        accuracies = [
+            metric_cell("accuracy", value)
+            for value in (
+                (agreements[case_id].pixel_accuracy, agreements[case_id].mean_pixel_accuracy)
+                if case_id in agreements
+                else (None, None)
+            )
+        ]
+        rows.append([case, metric_cell("dice", dices[case_id]), *cells, *(accuracies if agreements else [])])
     hidden = len(ranked) - len(rows)
     more = f"The {len(rows)} worst cases; {hidden} better ones are in the CSV file. " if hidden else ""
     return Table(
-        headings=["case", "mean Dice", *(labels if has_column_per_label else ["worst label", "its Dice"])],
+        headings=headings,
         rows=rows,
-        numeric=range(1, 2 + len(labels)) if has_column_per_label else (1, 3),
-        caption=f"{more}{UNDEFINED}: neither the reference nor the mask has it, so there is nothing to score.",
+        numeric=numeric,
+        caption=f"{more}{UNDEFINED}: neither the reference nor the mask has it, so there is nothing to score. "
+        f"{say_agreement(evaluation)}",
     )
 
 
@@ -422,7 +448,12 @@ def _build_failure_table(evaluation: Evaluation) -> Table | None:
     return Table(headings=["case", "reason"], rows=rows) if rows else None
 
 
-def _build_instance_table(evaluation: Evaluation, colours: Mapping[str, Colour]) -> Table | None:
+def _has_objects(task: Task | None) -> bool:
+    """Whether files number their objects, so that these are matched and not connected parts."""
+    return task is not None and task.has_instances
+
+
+def _build_instance_table(evaluation: Evaluation, colours: Mapping[str, Colour], task: Task | None) -> Table | None:
     if not evaluation.instances:
         return None
     rows: Rows = [
@@ -435,6 +466,7 @@ def _build_instance_table(evaluation: Evaluation, colours: Mapping[str, Colour])
                     row.sensitivity,
                     row.false_positives_per_scan,
                     row.panoptic_quality,
+                    row.average_precision_50,
                     row.average_precision,
                 )
             ),
@@ -442,9 +474,19 @@ def _build_instance_table(evaluation: Evaluation, colours: Mapping[str, Colour])
         for row in summarize_instances(evaluation.instances)
     ]
     return Table(
-        headings=["label", "scans", "lesions", "found", "sensitivity", "false per scan", "PQ", "AP"],
+        headings=[
+            "label",
+            "scans",
+            "objects" if _has_objects(task) else "lesions",
+            "found",
+            "sensitivity",
+            "false per scan",
+            "PQ",
+            "AP50",
+            "AP",
+        ],
         rows=rows,
-        numeric=range(1, 8),
+        numeric=range(1, 9),
     )
 
 

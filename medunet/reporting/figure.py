@@ -343,7 +343,8 @@ def draw_faint(axes: Axes, x: float, y: float, text: str, **options: Any) -> Non
 
 
 def _write(figure: Figure, x: float, y: float, text: str, **options: Any) -> None:
-    # A "$" in a name is no formula.
+    # A "$" in a name is no formula, and bytes of a file name that are no letters cannot be drawn.
+    text = text.encode("utf-8", "backslashreplace").decode()
     figure.text(x, y, text, **{"color": _TEXT, "parse_math": False, **options})
 
 

@@ -17,7 +17,8 @@ _UNDEFINED = "-"
 def build_metric_table(evaluation: Evaluation, metrics: Sequence[str] = SHOWN_METRICS) -> Table:
     """Mean with its interval, median, quartiles and the worst case, a row per label and metric.
 
-    Cases where neither side has the label are in none of these; their number stands under "empty" where there are any.
+    "cases" are those in these numbers; those where neither side has the label are in none, and stand under "empty" where
+    there are any.
 
     Args:
         evaluation: Scores that have these metrics; what they lack is left out.
@@ -27,8 +28,8 @@ def build_metric_table(evaluation: Evaluation, metrics: Sequence[str] = SHOWN_ME
 
     summaries = summarize_metrics(evaluation.scores, metrics)
     has_empty = any(summary.num_both_empty for summary in summaries)  # a column of zeros would cost room for names
-    numbers = ["mean", "95 % interval", "median", "quartiles", *["empty"] * has_empty]
-    table = _start_table(["label", "metric"], numbers, ["worst case"])
+    numbers = ["mean", "95 % interval", "median", "quartiles", "cases", *["empty"] * has_empty]
+    table = _start_table(["label", "metric"], numbers, ["worst case"], gap=1)
     shown = None
     for summary in summaries:
         label = Text(
@@ -42,17 +43,39 @@ def build_metric_table(evaluation: Evaluation, metrics: Sequence[str] = SHOWN_ME
             _format_range(summary.metric, summary.interval_low, summary.interval_high),
             _format(summary.metric, summary.median),
             _format_range(summary.metric, summary.lower_quartile, summary.upper_quartile),
+            str(summary.num_scored),
             *[str(summary.num_both_empty)] * has_empty,
             Text(summary.worst_cases[0] if summary.worst_cases else _UNDEFINED),
         )
     return table
 
 
-def build_instance_table(evaluation: Evaluation) -> Table:
-    """Lesions or objects found and invented, and the quality of the matched ones, a row per label."""
+def say_agreement(evaluation: Evaluation) -> str:
+    """The means of the pixel accuracy over cases, in a sentence; empty without files.
+
+    Structures that were compared by name may overlap, so that a voxel has no one class.
+    """
+    if not evaluation.agreements:
+        is_by_name = bool(evaluation.files) and evaluation.label_values is None
+        return "No pixel accuracy: structures that are compared by name may overlap." if is_by_name else ""
+    columns = [
+        [value for one in evaluation.agreements if (value := getattr(one, name)) is not None]
+        for name in ("pixel_accuracy", "mean_pixel_accuracy")
+    ]
+    shares, means = (f"{sum(values) / len(values):.3f}" if values else _UNDEFINED for values in columns)
+    return f"Pixel accuracy {shares}, mean pixel accuracy over the classes of a case {means}: means of {len(columns[0])} case(s)."
+
+
+def build_instance_table(evaluation: Evaluation, *, things: str = "lesions") -> Table:
+    """Instances found and invented, and the quality of the matched ones, a row per label.
+
+    Args:
+        evaluation: With instances.
+        things: What they are: lesions, or objects that files number.
+    """
     from rich.text import Text
 
-    numbers = ["scans", "lesions", "found", "sensitivity", "false per scan", "PQ", "AP50", "AP"]
+    numbers = ["scans", things, "found", "sensitivity", "false per scan", "PQ", "AP50", "AP"]
     table = _start_table(["label"], numbers, [])
     for summary in summarize_instances(evaluation.instances):
         table.add_row(
@@ -80,6 +103,7 @@ def build_difference_table(comparison: Comparison, metric: str) -> Table:
 
     title = METRICS[metric].title
     table = _start_table(["label", f"{title} of"], ["less", "cases", "difference", "95 % interval", "p (Holm)"], [])
+    table.columns[1].no_wrap = False  # a long title goes on two lines rather than that numbers are cut
     for row in comparison.differences:
         if row.metric == metric:
             table.add_row(
@@ -95,22 +119,28 @@ def build_difference_table(comparison: Comparison, metric: str) -> Table:
 
 
 def build_ranking_table(rankings: Sequence[Ranking]) -> Table:
-    """The order of the sets by each metric, and how often each keeps its place when cases are drawn anew."""
+    """The order of the sets by each metric, and how often each keeps its place when cases are drawn anew.
+
+    Equal sets share a place, "1="; "cases" are those in the means.
+    """
     from rich.text import Text
 
-    table = _start_table(["metric", "place", "set"], ["mean", "keeps its place"], [])
+    table = _start_table(["metric", "place", "set"], ["mean", "cases", "keeps its place"], [])
     for ranking in rankings:
-        for place, (name, mean) in enumerate(zip(ranking.order, ranking.means, strict=True)):
-            metric = METRICS[ranking.metric].title if place == 0 else ""
-            share = f"{100 * ranking.rank_shares[name][place]:.0f} %"
-            table.add_row(metric, str(place + 1), Text(name), _format(ranking.metric, mean), share)
+        metric = METRICS[ranking.metric].ranked_title
+        rows = zip(ranking.order, ranking.places, ranking.place_names, ranking.means, strict=True)
+        for name, place, place_name, mean in rows:
+            share = f"{100 * ranking.rank_shares[name][place - 1]:.0f} %"
+            cases = str(ranking.num_cases)
+            table.add_row(metric, place_name, Text(name), _format(ranking.metric, mean), cases, share)
+            metric = ""
     return table
 
 
-def _start_table(names: Sequence[str], numbers: Sequence[str], others: Sequence[str]) -> Table:
+def _start_table(names: Sequence[str], numbers: Sequence[str], others: Sequence[str], *, gap: int = 2) -> Table:
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")  # it should fit 80 columns
+    table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold")  # it should fit 80 columns
     for heading in names:
         table.add_column(heading, no_wrap=True)
     for heading in numbers:

@@ -100,7 +100,7 @@ def build_training_page(
     dices = list_dices(metrics, records.task)
     parts: dict[str, Any] = {
         "labels": _build_label_table(metrics, records.task),
-        "pictures": [(_build_pictures(picture), picture.view) for picture in pictures],
+        "pictures": [(_build_pictures(picture), picture.view, _say_missing(picture)) for picture in pictures],
         "cases": _build_case_table(records),
         "failed": _build_failure_table(metrics),
         "curves": draw_curves(read_curves(folder / LOG)),
@@ -201,7 +201,16 @@ def _build_label_table(metrics: Mapping[str, Any], task: Task) -> Table | None:
         ]
         for name, row in labels.items()
     ]
-    mean: list[Cell | str] = ["mean over labels", _dice_cell(metrics["mean_dice"]), *[Cell(text="")] * 6]
+    dices = compute_case_dices(metrics).values()
+    num_scored = sum(dice is not None for dice in dices)
+    totals = {
+        "num_scored": num_scored,
+        "num_missed": sum(row["num_missed"] for row in labels.values()),
+        "num_invented": sum(row["num_invented"] for row in labels.values()),
+        "num_both_empty": len(dices) - num_scored,
+    }
+    mean: list[Cell | str] = ["mean over labels", _dice_cell(metrics["mean_dice"]), *[Cell(text="")] * 2]
+    mean += _build_count_cells(totals)
     mean += [_dice_cell(before["mean_dice"])] if before else []
     headings = ["label", "Dice", "95 % interval", "median", "cases", "missed", "invented", "neither has it"]
     return Table(
@@ -209,13 +218,19 @@ def _build_label_table(metrics: Mapping[str, Any], task: Task) -> Table | None:
         rows=rows,
         numeric=range(1, 9),
         footer=[mean],
-        caption="The interval is that of the mean over cases (bootstrap). A missed or invented structure counts as 0.",
+        caption="The interval is that of the mean over cases (bootstrap). A missed or invented structure counts as 0. "
+        "In the last line, cases are those of which a label was scored.",
     )
 
 
 def _build_label_cells(row: Mapping[str, Any]) -> list[Cell]:
     low, high = row["interval_low"], row["interval_high"]
-    counts = [
+    interval = Cell(text=UNDEFINED if low is None else f"{low:.3f}–{high:.3f}", order=low)
+    return [_dice_cell(row["mean"]), interval, number_cell(row["median"]), *_build_count_cells(row)]
+
+
+def _build_count_cells(row: Mapping[str, Any]) -> list[Cell]:
+    return [
         Cell(
             text=str(row[key]),
             order=row[key],
@@ -223,8 +238,6 @@ def _build_label_cells(row: Mapping[str, Any]) -> list[Cell]:
         )
         for key in ("num_scored", "num_missed", "num_invented", "num_both_empty")
     ]
-    interval = Cell(text=UNDEFINED if low is None else f"{low:.3f}–{high:.3f}", order=low)
-    return [_dice_cell(row["mean"]), interval, number_cell(row["median"]), *counts]
 
 
 def _build_case_table(records: ModelRecords) -> Table | None:
@@ -404,8 +417,18 @@ def _list_files(folder: Path) -> list[Fact]:
 # ---- how values look -----------------------------------------------------------------------------------------------------
 
 
+def _describe_case(picture: CasePicture) -> str:
+    return f"{picture.case_id}: {picture.role}, mean Dice {picture.dice:.3f}"
+
+
+def _say_missing(picture: CasePicture) -> str:
+    return "" if picture.jpeg is not None else f"{_describe_case(picture)}. {picture.remark}"
+
+
 def _build_pictures(picture: CasePicture) -> list[Picture]:
-    caption = f"{picture.case_id}: {picture.role}, mean Dice {picture.dice:.3f}"
+    if picture.jpeg is None:
+        return []
+    caption = _describe_case(picture)
     built = [
         Picture(source=embed_jpeg(picture.jpeg), caption=caption, description=f"Contours on three planes. {caption}")
     ]

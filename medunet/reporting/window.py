@@ -17,6 +17,26 @@ LUNG_WINDOW_HU: Window = (-1350.0, 150.0)  # level -600, width 1500
 BONE_WINDOW_HU: Window = (-450.0, 1050.0)  # level 300, width 1500
 _LUNG_BELOW_HU, _BONE_ABOVE_HU = -400.0, 250.0  # median of the labelled voxels
 _PERCENTILES = (1.0, 99.0)
+_CT_AIR = -500  # no MR or PET image has values below it
+
+
+def choose_modality(image: Array, task: Task | None) -> str:
+    """What the values of a scan are: the task says it, else they do.
+
+    Args:
+        image: Voxels of one channel.
+        task: That the scan is shown for, or None.
+
+    Returns:
+        The task's modality; without a task ``"CT"`` where there is air in HU, else ``"MR"``.
+
+    Example:
+        >>> choose_modality(np.array([-1000, 40]), None)
+        'CT'
+    """
+    if task is not None:
+        return task.modality
+    return "CT" if image.size and float(image.min()) < _CT_AIR else "MR"
 
 
 def choose_window(image: Array, modality: str, labelled: Array | None = None) -> Window:

@@ -252,6 +252,9 @@ def _list_means(evaluation: Evaluation | None) -> dict[str, tuple[float | None, 
 
     if evaluation is None:
         return {}
-    num_cases = sum(dice is not None for dice in evaluation.mean_dice_per_case().values())
     of_labels = {summary.label: (summary.mean, summary.num_scored) for summary in evaluation.summaries}
-    return {ALL_LABELS: (evaluation.mean_dice, num_cases), **of_labels} if len(of_labels) > 1 else of_labels
+    return (
+        {ALL_LABELS: (evaluation.mean_dice, evaluation.num_scored_cases), **of_labels}
+        if len(of_labels) > 1
+        else of_labels
+    )

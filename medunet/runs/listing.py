@@ -344,7 +344,7 @@ def _describe_finished(documents: RunDocuments) -> dict[str, Any]:
         "mean_dice": documents.metrics.get("mean_dice"),
         "interval_low": low,
         "interval_high": high,
-        "num_cases": 0 if evaluation is None else len({score.case_id for score in evaluation.scores}),
+        "num_cases": 0 if evaluation is None else evaluation.num_scored_cases,
         "device": record.device,
         "dataset": record.dataset,
         "is_synthetic": record.is_synthetic,

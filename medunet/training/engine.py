@@ -255,7 +255,13 @@ def build_optimizer(network: nn.Module, plan: OptimizerPlan, device: torch.devic
     options: dict[str, Any] = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay}
     if plan.name == "muon":
         # On the CPU, asking whether a step is forbidden costs less than masking large gradients.
-        return Muon(network.parameters(), momentum=plan.momentum, fused=device.type == "cuda", **options)
+        return Muon(
+            network.parameters(),
+            momentum=plan.momentum,
+            max_gflop=plan.max_orthogonal_gflop,
+            fused=device.type == "cuda",
+            **options,
+        )
     options["fused"] = device.type in ("cpu", "cuda")
     if plan.name == "sgd":
         return torch.optim.SGD(network.parameters(), momentum=plan.momentum, nesterov=plan.momentum > 0, **options)

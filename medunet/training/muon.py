@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from medunet.networks.cost import count_orthogonal_gflop
+
 MIN_CHANNELS = 8
 """A weight with fewer channels on one side is left to AdamW, as Jordan advises for the first layer and the last."""
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -32,6 +34,7 @@ class Muon(torch.optim.Optimizer):
         lr: Learning rate.
         weight_decay: Decoupled, of all weights.
         momentum: Decay per step of the running mean of gradients, which is applied with Nesterov's look ahead.
+        max_gflop: What making one matrix orthogonal may cost; dearer ones are left to AdamW. None: no limit.
         fused: Whether AdamW runs fused and a ``found_inf`` tensor, set by the caller, may forbid a step: weights and
             moments then stay as they are, and a GPU is not waited for.
     """
@@ -45,9 +48,16 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         weight_decay: float,
         momentum: float = 0.95,
+        max_gflop: float | None = None,
         fused: bool = False,
     ) -> None:
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "fused": fused}
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "max_gflop": max_gflop,
+            "fused": fused,
+        }
         super().__init__(parameters, defaults)
 
     @torch.no_grad()
@@ -62,9 +72,13 @@ class Muon(torch.optim.Optimizer):
             raise NotImplementedError(msg)
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameter in filter(_is_inner, parameters):
-                self._step_orthogonal(parameter, group)
-            self._step_adamw([parameter for parameter in parameters if not _is_inner(parameter)], group)
+            others = []
+            for parameter in parameters:
+                if _is_inner(parameter) and _is_affordable(parameter, group["max_gflop"]):
+                    self._step_orthogonal(parameter, group)
+                else:
+                    others.append(parameter)
+            self._step_adamw(others, group)
 
     def _step_orthogonal(self, parameter: Tensor, group: dict[str, Any]) -> None:
         gradient, rate = parameter.grad, group["lr"]
@@ -139,3 +153,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 
 def _is_inner(parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and min(parameter.shape[:2]) >= MIN_CHANNELS
+
+
+def _is_affordable(parameter: Tensor, max_gflop: float | None) -> bool:
+    return max_gflop is None or count_orthogonal_gflop(parameter.shape) <= max_gflop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,13 @@ def test_goals_are_judged_by_medians() -> None:
     rows, settings = make_rows()
 
     goals = {goal.name.split(": ")[1]: goal for goal in judge(rows, settings)}
+    few = [dataclasses.replace(setting, num_classes=3) for setting in settings]
+    rows_of_few = {(scan, 3, tool): row for (scan, _, tool), row in rows.items()}
+    wanted = {
+        device: {goal.wanted for goal in judge(rows_of_few, few, device) if "/ medunet, whole" in goal.name}
+        for device in ("cpu", "cuda")
+    }
+    assert wanted == {"cpu": {3.0}, "cuda": {5.0}}
 
     ratio = goals["nnU-Net / medunet, whole process"]
     assert (ratio.found, ratio.wanted, ratio.is_reached) == (6.0, 5, True)

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from html_pages import Page
 from oracles import Outcome
+from synthetic_series import build_series
 
-from medunet.io import write_nifti_labels
+from medunet.cli import case_progress
+from medunet.cli.case_progress import CaseProgress
+from medunet.io import read_volume, write_nifti_image, write_nifti_labels
+from medunet.reporting import figure
 from medunet.volume import Volume
 
 Command = Callable[..., Outcome]
@@ -48,6 +52,9 @@ def test_tables_show_surfaces_and_advice(medunet_command: Command, sets: tuple[P
     for word in ("NSD", "HD95 mm", "quartiles", "worst case"):
         assert word in outcome.out
     assert "note: 6 case(s): bootstrap intervals" in outcome.out
+    content = json.loads(medunet_command("evaluate", good, labels, "--json").out)
+    mean = np.mean([one["pixel_accuracy"] for one in content["agreement"]])
+    assert f"Pixel accuracy {mean:.3f}, mean pixel accuracy" in outcome.out
 
 
 def test_json_csv_and_nnunet_summary(medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -135,6 +142,80 @@ def test_page_of_a_comparison(medunet_command: Command, sets: tuple[Path, Path, 
     medunet_command("compare", *sets, "--html", page).check_refused("exists already")
 
 
+def write_scans(folder: Path, *, flipped: bool = False, num_cases: int = 6) -> Path:
+    """Of the masks' grid; or the same voxels with the first axis the other way round."""
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    if flipped:
+        affine[0] = [-1.0, 0, 0, 9.0]
+    array = np.arange(10 * 12 * 14, dtype=np.float32).reshape(1, 10, 12, 14)
+    for case in range(num_cases):
+        write_nifti_image(Volume(array[:, ::-1] if flipped else array, affine), folder / f"p{case}.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many pixels take long."""
+    monkeypatch.setattr(figure, "_DPI", 20)
+
+
+@pytest.mark.usefixtures("quick_pictures")
+def test_pictures_of_scans_along_other_axes_are_the_same(
+    medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    good, _, labels = sets
+    for name, is_flipped in (("plain", False), ("flipped", True)):
+        scans = write_scans(tmp_path / f"scans-{name}", flipped=is_flipped)
+        files = (good / "p1.nii.gz", labels / "p1.nii.gz")
+        outcome = medunet_command("evaluate", *files, "--images", scans, "--pictures", tmp_path / name)
+        assert outcome.exit_code == 0, outcome.err
+    assert (tmp_path / "plain" / "p1.png").read_bytes() == (tmp_path / "flipped" / "p1.png").read_bytes()
+
+
+@pytest.mark.usefixtures("quick_pictures")
+def test_scans_may_be_folders_of_dicom_slices(medunet_command: Command, tmp_path: Path) -> None:
+    build_series().write(tmp_path / "scans" / "p0")
+    scan = read_volume(tmp_path / "scans" / "p0")
+    for name in ("masks", "labels"):
+        array = np.zeros((1, *scan.spatial_shape), np.uint8)
+        array[0, 2:5, 2:5, 1:3] = 1
+        write_nifti_labels(scan.with_array(array), tmp_path / name / "p0.nii.gz")
+    outcome = medunet_command(
+        "evaluate", tmp_path / "masks", tmp_path / "labels", "--images", tmp_path / "scans", "--pictures", tmp_path
+    )
+    assert outcome.exit_code == 0, outcome.err
+    assert (tmp_path / "p0.png").is_file()
+
+
+@pytest.mark.usefixtures("quick_pictures")
+def test_what_is_in_the_way_of_pictures_is_said_before_scoring(
+    medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    good, _, labels = sets
+    scans = write_scans(tmp_path / "scans", num_cases=5)
+    scores = tmp_path / "scores.csv"
+    command = ("evaluate", good, labels, "-o", scores, "--images", scans, "--pictures", tmp_path)
+    medunet_command(*command).check_refused("no scan of case 'p5'")
+    write_scans(scans)
+    (tmp_path / "p3.png").write_bytes(b"")
+    medunet_command(*command).check_refused("p3.png", "exists already")
+    assert not scores.exists()
+
+
+@pytest.mark.usefixtures("quick_pictures")
+def test_a_scan_that_does_not_fit_costs_its_own_picture(
+    medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    good, _, labels = sets
+    for case in range(3, 6):
+        (labels / f"p{case}.nii.gz").unlink()
+    scans = write_scans(tmp_path / "scans", num_cases=3)
+    write_nifti_image(Volume(np.zeros((1, 4, 5, 6), np.float32), np.eye(4)), scans / "p1.nii.gz")
+    outcome = medunet_command("evaluate", good, labels, "--images", scans, "--pictures", tmp_path / "out")
+    outcome.check_refused("1 case(s) have no picture", "The scan of case 'p1'")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p0.png", "p2.png"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -144,13 +225,17 @@ def test_page_of_a_comparison(medunet_command: Command, sets: tuple[Path, Path, 
         (("--surface", "mesh"), "expected elements or voxels"),
         (("--beta", "0"), "expected a positive number"),
         (("--map", "a=b", "--task", "hippocampus-mr"), "names a label that task"),
+        (("--map", "nonsense=liver"), "name the task with --task"),
+        (("--map", "nonsense=anterior", "--task", "hippocampus-mr"), "'nonsense', which no mask and no reference has"),
+        (("--tolerance", "labell 1=1"), "'labell 1', which no reference has; expected one of label 1, label 2"),
     ],
 )
 def test_wrong_options_are_refused(
     medunet_command: Command, sets: tuple[Path, Path, Path], options: tuple[str, ...], words: str
 ) -> None:
-    good, _, labels = sets
+    good, worse, labels = sets
     medunet_command("evaluate", good, labels, *options).check_refused(words)
+    medunet_command("compare", good, worse, labels, *options).check_refused(words)
 
 
 def test_one_file_for_two_results_is_refused(
@@ -191,6 +276,25 @@ def test_two_sets_side_by_side(medunet_command: Command, sets: tuple[Path, Path,
     assert list(content["agreement"]) == ["good and worse"]
 
 
+def test_progress_counts_every_pair_that_is_scored(
+    medunet_command: Command, sets: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sets of six, and one pair of sets as raters."""
+    seen: list[object] = []
+
+    class Recorder(CaseProgress):
+        def __init__(self, stage: str, num_cases: int) -> None:
+            super().__init__(stage, num_cases)
+            seen.append((stage, num_cases))
+
+        def on_case(self, case_id: str) -> None:
+            seen.append(case_id)
+
+    monkeypatch.setattr(case_progress, "CaseProgress", Recorder)
+    assert medunet_command("compare", *sets, "--agreement").exit_code == 0
+    assert seen == [("scoring", 18), *[f"p{case}" for case in range(6)] * 3]
+
+
 def test_the_picture_of_differences(medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
     from PIL import Image
 
@@ -207,6 +311,39 @@ def test_chosen_metrics(medunet_command: Command, sets: tuple[Path, Path, Path])
     content = json.loads(medunet_command("compare", *sets, "--metrics", "volume_error_ml, recall", "--json").out)
     assert {row["metric"] for row in content["differences"]} == {"volume_error_ml", "recall"}
     medunet_command("compare", *sets, "--metrics", "dise").check_refused("expected some of dice")
+
+
+def test_recall_counts_as_much_as_asked(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
+    """With 1 the F-beta is the Dice, with the default it is not."""
+    means = {}
+    for options in (("--beta", "1"), ()):
+        outcome = medunet_command("compare", *sets, "--metrics", "dice,f_beta", *options, "--json")
+        rows = json.loads(outcome.out)["sets"]["good"]
+        means[options] = [row["mean"] for row in rows if row["label"] == "label 1"]
+    assert means["--beta", "1"][0] == pytest.approx(means["--beta", "1"][1])
+    assert means[()][0] != pytest.approx(means[()][1], abs=0.01)
+
+
+def test_advice_and_cases_that_no_set_has(
+    medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """One set misses a structure, both lack the mask of a case."""
+    _, worse, labels = sets
+    (labels / "p9.nii.gz").write_bytes((labels / "p0.nii.gz").read_bytes())
+    write_nifti_labels(Volume(np.zeros((1, 10, 12, 14), np.uint8), np.diag([1.0, 1.0, 2.0, 1.0])), worse / "p0.nii.gz")
+    page = tmp_path / "page.html"
+    outcome = medunet_command("compare", *sets, "--html", page)
+    assert outcome.exit_code == 0, outcome.err
+    missed = "worse: label 1 (missed in 1 of 6), label 2 (missed in 1 of 6): missed structures count as Dice 0"
+    for words in ("note: 6 case(s): bootstrap", f"note: {missed}", "warning: case p9 is not scored in any set"):
+        assert outcome.out.count(words) == 1, words
+    shown = " ".join(Page(page.read_text()).text)
+    for words in ("6 case(s): bootstrap intervals", missed, "case p9 is not scored in any set"):
+        assert words in shown
+    content = json.loads(medunet_command("compare", *sets, "--json").out)
+    assert content["advice"][0].startswith("6 case(s)")
+    assert content["advice"][1].startswith(missed)
+    assert content["left_out"] == ["case p9 is not scored in any set"]
 
 
 def test_what_cannot_be_compared(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:

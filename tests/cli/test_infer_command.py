@@ -72,7 +72,7 @@ def test_a_folder_becomes_a_folder(infer: Command, tmp_path: Path, write_densiti
 
 
 @pytest.mark.parametrize("folder", ["with some spaces", "Größe-体积-é", "a" * 100 + "/" + "b" * 100])
-def test_odd_paths_work(infer: Command, tmp_path: Path, write_densities: Any, folder: str) -> None:
+def test_row_72_odd_paths_work(infer: Command, tmp_path: Path, write_densities: Any, folder: str) -> None:
     place = tmp_path / folder
     place.mkdir(parents=True)
     write_densities(place / "der scan.nii.gz")
@@ -234,7 +234,7 @@ def test_a_full_disk_leaves_nothing(
     assert (tmp_path / "mask.nii.gz").read_bytes() == b"old"
 
 
-def test_one_bad_scan_among_three(infer: Command, tmp_path: Path, write_densities: Any) -> None:
+def test_row_67_one_bad_scan_among_three(infer: Command, tmp_path: Path, write_densities: Any) -> None:
     (tmp_path / "scans").mkdir()
     for seed, name in enumerate(("a", "c")):
         write_densities(tmp_path / "scans" / f"{name}.nii.gz", seed=seed)

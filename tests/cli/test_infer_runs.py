@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -12,22 +13,26 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from html_pages import Page
-from oracles import ORACLE_TASK, Outcome
+from oracles import ORACLE_HU, ORACLE_TASK, NearestIntensity, Outcome, build_plan_for
+from torch import Tensor
 
 from medunet.cli import infer_run
-from medunet.inference import load
+from medunet.inference import load, plan_tiles
 from medunet.inference.segmenter import Segmenter
-from medunet.io import read_label_map, read_volume
+from medunet.io import read_label_map, read_volume, write_nifti_image
 from medunet.models import write_results
 from medunet.models.records import read_records
+from medunet.planning import build_locator_task
 from medunet.postprocessing import measure_case
 from medunet.postprocessing.quality import build_quality_ranges
 from medunet.tasks import Task
+from medunet.volume import Volume
 
 Command = Callable[..., Outcome]
 
@@ -82,10 +87,155 @@ def test_json_on_the_terminal_is_the_manifests(infer: Command, scans: Path, tmp_
     assert manifests[3] == read(tmp_path / "masks" / "manifests" / "d.nii.gz.json")
 
 
+# ---- how much is computed --------------------------------------------------------------------------------------------
+
+
+SHAPE = (120, 48, 56)
+
+
+class Counting(NearestIntensity):
+    """Notes how many tiles each call brings, and in which numbers the arithmetic is done."""
+
+    batches: ClassVar[list[int]] = []
+    dtypes: ClassVar[set[torch.dtype]] = set()
+
+    def forward(self, patches: Tensor) -> Tensor:
+        if not torch.jit.is_tracing():
+            self.batches.append(len(patches))
+            self.dtypes.add(torch.matmul(patches[0, 0, 0], patches[0, 0, 0].T).dtype)
+        return super().forward(patches)
+
+
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_model: Callable[..., Path]) -> Path:
+    """A model whose network counts its tiles, with a small network that finds bone; beside it a scan.
+
+    The body is a plate with a pole on it, so that the box around it holds much air; at one end of it is bone in marrow, and
+    the rest is no structure.
+    """
+    folder = tmp_path / "counted-model"
+    monkeypatch.setattr("medunet.models.folder.build_network", lambda plan: Counting([0.0] * plan.out_channels))
+    body_hu = -400.0
+    weights = Counting([body_hu, *ORACLE_HU[1:]]).state_dict()
+    write_model(folder, plan=build_plan_for(ORACLE_TASK, (1.0, 1.0, 1.0), (16, 16, 16)), weights=weights)
+    small = build_locator_task(ORACLE_TASK)
+    plan = build_plan_for(small, (4.0, 4.0, 4.0), (32, 16, 16))
+    write_model(folder / "locate", small, plan=plan, weights=Counting([body_hu, 900.0]).state_dict())
+    array = np.full(SHAPE, -1000.0, np.float32)
+    array[:, :, :8] = array[-4:, -4:, :] = body_hu
+    array[8:26, 15:30, 1:7] = 300.0
+    array[10:22, 20:28, 2:6] = 900.0
+    write_nifti_image(Volume(array[None], np.eye(4)), tmp_path / "scan.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def compute(medunet_command: Command, counted: Path, tmp_path: Path) -> Callable[..., tuple[Any, list[int], Any]]:
+    """The manifest, the tiles of each call of a network, and the mask."""
+
+    def call(*options: object) -> tuple[Any, list[int], Any]:
+        Counting.batches.clear()
+        Counting.dtypes.clear()
+        mask = tmp_path / "mask.nii.gz"
+        outcome = medunet_command(
+            "infer",
+            tmp_path / "scan.nii.gz",
+            "-o",
+            mask,
+            "--model",
+            counted,
+            "--device",
+            "cpu",
+            "--overwrite",
+            *options,
+        )
+        assert outcome.exit_code == 0, outcome.err
+        return read(tmp_path / "mask.nii.gz.manifest.json"), list(Counting.batches), read_label_map(mask).array
+
+    return call
+
+
+def test_no_skip_computes_the_air_too(compute: Callable[..., Any]) -> None:
+    manifest, skipping, usual = compute()
+    assert manifest["settings"]["skip_air"] is True
+    manifest, batches, mask = compute("--no-skip")
+    assert manifest["settings"]["skip_air"] is False
+    assert sum(batches) == len(plan_tiles(SHAPE, (16, 16, 16)))
+    assert 0 < sum(skipping) < 0.7 * sum(batches)
+    assert np.array_equal(mask, usual)
+    assert set(np.unique(mask)) == {0, 4, 7}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_tiles_at_once_are_as_many_as_asked_for(compute: Callable[..., Any], batch_size: int) -> None:
+    _, usual_batches, usual = compute()
+    manifest, batches, mask = compute("--batch-size", batch_size)
+    assert manifest["settings"]["batch_size"] == batch_size
+    assert max(batches) == batch_size
+    assert sum(batches) == sum(usual_batches)
+    assert np.array_equal(mask, usual)
+
+
+def test_the_arithmetic_is_that_which_was_asked_for(compute: Callable[..., Any]) -> None:
+    _, _, usual = compute("--precision", "fp32")
+    assert Counting.dtypes == {torch.float32}
+    manifest, _, mask = compute("--precision", "bf16")
+    assert Counting.dtypes == {torch.bfloat16}
+    assert manifest["settings"]["precision"] == "bf16"
+    assert "bfloat16" in manifest["computed_by"]
+    assert np.array_equal(mask, usual)
+
+
+@pytest.mark.parametrize(("name", "words"), [("torch", "PyTorch"), ("openvino", "OpenVINO")])
+def test_the_backend_is_that_which_was_asked_for(compute: Callable[..., Any], name: str, words: str) -> None:
+    if name != "torch":
+        pytest.importorskip(name)
+    _, _, usual = compute()
+    manifest, batches, mask = compute("--backend", name, "--precision", "fp32")
+    assert manifest["settings"]["backend"] == name
+    assert manifest["computed_by"].startswith(words)
+    assert bool(batches) is (name == "torch")
+    assert np.array_equal(mask, usual)
+
+
+def test_the_box_is_looked_for_where_that_is_asked_for(compute: Callable[..., Any]) -> None:
+    manifest, whole, usual = compute("--no-skip")  # nobody measured that the box is enough
+    assert manifest["settings"]["locate"] == "auto"
+    assert "locate" not in manifest["seconds"]
+    manifest, never, _ = compute("--no-skip", "--locate", "never")
+    assert never == whole
+    manifest, located, mask = compute("--no-skip", "--locate", "always")
+    assert manifest["settings"]["locate"] == "always"
+    assert "locate" in manifest["seconds"]
+    assert sum(located) < 0.7 * sum(whole)
+    assert np.array_equal(mask, usual)
+
+
+@pytest.mark.parametrize(("uses_flips", "words"), [(True, "used"), (False, "not used")])
+def test_a_plain_model_does_and_says_what_was_measured(
+    infer: Command, scans: Path, tmp_path: Path, oracle_folder: Path, uses_flips: bool, words: str
+) -> None:
+    (oracle_folder / "speed.json").write_text(json.dumps(SPEED | {"uses_flips": uses_flips}))
+    call = (scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz", "--overwrite")
+    described = {}
+    for speed in ("fast", "balanced", "best"):
+        outcome = infer(*call, "--speed", speed)
+        assert outcome.exit_code == 0, outcome.err
+        (line,) = [line for line in outcome.out.splitlines() if line.startswith("In validation")]
+        balanced = "balanced Dice 0.9000 in 3.0 s" if uses_flips else "balanced Dice 0.8000 in 1.0 s"
+        assert line == (
+            f"In validation: fast Dice 0.8000 in 1.0 s, {balanced}, best Dice 0.9000 in 3.0 s (3 cases; mirrored passes are "
+            f"{words} unless asked for otherwise)"
+        )
+        described[speed] = "2 mirrored passes" in read(tmp_path / "mask.nii.gz.manifest.json")["computed_by"]
+    assert described == {"fast": False, "balanced": uses_flips, "best": True}
+    assert ("2 mirrored passes" in load(oracle_folder, device="cpu").description) is uses_flips
+
+
 # ---- going on --------------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_scan_in_a_list_of_ten_costs_only_itself(infer: Command, scans: Path, tmp_path: Path) -> None:
+def test_row_67_a_broken_scan_in_a_list_of_ten_costs_only_itself(infer: Command, scans: Path, tmp_path: Path) -> None:
     whole = (scans / "e.nii.gz").read_bytes()
     (scans / "e.nii.gz").write_bytes(whole[: len(whole) // 2])
     outcome = infer(scans, "-o", tmp_path / "masks")
@@ -147,7 +297,7 @@ SPEED = {
     "num_cases": 3,
     "fast": FASTER,
     "balanced": FASTER,
-    "best": FASTER | {"dice": 0.9, "num_flips": 2},
+    "best": FASTER | {"dice": 0.9, "num_flips": 2, "seconds": 3.0},
 }
 
 
@@ -195,7 +345,7 @@ def test_another_scan_of_the_same_name_is_noticed(
     infer(scans, "-o", tmp_path / "masks", "--continue").check_refused("c.nii.gz", "the scan has changed since")
 
 
-def test_what_an_interrupted_run_left_is_made_again(infer: Command, scans: Path, tmp_path: Path) -> None:
+def test_row_68_what_an_interrupted_run_left_is_made_again(infer: Command, scans: Path, tmp_path: Path) -> None:
     assert infer(scans, "-o", tmp_path / "masks").exit_code == 0
     path = tmp_path / "masks" / "manifests" / "b.nii.gz.json"
     path.write_text(json.dumps(read(path) | {"status": "running"}))  # killed after its mask, before the end
@@ -260,7 +410,7 @@ def test_several_scans_need_folders(infer: Command, scans: Path, tmp_path: Path,
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_a_killed_process_leaves_no_half_mask(tmp_path: Path, write_densities: Any, write_model: Any) -> None:
+def test_row_68_a_killed_process_leaves_no_half_mask(tmp_path: Path, write_densities: Any, write_model: Any) -> None:
     model = write_model(tmp_path / "model", Task.model_validate(ORACLE_TASK.model_dump()))
     (tmp_path / "scans").mkdir()
     for number in range(12):
@@ -285,6 +435,46 @@ def test_a_killed_process_leaves_no_half_mask(tmp_path: Path, write_densities: A
     manifests = sorted((tmp_path / "masks" / "manifests").iterdir())
     assert [read(path)["status"] for path in manifests] == ["done"] * 12
     assert not [path for path in (tmp_path / "masks").rglob("*") if "partial" in path.name and path.stat().st_size]
+
+
+# ---- row 72: locale, home, folders, clock ----------------------------------------------------------------------------
+# Spaces, letters of any script and long paths: `test_row_72_odd_paths_work` in test_infer_command.py.
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locales and permissions of Linux")
+@pytest.mark.parametrize("place", ["ascii", "read-only"])
+def test_row_72_infer(tmp_path: Path, write_densities: Any, write_model: Any, place: str) -> None:
+    """In a process of its own: a terminal and file names in ASCII only, or nowhere to keep a conversion or a cache."""
+    model = write_model(tmp_path / "Modell für Köpfe")
+    scan, mask, preview = (tmp_path / name for name in ("Größe 体积.nii.gz", "Maske ö.nii.gz", "Bild ö.png"))
+    write_densities(scan, shape=(17, 18, 12), spacing=(1.0, 1.0, 1.0))
+    before = {path: path.read_bytes() for path in model.iterdir()}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "medunet", "infer", scan, "-o", mask, "--model", model, "--device", "cpu"]
+    command += ["--precision", "fp32"]
+    if place == "ascii":
+        environment |= ASCII
+        command += ["--preview", preview, "--backend", "torch"]
+    else:
+        (tmp_path / "file").write_text("no folder can be made below it, not even by root")
+        environment |= dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(tmp_path / "file" / "home"))
+        (model / "backends").write_text("a file where the folder should be, for root may write anywhere")
+        model.chmod(0o555)
+    done = subprocess.run(command, capture_output=True, check=False, env=environment, umask=0o027)
+    assert done.returncode == 0, done.stderr
+    assert mask.stat().st_mode & 0o777 == 0o640
+    expected = load(model, device="cpu", backend="torch", precision="fp32").segment(scan).labels.array
+    assert np.mean(read_label_map(mask).array != expected) <= (0 if place == "ascii" else 1e-3)
+    assert read(tmp_path / "Maske ö.nii.gz.manifest.json")["status"] == "done"
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(tmp_path.rglob("*.partial"))
+    if place == "ascii":
+        assert done.stdout.isascii()
+        assert preview.read_bytes().startswith(b"\x89PNG")
+    elif "OpenVINO" in done.stdout.decode():
+        assert "converted in memory" in done.stdout.decode()
 
 
 # ---- what a run leaves alone -----------------------------------------------------------------------------------------
@@ -443,15 +633,46 @@ def test_another_patient_of_the_same_size_is_noticed(infer: Command, tmp_path: P
     refused.check_refused("scan.nii.gz", "the scan has changed since")
 
 
-def test_a_mask_that_somebody_corrected_is_not_replaced(infer: Command, scans: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [1, -3600], ids=["later", "by a clock that was set back"])
+def test_row_72_a_mask_that_somebody_corrected_is_not_replaced(
+    infer: Command, scans: Path, tmp_path: Path, seconds: int
+) -> None:
     mask = tmp_path / "mask.nii.gz"
     assert infer(scans / "a.nii.gz", "-o", mask).exit_code == 0
     mask.write_bytes(b"corrected by hand")
-    finished = (tmp_path / "mask.nii.gz.manifest.json").stat().st_mtime_ns
-    os.utime(mask, ns=(finished + 10**9, finished + 10**9))
+    set_time(mask, tmp_path / "mask.nii.gz.manifest.json", seconds)
     infer(scans / "a.nii.gz", "-o", mask, "--continue", "--uncertainty").check_refused("exists already", "--overwrite")
     assert mask.read_bytes() == b"corrected by hand"
     assert infer(scans / "a.nii.gz", "-o", mask, "--continue", "--uncertainty", "--overwrite").exit_code == 0
+
+
+def set_time(path: Path, finished: Path, seconds: int) -> None:
+    """As if it had been written so long after another file."""
+    then = finished.stat().st_mtime_ns + seconds * 10**9
+    os.utime(path, ns=(then, then))
+
+
+def test_row_72_a_mask_that_was_only_touched_is_nobodys_work(infer: Command, scans: Path, tmp_path: Path) -> None:
+    call = (scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz")
+    assert infer(*call).exit_code == 0
+    manifest = read(tmp_path / "mask.nii.gz.manifest.json")
+    for name in manifest["outputs"]:
+        assert manifest["outputs_sha256"][name] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    set_time(tmp_path / "mask.nii.gz", tmp_path / "mask.nii.gz.manifest.json", 60)
+    assert infer(*call, "--continue", "--uncertainty").exit_code == 0
+
+
+def test_times_decide_where_an_older_release_wrote_no_checksums(infer: Command, scans: Path, tmp_path: Path) -> None:
+    mask, path = tmp_path / "mask.nii.gz", tmp_path / "mask.nii.gz.manifest.json"
+    call = (scans / "a.nii.gz", "-o", mask, "--continue", "--uncertainty")
+    assert infer(scans / "a.nii.gz", "-o", mask).exit_code == 0
+    older = read(path)
+    del older["outputs_sha256"]
+    path.write_text(json.dumps(older))
+    set_time(mask, path, 60)
+    infer(*call).check_refused("exists already", "--overwrite")
+    set_time(mask, path, -1)
+    assert infer(*call).exit_code == 0
 
 
 def test_a_picture_never_replaces_the_mask(

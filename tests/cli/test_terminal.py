@@ -113,14 +113,30 @@ def test_runs_are_a_line_each(medunet_command: Callable[..., Outcome], tmp_path:
     outcome = medunet_command("runs", tmp_path, "--sort", "dice")
     assert outcome.exit_code == 0, outcome.err
     heading, good, killed, broken = outcome.out.splitlines()
-    assert heading.split()[:6] == ["run", "state", "Dice", "budget", "time", "network"]
-    assert good.split()[:6] == ["good[red]", "finished", "0.750", "2h", "12:34", "3d"]
+    assert heading.split()[:7] == ["run", "state", "task", "Dice", "cases", "budget", "time"]
+    assert good.split()[:2] == ["good[red]", "finished"]
+    assert good.split()[3:7] == ["0.750", "2", "2h", "12:34"]
     assert "0.700–0.800" in good
     assert "8x12x8" in good
-    assert killed.split()[:5] == ["killed", "interrupted", "(0.250)", "2h", "0:04"]
+    assert killed.split()[:2] == ["killed", "interrupted"]
+    assert killed.split()[3:7] == ["(0.250)", "-", "2h", "0:04"]
     assert broken.startswith("warning: ")
     assert "training.json is no readable JSON" in broken
     assert medunet_command("runs", tmp_path, "-t", "other").out.startswith("No runs in ")
+
+
+def test_a_terminal_of_80_columns_shows_task_dice_and_patch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from medunet.cli.runs import list_all
+
+    write_scored_run(tmp_path / "first-try", {"left": [0.5, 0.7], "right": [0.9, 0.9]}, budget="2h", seconds=754.0)
+    monkeypatch.setenv("COLUMNS", "80")
+    list_all(tmp_path, sort="date")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split()[:8] == ["run", "state", "task", "Dice", "cases", "budget", "time", "patch"]
+    assert "8x12x8" in lines[1]
 
 
 def test_runs_are_shown_and_compared(medunet_command: Callable[..., Outcome], tmp_path: Path) -> None:

@@ -252,3 +252,9 @@ def test_values_of_one_label_are_one_class_and_ignored_voxels_no_class():
     counts = count_case(make_row([0, 1, 2, 9]), make_row([0, 2, 1, 1]), case_id="p1")
     agreement = compute_agreement(counts, {"organ": (1, 2)}, ignore_value=9)
     assert (agreement.pixel_accuracy, agreement.mean_pixel_accuracy) == (1.0, 1.0)
+
+
+def test_a_case_that_is_wholly_ignored_agrees_on_nothing():
+    counts = count_case(make_row([9, 9]), make_row([1, 0]), case_id="p1")
+    agreement = compute_agreement(counts, {"organ": (1,)}, ignore_value=9)
+    assert (agreement.pixel_accuracy, agreement.mean_pixel_accuracy) == (None, None)

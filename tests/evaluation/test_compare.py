@@ -128,9 +128,76 @@ def test_a_clear_ranking_is_stable_and_a_draw_is_not():
     assert clear.rank_shares == {"worse": (0.0, 1.0), "better": (1.0, 0.0)}
     assert clear.means == (pytest.approx(base.mean() + 0.2), pytest.approx(base.mean()))
     other = base + rng.normal(0, 0.05, 20)
-    draw = compare_dice(first=dict(enumerate(base)), second=dict(enumerate(other - (other - base).mean()))).rankings[0]
+    other -= (other - base).mean() + 1e-6  # almost a tie
+    draw = compare_dice(first=dict(enumerate(base)), second=dict(enumerate(other))).rankings[0]
     assert 0.3 < draw.stability < 0.7
     assert sum(draw.rank_shares["first"]) == pytest.approx(1)
+
+
+def test_equal_sets_share_a_place():
+    """Neither is better, however often cases are drawn; a third one that is worse comes third."""
+    values = dict(enumerate(np.random.default_rng(0).uniform(0.5, 0.9, 7)))
+    sets = {"x": values, "y": dict(values), "worse": {case: value - 0.1 for case, value in values.items()}}
+    ranking = compare_dice(**sets).rankings[0]
+    assert (ranking.order, ranking.places) == (("x", "y", "worse"), (1, 1, 3))
+    assert ranking.place_names == ("1=", "1=", "3")
+    assert ranking.rank_shares == {"x": (1.0, 0.0, 0.0), "y": (1.0, 0.0, 0.0), "worse": (0.0, 0.0, 1.0)}
+    assert (ranking.stability, ranking.num_cases) == (1.0, 7)
+
+
+def test_a_tie_that_other_cases_break_is_not_stable():
+    """Drawn anew, four cases in six leave the tie in 3 of 8 draws: two of one kind and two of the other."""
+    ranking = compare_dice(x={1: 0.9, 2: 0.9, 3: 0.5, 4: 0.5}, y={1: 0.5, 2: 0.5, 3: 0.9, 4: 0.9}).rankings[0]
+    assert ranking.place_names == ("1=", "1=")
+    assert ranking.stability == pytest.approx(6 / 16, abs=0.02)
+    assert ranking.rank_shares["x"] == pytest.approx((11 / 16, 5 / 16), abs=0.02)
+
+
+def test_signed_errors_are_ordered_and_shown_without_their_sign():
+    """Errors of +5 and -5 are 5 ml on average, not 0, over cases as well as over the labels of a case."""
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True, kw_only=True)
+    class WithVolume(LabelScore):
+        volume_error_ml: float
+
+    def build(errors_ml):
+        return build_evaluation(
+            WithVolume(**vars(score), volume_error_ml=error_ml)
+            for label, of_label in errors_ml.items()
+            for error_ml, score in zip(of_label, make_evaluation({1: 0.5, 2: 0.5}, label).scores, strict=True)
+        )
+
+    sets = {"wild": build({"a": (5.0, -5.0), "b": (-5.0, 5.0)}), "tame": build({"a": (-2.0, -2.0), "b": (-2.0, -2.0)})}
+    ranking = compare_evaluations(sets, ["volume_error_ml"]).rankings[0]
+    assert (ranking.order, ranking.means) == (("tame", "wild"), (2.0, 5.0))
+
+
+def test_a_case_that_no_set_scores_is_named():
+    from dataclasses import replace
+
+    from medunet.evaluation import CaseFailure
+
+    first, second = make_evaluation({1: 0.5}), make_evaluation({1: 0.5})
+    failures = [CaseFailure(case_id="p8", reason="damaged")]
+    first = replace(first, unmatched_cases=["p7"], failures=failures)
+    second = replace(second, unmatched_cases=["p7"], failures=failures)
+    comparison = compare_evaluations({"first": first, "second": second}, ["dice"])
+    assert comparison.left_out == ("case p7 is not scored in any set", "case p8 is not scored in any set")
+
+
+def test_advice_is_of_the_cases_that_are_compared():
+    """Ten cases would be enough; nine are compared, and what one set misses in another case is not said."""
+    from dataclasses import replace
+
+    from medunet.evaluation import give_advice, give_joint_advice
+
+    full, short = make_evaluation(dict.fromkeys(range(10), 0.5)), make_evaluation(dict.fromkeys(range(9), 0.5))
+    full = replace(full, scores=[*full.scores[:9], replace(full.scores[9], status="missed")])
+    assert any("missed in 1 of 10" in text for text in give_advice(full))
+    advice = give_joint_advice({"full": full, "short": short})
+    assert advice[0].startswith("9 case(s): ")
+    assert advice == give_advice(short)
 
 
 def test_a_smaller_distance_is_better():

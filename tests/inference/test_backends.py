@@ -9,20 +9,24 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from oracles import AboveThresholds
+from oracles import ORACLE_TASK, AboveThresholds, build_plan_for
 from safetensors import safe_open
 from tiny_training import build_tiny_plan
 from torch import Tensor, nn
 
 from medunet.errors import InputError
+from medunet.inference import Segmenter, load
 from medunet.inference.backends import Backend, TorchBackend, build_backend, combine_networks, quantize_networks
 from medunet.networks import build_network
-from medunet.planning import Plan
+from medunet.planning import Normalization, Plan
+from medunet.volume import Volume
 
 CPU = torch.device("cpu")
 NEEDS = {"openvino": ("openvino",), "nncf": ("nncf",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
@@ -147,6 +151,64 @@ def test_threads_may_share_a_backend(name: Any) -> None:
         for answer in answers:
             torch.testing.assert_close(answer, expected[number], atol=1e-5, rtol=1e-5)
     assert len(found) == len(inputs)
+
+
+# ---- equal masks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def blurred_scan() -> Volume:
+    """Smooth noise, so that structures are larger than voxels and borders as long as in a patient."""
+    from scipy.ndimage import gaussian_filter
+
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(59, 62, 57)), 2.0)
+    return Volume((400 * noise / noise.std()).astype(np.float32)[None], np.diag([1.0, 1.1, 1.2, 1.0]))
+
+
+@pytest.fixture
+def written_model(write_model: Callable[..., Path], tmp_path: Path) -> Path:
+    plan = build_plan_for(ORACLE_TASK, (1.0, 1.0, 1.0), (32, 32, 32))
+    plan = plan.model_copy(update={"normalization": (Normalization(rule="zscore"),)})
+    weights = build_tiny_network(plan).state_dict()
+    # Logits of equal means, so that no label has all voxels.
+    weights["network.heads.0.bias"] -= torch.tensor([1.33, 0.33, -0.36, -0.22, 0.31, -0.43])
+    return write_model(tmp_path / "model", plan=plan, weights=weights)
+
+
+def load_with(folder: Path, name: str, **settings: Any) -> Segmenter:
+    chosen: dict[str, Any] = {"backend": name, "precision": "fp32", "skip_air": False} | settings
+    segmenter = load(folder, device="cpu", **chosen)
+    words = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}[name]
+    assert segmenter.description.startswith(words)  # none of them in place of another
+    return segmenter
+
+
+def test_backends_give_the_same_mask(written_model: Path, blurred_scan: Volume) -> None:
+    """From the scan to the mask: tiles, mirrored passes, and the way back to the scan's voxels."""
+    skip_without("openvino", "onnxruntime")
+    masks = {
+        name: load_with(written_model, name, flips="all").segment(blurred_scan).labels.array
+        for name in ("torch", "openvino", "onnxruntime")
+    }
+    expected = masks["torch"]
+    assert (
+        np.count_nonzero(np.bincount(expected.reshape(-1)) > 0.02 * expected.size) >= 3
+    )  # labels with borders between them
+    for name, found in masks.items():
+        assert np.count_nonzero(found != expected) <= 1e-4 * expected.size, name
+
+
+def test_threads_may_share_a_segmenter_whatever_the_backend(written_model: Path, blurred_scan: Volume) -> None:
+    skip_without("openvino")
+    segmenter = load_with(written_model, "openvino")
+    parts = [blurred_scan.array[:, 6 * n : 6 * n + 40, :40, :36] for n in range(4)]
+    scans = [Volume(np.ascontiguousarray(part), blurred_scan.affine) for part in parts]
+    expected = [segmenter.segment(scan).labels.array for scan in scans]
+    assert not np.array_equal(expected[0], expected[1])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda scan: segmenter.segment(scan).labels.array, scans))
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one, other)
 
 
 # ---- which one ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from medunet.inference import (
+    InferenceSettings,
     Prediction,
     Predictor,
     Segmenter,
@@ -24,10 +25,11 @@ from medunet.inference import (
     compute_logits,
     load,
     merge_predictions,
+    plan_tiles,
 )
 from medunet.inference import predictor as predictor_module
 from medunet.inference import restoring as restoring_module
-from medunet.models import AnyModel, Model, Postprocessing
+from medunet.models import AnyModel, MeasuredSpeed, Model, Postprocessing, SpeedRecord
 from medunet.planning import Plan
 from medunet.preprocessing import preprocess_image
 from medunet.tasks import Task, list_class_values
@@ -244,6 +246,37 @@ def test_a_folder_of_folds_segments_with_all_of_them(tmp_path: Path, turned_scan
     assert np.array_equal(found.labels.affine, turned_scan.affine)
     assert list(found.timings) == ["read", "prepare", "network", "restore", "postprocess", "flags"]
     assert (segmenter.task, segmenter.plan) == (TASK, PLAN)
+
+
+@pytest.mark.parametrize(
+    ("speed", "flips_gain", "expected"),
+    [  # networks, passes of each tile, step
+        ("fast", True, (1, 1, 0.75)),
+        ("balanced", False, (3, 1, 0.5)),
+        ("balanced", True, (3, 2, 0.5)),
+        ("best", False, (3, 2, 0.5)),
+    ],
+)
+def test_a_speed_decides_about_networks_passes_and_steps(
+    scan: Volume, speed: Any, flips_gain: bool, expected: tuple[int, int, float]
+) -> None:
+    num_networks, num_passes, step = expected
+    models = [build_model(seed) for seed in range(3)]
+    seen = [0] * len(models)
+    for number, model in enumerate(models):
+
+        def count(_: Any, inputs: tuple[Tensor], number: int = number) -> None:
+            seen[number] += len(inputs[0])
+
+        model.network.register_forward_pre_hook(count)
+    usual = MeasuredSpeed(step_fraction=0.5, num_flips=1, dice=0.8, seconds=1.0)
+    mirrored = usual.model_copy(update={"num_flips": 2, "dice": 0.81 if flips_gain else 0.8})
+    ensemble = dataclasses.replace(join(*models), speed=SpeedRecord.of(3, usual, usual, mirrored))
+    Segmenter(ensemble, "cpu", InferenceSettings(speed=speed, skip_air=False)).segment(scan)
+    shape = preprocess_image(scan, PLAN).spatial_shape
+    num_tiles = len(plan_tiles(shape, PLAN.patch_size, step_fraction=step))
+    assert num_tiles != len(plan_tiles(shape, PLAN.patch_size, step_fraction=1.25 - step))
+    assert seen == [num_passes * num_tiles] * num_networks + [0] * (3 - num_networks)
 
 
 def test_the_post_processing_is_that_of_the_ensemble(scan: Volume) -> None:

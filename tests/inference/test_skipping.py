@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from oracles import ORACLE_TASK, build_plan_for
 from torch import Tensor, nn
 
 from medunet.inference import InferenceSettings, Segmenter, find_needed_tiles, paint_labels, plan_tiles
+from medunet.io import read_volume
 from medunet.models import Model
 from medunet.volume import Volume
 
@@ -109,3 +111,21 @@ def test_a_frame_of_the_largest_value_does_not_turn_tissue_into_air(make_volume:
     body = np.argwhere((scan.array[0] > 150) & (scan.array[0] < 1000))
     for voxel in body[:: len(body) // 50]:
         assert is_needed(tuple(slice(int(place), int(place) + 1) for place in voxel))  # type: ignore[arg-type]
+
+
+@pytest.mark.realdata
+def test_no_label_of_a_real_head_and_neck_lies_in_a_skipped_tile(real_data: Path) -> None:
+    """Parotids lie under the skin, and the ears and the mask around the head bring air near to them."""
+    folder = real_data / "headneck-ct"
+    num_skipped = 0
+    for path in sorted((folder / "images").glob("*.nii.gz"))[::8]:
+        scan, labels = read_volume(path), read_volume(folder / "labels" / path.name)
+        is_needed = find_needed_tiles(
+            scan, scan, "CT", margin_mm=0
+        )  # stricter than inference, which looks 8 mm further
+        assert is_needed is not None
+        skipped = [box for box in plan_tiles(scan.spatial_shape, (24, 24, 16)).list_boxes() if not is_needed(box)]
+        assert labels.array.any()
+        assert not any(labels.array[0][box].any() for box in skipped), path.name
+        num_skipped += len(skipped)
+    assert num_skipped > 100

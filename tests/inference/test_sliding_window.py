@@ -120,16 +120,39 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 3, 3, padding=1)).eval()
 
 
-def test_it_is_what_monai_stitches_where_the_tiles_coincide(network: nn.Module) -> None:
-    # 32 and 24 voxels in tiles of 16 and 8 with half a tile's step: no rounding, so both choose the same tiles. MONAI
-    # raises the product of the three windows to 0.001, not each of them, so it is given ours.
-    image, patch_size = make_image((32, 24, 16), num_channels=2), (16, 8, 16)
-    i, j, k = plan_tiles((32, 24, 16), patch_size).windows
-    window = i[:, None, None] * j[None, :, None] * k[None, None, :]
+@pytest.mark.parametrize(
+    ("shape", "patch_size", "starts"),
+    [
+        # Half a tile's step, without rounding.
+        ((32, 24, 16), (16, 8, 16), ([0, 8, 16], [0, 4, 8, 12, 16], [0])),
+        # Tiles that share more than half: 5 voxels of room in one step, 18 in three, 3 in one.
+        ((21, 34, 11), (16, 16, 8), ([0, 5], [0, 6, 12, 18], [0, 3])),
+        # Smaller than the patch along two axes, one voxel more along the third.
+        ((7, 1, 17), (16, 8, 16), ([0], [0], [0, 1])),
+    ],
+    ids=["even", "uneven", "small"],
+)
+def test_it_is_what_monai_stitches_where_the_tiles_coincide(
+    network: nn.Module, shape: tuple[int, int, int], patch_size: tuple[int, int, int], starts: tuple[list[int], ...]
+) -> None:
+    # MONAI takes steps of one length and moves the last tile, so it is given our step. It pads at both ends and we at the
+    # end, so it gets the padded image. It raises the product of the three windows to 0.001, not each of them, so it is
+    # given ours.
+    image = make_image(shape, num_channels=2)
+    tiling = plan_tiles(shape, patch_size)
+    assert tiling.starts == starts
+    overlap = [
+        1 - (one[1] - one[0]) / size if len(one) > 1 else 0.5 for one, size in zip(starts, patch_size, strict=True)
+    ]
+    padded = torch.zeros(2, *tiling.padded_shape)
+    box = (slice(None), *(slice(length) for length in shape))
+    padded[box] = image
     with torch.inference_mode():
         ours = apply_sliding_window(image, network, patch_size, torch.zeros(2), batch_size=4)
-        theirs = sliding_window_inference(image[None], patch_size, 4, network, overlap=0.5, roi_weight_map=window)[0]
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+        theirs = sliding_window_inference(
+            padded[None], patch_size, 4, network, overlap=overlap, roi_weight_map=tiling.compute_window()
+        )[0]
+    torch.testing.assert_close(ours, theirs[box], rtol=0, atol=1e-4)
 
 
 def test_the_window_is_monais_away_from_its_edge() -> None:

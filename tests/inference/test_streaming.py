@@ -126,7 +126,9 @@ def test_batches_go_over_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [12, 12, 12, 12, 2]
 
 
-def test_too_little_memory_for_a_batch_takes_smaller_ones_from_there_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_row_69_too_little_memory_for_a_batch_takes_smaller_ones_from_there_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     sizes: list[int] = []
 
     def predict(tiles: Tensor) -> Tensor:
@@ -147,6 +149,33 @@ def test_too_little_memory_for_a_batch_takes_smaller_ones_from_there_on(caplog: 
     assert [record.getMessage() for record in caplog.records] == [
         "Memory does not suffice for 8 tiles; 4 at a time.",
         "Memory does not suffice for 4 tiles; 2 at a time.",
+    ]
+
+
+def test_row_69_sums_that_do_not_fit_on_a_gpu_are_kept_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make = torch.zeros
+
+    def make_on_full_gpu(*size: Any, device: Any = None, **options: Any) -> Tensor:
+        if device is not None and torch.device(device).type == "cuda":
+            msg = "CUDA out of memory"
+            raise torch.OutOfMemoryError(msg)
+        return make(*size, device=device, **options)
+
+    monkeypatch.setattr(torch, "zeros", make_on_full_gpu)
+    image, tiling = make_image((12, 8, 8)), plan_tiles((12, 8, 8), (8, 8, 8))
+    sums = sliding_window_module._RowSums(tiling, 0, (12, 8, 8), 3, torch.device("cuda"))
+    whole = torch.full((3, 12, 8, 8), torch.nan)
+    for box, stop in zip(tiling.list_boxes(), (4, 12), strict=True):
+        sums.advance(box[0].start)
+        sums.add(box, look_around(image[(slice(None), *box)][None])[0])
+        slab = sums.finish(stop)
+        assert slab is not None
+        whole[:, slab.first : slab.stop] = slab.logits
+    torch.testing.assert_close(whole, collect(image, 0, tiling=tiling), rtol=0, atol=1e-6)
+    assert [record.getMessage() for record in caplog.records] == [
+        "The sums of the tiles do not fit on cuda; they are kept on the CPU."
     ]
 
 

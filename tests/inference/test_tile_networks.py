@@ -151,7 +151,7 @@ def test_tiles_are_mirrored_as_in_training(changes: dict[str, Any], expected: li
     assert list_flips(plan) == expected
 
 
-def test_mirrored_passes_step_down_when_memory_does_not_suffice() -> None:
+def test_row_69_mirrored_passes_step_down_when_memory_does_not_suffice() -> None:
     sizes: list[int] = []
 
     def predict(tiles: Tensor) -> Tensor:

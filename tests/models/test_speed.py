@@ -45,3 +45,28 @@ def test_members_that_measured_other_things_are_not_averaged() -> None:
     mixed = combine_speed_records([build_record(0.8, 0.81), build_record(0.8, None)])
     assert mixed is not None
     assert mixed.best is None
+
+
+def test_what_is_printed_says_what_each_speed_costs_and_scores() -> None:
+    fast, balanced = measure(0.81, step=0.75, seconds=1.0), measure(0.82, seconds=2.0)
+    best = measure(0.83, num_flips=2, seconds=4.0)
+    assert SpeedRecord.of(1, fast, balanced, None).describe() == (
+        "fast Dice 0.8100 in 1.0 s, balanced Dice 0.8200 in 2.0 s (1 case)"
+    )
+    # Mirrored passes gain enough, so balanced makes them too.
+    assert SpeedRecord.of(3, fast, balanced, best).describe() == (
+        "fast Dice 0.8100 in 1.0 s, balanced Dice 0.8300 in 4.0 s, best Dice 0.8300 in 4.0 s (3 cases; mirrored passes are used "
+        "unless asked for otherwise)"
+    )
+    assert SpeedRecord.of(3, fast, balanced, measure(0.8204, num_flips=2, seconds=4.0)).describe() == (
+        "fast Dice 0.8100 in 1.0 s, balanced Dice 0.8200 in 2.0 s, best Dice 0.8204 in 4.0 s (3 cases; mirrored passes are not "
+        "used unless asked for otherwise)"
+    )
+
+
+@pytest.mark.parametrize(("dice", "words"), [(0.819, "the box is used"), (0.81, "the box is not used")])
+def test_what_is_printed_says_who_saw_the_whole_scan(dice: float, words: str) -> None:
+    located = measure(dice, seconds=0.5)
+    described = SpeedRecord.of(3, measure(0.8), measure(0.82), None, located).describe()
+    assert f"located Dice {dice:.4f} in 0.5 s (3 cases; located: without mirrored passes, and only the box" in described
+    assert f"all others looked at the whole scan; {words} unless asked for otherwise" in described

@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 from small_networks import NAMES, OPTIONS
-from tiny_training import build_tiny_plan
+from tiny_training import MUON, build_tiny_plan
 
 from medunet.errors import InputError
 from medunet.networks import ARCHITECTURES, build_network, replace_network
 from medunet.networks.choose import count_plan_gflop, fit_width
-from medunet.networks.cost import count_gflop, count_parameters
+from medunet.networks.cost import count_gflop, count_orthogonal_gflop, count_parameters
 from medunet.planning import NetworkPlan, Plan
 from medunet.planning.architectures import describe_architecture
 
@@ -49,6 +49,22 @@ def test_the_network_of_a_plan_takes_the_patch_of_the_plan(name: str) -> None:
         with torch.no_grad():
             scales = network.forward_scales(torch.zeros((1, plan.network.in_channels, *plan.patch_size)))
         assert scales[0].shape == (1, plan.network.out_channels, *plan.patch_size)
+
+
+def test_large_matrices_are_left_to_adamw() -> None:
+    """FCN's fully connected layers would make a step of Muon dearer than the network, here by a third."""
+    plan = build_tiny_plan(MUON)
+    other = replace_network(plan, "fcn-32s")
+    limit = other.optimizer.max_orthogonal_gflop
+    assert limit is not None
+    shapes = [weight.shape for weight in build_network(other.network).parameters() if weight.ndim >= 2]
+    kept = sum(cost for cost in map(count_orthogonal_gflop, shapes) if cost <= limit)
+    step = 3 * plan.batch_size * count_plan_gflop(other)
+    assert kept <= 0.25 * step < step < sum(map(count_orthogonal_gflop, shapes))
+    assert "AdamW" in other.reasons["optimizer"]
+    adamw = plan.model_copy(update={"optimizer": plan.optimizer.model_copy(update={"name": "adamw"})})
+    assert replace_network(adamw, "fcn-32s").optimizer == adamw.optimizer
+    assert replace_network(plan, "residual-unet").optimizer == plan.optimizer
 
 
 def test_it_costs_as_much_as_the_unet_would() -> None:

@@ -65,6 +65,7 @@ def test_the_order_and_the_cases_are_shown(comparison: Comparison) -> None:
     page = Page(build_comparison_page(comparison, EVALUATIONS))
     ranking = page.find_table("metric", "place")
     assert [row[2] for row in ranking[1:]] == list(comparison.rankings[0].order)
+    assert [row[4] for row in ranking] == ["cases", "6", "6"]
     cases = page.find_table("case", f"one {SCRIPT}", "two")
     assert len(cases) == 7
     assert cases[1][1:] == ["0.850", "0.725", "0.125"]  # (0.2 + 0.05) / 2 in every case

@@ -14,6 +14,7 @@ import pytest
 from html_pages import Page
 from PIL import Image
 
+from medunet.errors import InputError
 from medunet.evaluation import (
     METRICS,
     Evaluation,
@@ -26,8 +27,8 @@ from medunet.evaluation import (
 )
 from medunet.evaluation.sides import SideOptions
 from medunet.io import write_nifti_image, write_nifti_labels
-from medunet.reporting import evaluation_page, figure
-from medunet.reporting.case_pictures import CasePicture, draw_evaluated_cases
+from medunet.reporting import case_pictures, evaluation_page, figure
+from medunet.reporting.case_pictures import CasePicture, choose_cases, draw_evaluated_cases
 from medunet.reporting.evaluation_page import build_evaluation_page, write_evaluation_page
 from medunet.reporting.page import read_viewer_scripts
 from medunet.reporting.score_cells import build_empty_sides_table
@@ -133,6 +134,7 @@ def test_the_summary_is_that_of_the_scores(evaluation: Evaluation) -> None:
             assert cells[8][0] == summary.worst_cases[0]
         mean = np.mean([summary.mean for summary in summaries.values()])
         assert float(table[3][1][1] or "nan") == pytest.approx(mean)
+        assert [cell[0] for cell in table[3][5:9]] == ["7", "1", "1", "0"]  # cases, missed, invented, neither
         assert [row[6][0] for row in table[1:3]] == ["1", "0"]  # missed in p3
         assert [row[7][0] for row in table[1:3]] == ["0", "1"]  # invented in p5
 
@@ -223,6 +225,81 @@ def test_scans_along_other_axes_are_turned(evaluation: Evaluation, tmp_path: Pat
             Volume(np.zeros((1, 20, 12, 10), np.float32), flipped), tmp_path / "scans" / f"p{case}.nii.gz"
         )
     assert draw_evaluated_cases(evaluation, SideOptions(), images=tmp_path / "scans", num_worst=1)[0].remark == ""
+
+
+@pytest.mark.usefixtures("small_pictures")
+def test_the_worst_case_stays_on_the_page_when_it_can_no_longer_be_read(
+    folders: tuple[Path, Path], evaluation: Evaluation
+) -> None:
+    worst = next(iter(choose_cases(evaluation.mean_dice_per_case())))
+    (folders[0] / f"{worst}.nii.gz").write_text("no volume")
+    pictures = draw_evaluated_cases(evaluation, SideOptions())
+    assert (pictures[0].case_id, pictures[0].jpeg) == (worst, None)
+    assert all(picture.jpeg is not None for picture in pictures[1:])
+    page = Page(build_evaluation_page(evaluation, pictures=pictures))
+    assert "This case could not be drawn" in " ".join(page.text)
+    alts = [str(attributes["alt"]) for tag, attributes in page.elements if tag == "img"]
+    assert not [alt for alt in alts if alt.startswith(f"Case {worst},")]
+    assert "5 of 7 cases" in " ".join(page.text)
+
+
+def test_a_mistake_of_the_program_is_no_warning(evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(case_pictures, "build_overlay", fail)
+    with pytest.raises(KeyError, match="a bug"):
+        draw_evaluated_cases(evaluation, SideOptions())
+
+
+@pytest.mark.parametrize(("lowest", "modality"), [(-1000, "CT"), (0, "MR")])
+def test_without_a_task_the_values_say_whether_it_is_ct(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lowest: float, modality: str
+) -> None:
+    folders = write("masks", {"p0": {1: (2, 11)}}), write("labels", {"p0": {1: (2, 12)}})
+    scan = np.full((1, 20, 12, 10), 40, np.float32)
+    scan[0, 0] = lowest
+    write_nifti_image(Volume(scan, AFFINE), tmp_path / "scan.nii.gz")
+    seen = []
+
+    def look(*_: object, modality: str, **__: object) -> None:
+        seen.append(modality)
+        msg = "seen enough"
+        raise InputError(msg)
+
+    monkeypatch.setattr(case_pictures, "build_overlay", look)
+    draw_evaluated_cases(evaluate(*folders), SideOptions(), images=tmp_path / "scan.nii.gz")
+    assert seen == [modality]
+
+
+def test_pixel_accuracy_stands_beside_the_dice_of_every_case(evaluation: Evaluation) -> None:
+    page = Page(build_evaluation_page(evaluation))
+    headings, *rows = page.find_table("case", "mean Dice")
+    assert headings[-2:] == ["pixel accuracy", "mean pixel accuracy"]
+    expected = {one.case_id: one for one in evaluation.agreements}
+    assert len(rows) == 7
+    for row in rows:
+        found = expected[row[0]]
+        assert row[-2:] == [f"{found.pixel_accuracy:.3f}", f"{found.mean_pixel_accuracy:.3f}"]
+    mean = np.mean([one.pixel_accuracy for one in expected.values()])
+    assert f"Pixel accuracy {mean:.3f}, " in " ".join(page.text)
+    assert "means of 7 case(s)" in " ".join(page.text)
+
+
+def test_instances_are_lesions_or_objects(write: Write) -> None:
+    folders = write("masks", {"p0": {1: (2, 9)}}), write("labels", {"p0": {1: (2, 12), 2: (3, 6)}})
+    page = Page(build_evaluation_page(evaluate(*folders, instances=True)))
+    headings, first, second = page.find_table("label", "scans")
+    assert headings[2:] == ["lesions", "found", "sensitivity", "false per scan", "PQ", "AP50", "AP"]
+    assert (first[6:], second[6:]) == (["0.700", "1.000", "0.500"], ["0.000", "0.000", "0.000"])  # an IoU of 0.7
+    assert "Connected parts of every label" in " ".join(page.text)
+    task = build_task(labels={"cell": 1}, output="instances")
+    page = Page(build_evaluation_page(evaluate(*folders, task=task), task=task))
+    headings, row = page.find_table("label", "scans")
+    assert (headings[2], row[2:4]) == ("objects", ["2", "1"])
+    text = " ".join(page.text)
+    assert "Objects, by the values that files give them" in text
+    assert "Connected parts" not in text
 
 
 @pytest.mark.usefixtures("small_pictures")
@@ -364,4 +441,4 @@ def test_long_tables_are_cut_and_say_so(evaluation: Evaluation, monkeypatch: pyt
     assert "The 3 worst cases; 4 better ones are in the CSV file." in text
     assert "The 3 worst rows; 11 better ones are in the CSV file." in text
     table = page.find_table("case", "mean Dice", "worst label", "its Dice")
-    assert table[1][2:] == ["label 1", "missed"] or table[1][2:] == ["label 2", "invented"]
+    assert table[1][2:4] == ["label 1", "missed"] or table[1][2:4] == ["label 2", "invented"]

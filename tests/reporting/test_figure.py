@@ -217,6 +217,13 @@ def test_many_labels_long_names_and_odd_characters(make_volume, tmp_path):
     assert any("more labels" in text for text in list_texts(build_overlay(image, labels, None, names).axes[3]))
 
 
+def test_bytes_of_a_file_name_that_are_no_letters_are_escaped(make_volume, tmp_path):
+    title = "M\udcf6.nii.gz"  # how Python holds a name in Latin-1
+    draw_overlay(make_volume(), None, None, {}, tmp_path / "figure.png", title=title)
+    texts = [text.get_text() for text in build_overlay(make_volume(), None, None, {}, title=title).texts]
+    assert r"M\udcf6.nii.gz" in texts
+
+
 def test_first_of_several_channels_is_shown(make_volume):
     image = make_volume(num_channels=3)
     shown = build_overlay(image, None, None, {}).axes[0].images[0].get_array()

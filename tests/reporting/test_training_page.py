@@ -92,6 +92,7 @@ def test_the_tables_hold_what_was_measured(records: ModelRecords) -> None:
     assert labels["fat"][5:7] == ["0", "1"]
     assert labels["muscle"] == ["muscle", "–", "–", "–", "0", "0", "0", "3"]
     assert labels["mean over labels"][1] == f"{METRICS['mean_dice']:.3f}"
+    assert labels["mean over labels"][4:] == ["3", "1", "1", "0"]  # cases, missed, invented, neither has any
     cases = page.find_table("case")
     assert cases[0] == ["case", "mean Dice", "fat", "muscle", "gland", "marrow", "bone"]
     fat = 60 / 130
@@ -441,6 +442,12 @@ def test_the_pictures_show_image_reference_and_mask(cases: list[Case], monkeypat
         assert len(picture.jpeg) < 300_000  # five of them leave the page below 3 MB
 
 
+def test_a_case_without_pictures_is_on_the_page(records: ModelRecords) -> None:
+    picture = CasePicture(case_id="p1", role="worst", dice=0.25, jpeg=None, remark="This case could not be drawn.")
+    text = " ".join(Page(build_training_page(fill(records, METRICS), pictures=[picture])).text)
+    assert "p1: worst, mean Dice 0.250. This case could not be drawn." in text
+
+
 def test_a_case_that_can_no_longer_be_read_has_no_picture(cases: list[Case], caplog: pytest.LogCaptureFixture) -> None:
     cases[1].images[0].unlink()
     dices: dict[str, float | None] = {"p0": 0.5, "p1": 0.4, "elsewhere": 0.9}
@@ -448,5 +455,9 @@ def test_a_case_that_can_no_longer_be_read_has_no_picture(cases: list[Case], cap
         pictures = draw_cases(
             cases, ORACLE_TASK, dices, lambda case, image: image.with_array(np.zeros_like(image.array, np.uint8))
         )
-    assert [picture.case_id for picture in pictures] == ["p0"]
+    assert [(picture.case_id, picture.jpeg is None) for picture in pictures] == [
+        ("p1", True),
+        ("p0", False),
+        ("elsewhere", True),
+    ]
     assert [record.getMessage()[:13] for record in caplog.records] == ["Case 'p1' has", "Case 'elsewhe"]

@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_up_runs import PLAN, TASK
 from wide_cases import EFFORT, write_dataset
 
 from medunet.errors import ModelError
 from medunet.inference import InferenceSettings, load
-from medunet.models import Model, copy_model, read_model
+from medunet.io import read_volume, write_nifti_image
+from medunet.models import MeasuredSpeed, Model, copy_model, read_model
 from medunet.planning import Effort
+from medunet.tasks import read_dataset
 from medunet.training import Observer, TrainingResult, fit_plan, train
 from medunet.training.budget import parse_budget
 from medunet.training.loop import Trainer
+from medunet.training.speed import measure_speeds
+from medunet.volume import Volume
 
 Train = Callable[..., TrainingResult]
 
@@ -68,11 +73,62 @@ def test_the_small_network_lies_within_the_model(run: Path) -> None:
     assert "of a case" in model.plan.reasons["locator"]
 
 
-def test_what_it_is_worth_was_measured(run: Path) -> None:
+def test_what_it_is_worth_was_measured(run: Path, tmp_path: Path) -> None:
+    """The Dice is that of masks which the finished model makes in the box, counted here by hand."""
     record = read(run / "speed.json")
-    assert record["located"]["seconds"] > 0
-    loses_nothing = record["located"]["dice"] >= record["balanced"]["dice"] - 0.002
-    assert record["uses_locator"] is (loses_nothing and record["located"]["seconds"] < record["balanced"]["seconds"])
+    write_dataset(tmp_path, num_cases=5)  # the same again
+    settings = InferenceSettings(locate="always", flips="none", postprocessing="none")
+    segmenter = load(run, device="cpu", settings=settings)
+    dices = []
+    for case_id in read(run / "training.json")["validation_cases"]:
+        mask = segmenter.segment(tmp_path / "images" / f"{case_id}.nii.gz").labels.array
+        reference = read_volume(tmp_path / "labels" / f"{case_id}.nii.gz").array
+        for value in (1, 3):
+            overlap = np.count_nonzero((mask == value) & (reference == value))
+            dices.append(2 * overlap / (np.count_nonzero(mask == value) + np.count_nonzero(reference == value)))
+    located = record["located"]
+    assert (located["step_fraction"], located["num_flips"]) == (0.5, 1)
+    assert located["dice"] == pytest.approx(np.mean(dices), abs=2e-6)
+    assert located["dice"] > 0
+
+
+class _Found:
+    """Finds so many of eight voxels in the box and all of them elsewhere, in seconds of a clock that only it moves."""
+
+    def __init__(self, num_found: int, seconds: float) -> None:
+        self.task, self.plan, self.locator = TASK, PLAN.model_copy(update={"patch_size": (1, 12, 8)}), object()
+        self.num_found, self.seconds, self.now = num_found, seconds, 0.0
+
+    def segment(self, image: Volume, settings: InferenceSettings) -> Volume:
+        is_located = settings.locate == "always"
+        self.now += self.seconds if is_located else 2.0
+        labels = np.zeros(image.array.shape, np.uint8)
+        labels.reshape(-1)[: self.num_found if is_located else 8] = 1
+        return image.with_array(labels)
+
+
+@pytest.mark.parametrize(
+    ("num_found", "seconds", "dice", "uses_locator"),
+    [
+        (8, 0.5, 1.0, True),  # 2 * 8 / (8 + 8)
+        (4, 0.5, 0.666667, False),  # 2 * 4 / (4 + 8), for less
+        (8, 2.5, 1.0, False),  # as good, and slower than the 2 s of the whole scan
+    ],
+)
+def test_the_box_is_used_where_it_is_as_good_and_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_found: int, seconds: float, dice: float, uses_locator: bool
+) -> None:
+    array = np.zeros((1, 5, 4, 3), np.uint8)
+    array.reshape(-1)[:8] = 1
+    for name in ("images", "labels"):
+        write_nifti_image(Volume(array, np.eye(4)), tmp_path / name / "one.nii.gz")
+    segmenter = _Found(num_found, seconds)
+    monkeypatch.setattr("medunet.training.speed.time.perf_counter", lambda: segmenter.now)
+    record = measure_speeds(segmenter, list(read_dataset(tmp_path).cases), 0.0, Observer())  # type: ignore[arg-type]
+    assert record is not None
+    assert record.located == MeasuredSpeed(step_fraction=0.5, num_flips=1, dice=dice, seconds=seconds)
+    assert record.balanced == MeasuredSpeed(step_fraction=0.5, num_flips=1, dice=1.0, seconds=2.0)
+    assert record.uses_locator is uses_locator
 
 
 def test_it_segments_with_and_without(run: Path, train_wide: Train) -> None:

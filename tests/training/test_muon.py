@@ -7,7 +7,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from medunet.networks.cost import count_orthogonal_gflop
 from medunet.training.muon import Muon, orthogonalize
 
 
@@ -100,6 +102,24 @@ def test_first_layer_head_norms_and_biases_change_as_by_adamw(fused: bool) -> No
     orthogonal = {"2.weight", "3.weight"}
     for (name, mine), theirs in zip(network.named_parameters(), reference.parameters(), strict=True):
         assert torch.allclose(mine, theirs, atol=1e-6) == (name not in orthogonal), name
+
+
+def test_what_is_too_dear_to_make_orthogonal_changes_as_by_adamw() -> None:
+    network = make_network()
+    dearest = count_orthogonal_gflop(network[2].weight.shape)
+    assert dearest > count_orthogonal_gflop(network[3].weight.shape)
+    reference = copy.deepcopy(network)
+    train(network, Muon(network.parameters(), lr=0.01, weight_decay=0.1, max_gflop=dearest * 0.99), range(3))
+    train(reference, torch.optim.AdamW(reference.parameters(), lr=0.01, weight_decay=0.1, eps=1e-7), range(3))
+    for (name, mine), theirs in zip(network.named_parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6) == (name != "3.weight"), name
+
+
+@pytest.mark.parametrize("shape", [(16, 3, 3, 3, 40), (300, 20)])
+def test_the_cost_of_a_step_is_what_pytorch_counts(shape: tuple[int, ...]) -> None:
+    with FlopCounterMode(display=False) as counter:
+        orthogonalize(torch.randn(shape).flatten(1))
+    assert count_orthogonal_gflop(shape) == pytest.approx(counter.get_total_flops() / 1e9)
 
 
 def test_a_forbidden_step_is_as_if_it_never_was() -> None:

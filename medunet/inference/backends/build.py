@@ -49,7 +49,6 @@ def build_backend(
     cache: Path | None = None,
     num_threads: int | None = None,
     numbers: Numbers = "float32",
-    is_compiled: bool = False,
 ) -> Backend:
     """Networks of one plan, ready to compute patches; several answer with the mean of their logits.
 
@@ -65,7 +64,6 @@ def build_backend(
         num_threads: On the CPU, for OpenVINO and ONNX Runtime; those of torch when None.
         numbers: ``"int8"`` is for OpenVINO, and takes from ``cache`` what `quantize_networks` put there; what is not int8 in
             it is computed in ``precision``.
-        is_compiled: Whether PyTorch tries `torch.compile`.
 
     Returns:
         The backend; its ``description`` says in one line what was taken and why.
@@ -98,7 +96,7 @@ def build_backend(
         return _build_openvino(network, networks, plan, precision, cache, threads)
     elif name == "onnxruntime":
         return _build_onnx(network, networks, plan, cache, threads)
-    return TorchBackend(network, device, precision, is_compiled=is_compiled, why=why_torch)
+    return TorchBackend(network, device, precision, why=why_torch)
 
 
 def _choose(device: torch.device, precision: Precision) -> tuple[BackendName, str]:

@@ -26,6 +26,8 @@ class TorchBackend:
         device: That computes.
         precision: Of the arithmetic; weights stay float32.
         is_compiled: Whether `torch.compile` is tried. Where it fails, the network runs as it is, and that is said once.
+            Inference does not ask for it, because a scan may end before the compiler does; ``benchmarks/bench_backends.py
+            --compiled`` measures what it gains.
         why: Ends the description.
 
     Attributes:
