@@ -42,6 +42,19 @@ demo: $(INSTALLED) ## Learn from synthetic CT, segment unseen scans, score them,
 	    --html $(DEMO)/scores.html --images $(DEMO)/unseen/imagesTr --pictures $(DEMO)/pictures --overwrite; \
 	echo "Model:   $(DEMO)/runs/prostate-ct (start with card.md)"
 
+PICTURES := $(DEMO)/docs
+
+.PHONY: pictures
+pictures: demo ## Write every picture of docs/images anew (after the demo; viewer.png needs Chromium)
+	rm -rf $(PICTURES)
+	$(BIN)/python examples/evaluation_report.py --output $(PICTURES)/report
+	$(BIN)/python examples/viewer_page.py --output $(PICTURES)/viewer --picture
+	$(BIN)/python benchmarks/draw_inference.py docs/benchmarks/inference.csv -o $(PICTURES)/inference.png
+	cp $(DEMO)/pictures/pelvis_000.png docs/images/demo.png
+	cp $(PICTURES)/report/worst.jpg docs/images/report.jpg
+	cp $(PICTURES)/viewer/viewer.png docs/images/viewer.png
+	cp $(PICTURES)/inference.png docs/images/bench-inference.png
+
 .PHONY: test
 test: $(INSTALLED) lint types imports ## Linters, types, import order, tests (what CI runs)
 	@echo "== Tests =="
@@ -68,7 +81,7 @@ imports: $(INSTALLED) ## Rooms import only from rooms above them
 	$(BIN)/lint-imports
 
 .PHONY: peers
-peers: $(PEERS)/.installed ## Create .venv-peers: medunet and nnU-Net in one interpreter
+peers: $(PEERS)/.installed ## Create .venv-peers: medunet, nnU-Net and MLflow in one interpreter
 
 # torchvision is in the way of nnU-Net beside a CPU build of torch, and nnU-Net does not need it.
 $(PEERS)/.installed: pyproject.toml constraints.txt
@@ -76,13 +89,14 @@ $(PEERS)/.installed: pyproject.toml constraints.txt
 	{ echo 'torchvision==0.28.0'; cat constraints.txt; } > $(PEERS)/constraints.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PEERS)/constraints.txt torch
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PEERS)/constraints.txt --group test --editable '.[bench]' torchvision
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PEERS)/constraints.txt --group test --editable '.[bench,mlflow]' torchvision
 	$(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
 
 .PHONY: parity
-parity: $(PEERS)/.installed ## Plans and networks beside those of nnU-Net
+parity: $(PEERS)/.installed ## Plans, networks and scores beside those of nnU-Net; following a training in MLflow itself
 	$(PEERS)/bin/python -m pytest -m bench
+	$(PEERS)/bin/python -m pytest tests/training/test_tracking.py -k mlflow
 
 .PHONY: bench
 bench: $(INSTALLED) ## medunet beside its peers, as ratios

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,23 @@ from rich.table import Table
 
 _COLORS = {"medunet": "#0072B2", "medunet, equal": "#56B4E9", "nnU-Net": "#D55E00", "MONAI": "#7a7f85"}
 _MAX_WIDTH = 150
+
+
+@dataclass(frozen=True)
+class DrawnRow:
+    """What `draw` shows of one tool on one scan, read from a table; empty and None where nothing was measured.
+
+    Attributes:
+        whole: Median of the seconds of whole processes.
+        peak_gib: The largest of them.
+        warm: Median of the seconds of scans after the first in a process.
+        floor: Seconds that the passes through the network alone take.
+    """
+
+    whole: Sequence[float]
+    peak_gib: float | None
+    warm: Sequence[float]
+    floor: float | None
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,20 @@ def print_tables(rows: Mapping[tuple[str, int, str], Any], masks: Mapping[str, s
         wanted = f"{goal.relation} {goal.wanted:.2f}"
         table.add_row(goal.name, f"{goal.found:.2f}", wanted, "yes" if goal.is_reached else "no", goal.note)
     console.print(table)
+
+
+def read_rows(path: Path) -> dict[tuple[str, int, str], DrawnRow]:
+    """The rows of ``inference.csv``, by scan, number of classes and tool, in the order of the file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {
+            (line["scan"], int(line["classes"]), line["tool"]): DrawnRow(
+                whole=[float(line["whole_s"])] if line["whole_s"] else [],
+                peak_gib=float(line["peak_gib"]) if line["peak_gib"] else None,
+                warm=[float(line["warm_s"])] if line["warm_s"] else [],
+                floor=float(line["floor_s"]) if line["floor_s"] else None,
+            )
+            for line in csv.DictReader(file)
+        }
 
 
 def draw(rows: Mapping[tuple[str, int, str], Any], path: Path) -> None:

@@ -173,6 +173,7 @@ def _read_mask(
     """
     from medunet.io import from_label_map, is_dicom_source, read_structures
     from medunet.io.reading import has_structure_names
+    from medunet.palette import get_label_colors
     from medunet.tasks import check_label_values, list_object_values, load_task, parse_mapping, structures_to_labels
 
     if task_name is None:
@@ -191,7 +192,8 @@ def _read_mask(
         labels = found.to_label_map()
         check_label_values(labels, task, str(source))
         if task.has_instances:
-            return from_label_map(labels, list_object_values(labels, task), codes=task.codes)
+            values = list_object_values(labels, task)  # without the labels of which there is no object
+            return from_label_map(labels, values, codes=task.codes, colors=get_label_colors(task.labels))
     return from_label_map(labels, task.semantic_labels, codes=task.codes)
 
 

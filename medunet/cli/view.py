@@ -21,6 +21,7 @@ from medunet.errors import InputError
 
 if TYPE_CHECKING:
     from medunet.io import Scan
+    from medunet.palette import Color
     from medunet.reporting.view import Labels, View
     from medunet.reporting.viewer_server import PageServer
     from medunet.tasks import Task
@@ -55,7 +56,7 @@ def view(
 ) -> None:
     """Look at a scan and its masks in the browser, on this computer alone; or write the page as a file."""
     from medunet.io import check_output, read_scan
-    from medunet.reporting.view import build_view, rename_masks
+    from medunet.reporting.view import build_view, recolor_labels, rename_masks
     from medunet.reporting.viewer_page import build_viewer_html, write_viewer_page
     from medunet.reporting.viewer_server import serve_page
     from medunet.reporting.window import choose_modality
@@ -70,7 +71,7 @@ def view(
     options = build_options(series=series, volume_index=volume_index, allow_gaps=allow_gaps, affine=affine)
     source = read_scan(scan, options)
     print_remarks(source)
-    masks, labels = _read_masks(paths, source, recipe, mapping or [])
+    masks, labels, colors = _read_masks(paths, source, recipe, mapping or [])
     # `build_view` would say "the prediction" of what the user knows by its name.
     masks = [
         align_to_grid(of_path, source.volume, str(path), str(scan)) for of_path, path in zip(masks, paths, strict=True)
@@ -87,6 +88,7 @@ def view(
         crop_margin_mm=crop,
     )
     shown = rename_masks(shown, {of_view.role: path.name for of_view, path in zip(shown.masks, paths, strict=True)})
+    shown = recolor_labels(shown, colors)
     _print_notes(shown)
     if output is not None:
         write_viewer_page(shown, output)
@@ -101,10 +103,15 @@ def _check_page_name(output: Path) -> None:
         raise InputError(msg)
 
 
-def _read_masks(paths: list[Path], scan: Scan, task: Task | None, mapping: list[str]) -> tuple[list[Volume], Labels]:
-    """Label maps on grids of their own, and what their values are called."""
+def _read_masks(
+    paths: list[Path], scan: Scan, task: Task | None, mapping: list[str]
+) -> tuple[list[Volume], Labels, dict[str, Color]]:
+    """Label maps on grids of their own, what their values are called, and the colours that the files give them.
+
+    With a task the colours are those of its labels, as in every picture of it.
+    """
     from medunet.io import has_structure_names, is_dicom_source, read_label_map, read_structures
-    from medunet.reporting.joined_structures import join_structures
+    from medunet.reporting.joined_structures import choose_colors, join_structures
     from medunet.tasks import parse_mapping, structures_to_labels
 
     of_dicom = [is_dicom_source(path) for path in paths]
@@ -114,7 +121,8 @@ def _read_masks(paths: list[Path], scan: Scan, task: Task | None, mapping: list[
         if mapping:
             msg = "--map gives names to the labels of a task; name the task with --task."
             raise InputError(msg)
-        return join_structures([read_structures(path, of_path) for path, of_path in zip(paths, scans, strict=True)])
+        sets = [read_structures(path, of_path) for path, of_path in zip(paths, scans, strict=True)]
+        return *join_structures(sets), choose_colors(sets)
     names = parse_mapping(mapping)
     volumes = []
     for path, is_dicom, of_path in zip(paths, of_dicom, scans, strict=True):
@@ -123,7 +131,7 @@ def _read_masks(paths: list[Path], scan: Scan, task: Task | None, mapping: list[
         else:
             volumes.append(read_label_map(path))
     ignored = {} if task.ignore is None else {"ignored": (task.ignore,)}
-    return volumes, {**task.labels, **ignored}
+    return volumes, {**task.labels, **ignored}, {}
 
 
 def _print_notes(view: View) -> None:

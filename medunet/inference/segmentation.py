@@ -33,6 +33,7 @@ from medunet.io import (
     to_torchio,
     write_structures,
 )
+from medunet.palette import get_label_colors
 from medunet.postprocessing import AgreementCounts, Flag, LabelVolume, Objects, compute_label_volumes
 from medunet.volume import Volume
 
@@ -205,7 +206,11 @@ class Segmentation:
                 name: tuple(one.value for one in self.objects.facts if one.label == name) for name in self.label_values
             }
             values |= {name: (value,) for name, value in self.objects.stuff.items()}
-            return from_label_map(self.mask, {name: of for name, of in values.items() if of}, codes=self.codes)
+            colors = get_label_colors(
+                self.label_values
+            )  # a label without an object is left out, the others keep theirs
+            found = {name: of for name, of in values.items() if of}
+            return from_label_map(self.mask, found, codes=self.codes, colors=colors)
         if len(self.objects.facts) <= _MAX_STRUCTURES:
             return self.object_structures
         logger.warning(

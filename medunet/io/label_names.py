@@ -2,7 +2,7 @@
 
 ```json
 {"medunet": {"labels": [
-  {"name": "bladder", "values": [1], "color": [0, 158, 115],
+  {"name": "bladder", "values": [1], "color": [230, 159, 0],
    "code": {"value": "89837001", "meaning": "Urinary bladder", "scheme": "SCT"}}]}}
 ```
 

@@ -21,8 +21,9 @@ from medunet.io.nifti_file import explain_failures, get_pair_paths, is_pair, ope
 from medunet.io.nifti_header import HEADER_BYTES, get_voxel_offset, parse_header
 from medunet.io.nifti_read import read_nifti
 from medunet.io.regular_file import check_regular_file
-from medunet.io.structures import PALETTE, Structure, StructureSet
+from medunet.io.structures import Structure, StructureSet
 from medunet.io.voxels import to_label_map
+from medunet.palette import get_color
 from medunet.volume import Array
 
 logger = logging.getLogger(__name__)
@@ -134,6 +135,6 @@ def _list_unnamed(labels: Array, structures: tuple[Structure, ...]) -> list[int]
 
 def _name_by_value(values: list[int], num_named: int) -> list[Structure]:
     return [
-        Structure(name=f"label {value}", values=(value,), color=PALETTE[(num_named + index) % len(PALETTE)])
+        Structure(name=f"label {value}", values=(value,), color=get_color(num_named + index))
         for index, value in enumerate(values)
     ]

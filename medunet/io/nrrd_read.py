@@ -18,7 +18,8 @@ from medunet.errors import LabelError, VolumeError
 from medunet.io.affine import check_affine
 from medunet.io.nrrd import NrrdHeader, read_nrrd_header, read_nrrd_voxels
 from medunet.io.stored_voxels import MM_PER_UNIT, build_volume, explain_failures, parse_numbers, parse_whole
-from medunet.io.structures import PALETTE, Code, Color, Structure, StructureSet
+from medunet.io.structures import Code, Structure, StructureSet
+from medunet.palette import Color, get_color
 from medunet.volume import Affine, Volume
 
 logger = logging.getLogger(__name__)
@@ -231,13 +232,12 @@ def _parse_segment(header: NrrdHeader, number: int) -> Structure:
 
 
 def _parse_color(text: str | None, number: int, name: str) -> Color:
-    palette = PALETTE[number % len(PALETTE)]
     if text is None:
-        return palette
+        return get_color(number)
     parts = parse_numbers(text, f"Segment{number}_Color", name, count=3)
     if not all(0 <= part <= 1 for part in parts):
         logger.warning("%s has a Segment%d_Color that is not in 0 to 1; another colour is used.", name, number)
-        return palette
+        return get_color(number)
     red, green, blue = (round(255 * part) for part in parts)
     return red, green, blue
 

@@ -15,16 +15,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from medunet.errors import LabelError
+from medunet.palette import Color, get_color
 from medunet.volume import Array, Volume
 
-Color = tuple[int, int, int]
-
-PALETTE: tuple[Color, ...] = (
-    (0, 158, 115), (230, 159, 0), (86, 180, 233), (213, 94, 0), (204, 121, 167),
-    (240, 228, 66), (0, 114, 178), (148, 103, 189), (140, 86, 75), (23, 190, 207),
-)  # fmt: skip
-"""Colours for structures that bring none; the first seven are told apart by colour-blind readers too (Okabe and Ito,
-https://jfly.uni-koeln.de/color/)."""
+_FIRST_COLOR = get_color(0)
 
 
 class Code(BaseModel):
@@ -67,7 +61,7 @@ class Structure:
     name: str
     values: tuple[int, ...]
     layer: int = 0
-    color: Color = PALETTE[0]
+    color: Color = _FIRST_COLOR
     code: Code | None = None
 
 
@@ -137,13 +131,13 @@ def from_label_map(
         labels: ``(1, I, J, K)`` integers.
         label_values: Name -> values in ``labels``; regions may share values.
         codes: Name -> coded type; names may be missing.
-        colors: Name -> colour; what is missing comes from `PALETTE`.
+        colors: Name -> colour; what is missing is that of its place (`medunet.palette.get_color`).
     """
     structures = tuple(
         Structure(
             name=name,
             values=tuple(int(value) for value in values),
-            color=(colors or {}).get(name, PALETTE[index % len(PALETTE)]),
+            color=(colors or {}).get(name, get_color(index)),
             code=(codes or {}).get(name),
         )
         for index, (name, values) in enumerate(label_values.items())
@@ -164,7 +158,7 @@ def from_masks(
         masks: Name and ``(I, J, K)`` bool, one after the other; only one needs to be in memory.
         grid: Gives shape and affine; its voxels are not looked at.
         codes: Name -> coded type.
-        colors: Name -> colour; what is missing comes from `PALETTE`.
+        colors: Name -> colour; what is missing is that of its place (`medunet.palette.get_color`).
     """
     layers: list[Array] = []
     structures: list[Structure] = []
@@ -179,7 +173,7 @@ def from_masks(
                 name=name,
                 values=(value,),
                 layer=layer,
-                color=(colors or {}).get(name, PALETTE[index % len(PALETTE)]),
+                color=(colors or {}).get(name, get_color(index)),
                 code=(codes or {}).get(name),
             )
         )

@@ -1,7 +1,7 @@
-"""Distributions of a dataset as small charts: voxel sizes, extents, intensities and label volumes.
+"""Distributions of a dataset as small charts: histograms of voxel sizes, extents, intensities and label volumes.
 
-Every case is one mark, so that the one case that differs can be seen; a histogram of five hundred hides it in a bar of
-height one.
+Beside the histograms of intensities and volumes every case is one mark, so that the one case that differs can be seen; a
+histogram of five hundred hides it in a bar of height one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from medunet.reporting.palette import get_label_colours
 from medunet.tasks import Task
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _WIDTH_INCHES = 5.4
@@ -68,11 +69,15 @@ def _draw_axes_chart(title: str, values: Sequence[Sequence[float]]) -> Picture:
 
 
 def _draw_intensities(cases: Sequence[CaseFacts], index: int, name: str) -> Picture:
-    """A vertical line per case from the 0.5th to the 99.5th percentile, with a dot at the median of what is labelled."""
+    """A vertical line per case from the 0.5th to the 99.5th percentile, with a dot at the median of what is labelled.
+
+    The histogram beside counts cases by these medians, or by those of all voxels where no case has a label.
+    """
     channels = [facts.channels[index] for facts in cases if index < len(facts.channels)]
     channels.sort(key=lambda channel: (channel.percentile_99_5, channel.median))
     figure = build_chart(_WIDTH_INCHES, 2.6)
-    axes = figure.add_subplot()
+    grid = figure.add_gridspec(1, 2, width_ratios=(4, 1))
+    axes = figure.add_subplot(grid[0])
     places = range(1, len(channels) + 1)
     low = [channel.percentile_00_5 for channel in channels]
     high = [channel.percentile_99_5 for channel in channels]
@@ -86,16 +91,33 @@ def _draw_intensities(cases: Sequence[CaseFacts], index: int, name: str) -> Pict
     axes.set_xlim(0, len(channels) + 1)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     style_axes(axes)
+    counted = [median for _, median in known] or [channel.median for channel in channels]
+    _draw_beside(axes, figure.add_subplot(grid[1], sharey=axes), counted)
     title = f"Intensity, {shorten(name)}"
     return _finish(
         figure,
         title,
-        f"{title}: per case the range from the 0.5th to the 99.5th percentile, and the median of the labels.",
+        f"{title}: per case the range from the 0.5th to the 99.5th percentile, and the median of the labels; beside it "
+        f"a histogram of the medians{'' if known else ' of all voxels'}.",
     )
 
 
+def _draw_beside(axes: Axes, beside: Axes, values: Sequence[float]) -> None:
+    """A histogram along the vertical axis of a chart, whose scale may be logarithmic: bars are equally high as drawn."""
+    scale = axes.yaxis.get_transform()
+    low, high = scale.transform(axes.get_ylim())
+    edges = scale.inverted().transform(np.linspace(low, high, _NUM_BINS + 1))
+    counts, _ = np.histogram(values, bins=edges)
+    beside.stairs(counts, edges, orientation="horizontal", fill=True, color=BLUE)
+    beside.set_xlim(0, 1.15 * max(1, int(counts.max())))
+    beside.set_xticks([int(counts.max())])
+    beside.set_xlabel("cases", fontsize=8, color=FAINT)
+    beside.tick_params(labelleft=False)
+    style_axes(beside)
+
+
 def _draw_volumes(volumes: Mapping[str, Sequence[float]], task: Task) -> Picture:
-    """A dot per case and label on a logarithmic scale, with a stroke at the median."""
+    """A histogram per label on a logarithmic scale that all share, with a dot per case and a stroke at the median."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     shown = list(volumes)[:_MAX_LABELS]
@@ -103,7 +125,19 @@ def _draw_volumes(volumes: Mapping[str, Sequence[float]], task: Task) -> Picture
     figure = build_chart(_WIDTH_INCHES, max(2.6, 0.22 * len(shown) + 0.9))
     axes = figure.add_subplot()
     jitter = np.random.default_rng(0)
+    everything = np.concatenate([volumes[label] for label in shown])
+    bins = np.geomspace(0.9 * everything.min(), 1.1 * everything.max(), _NUM_BINS + 1)
     for row, label in enumerate(shown):
+        counts, _ = np.histogram(volumes[label], bins=bins)
+        # Rows run downwards: a bar stands on the lower edge of its row, the highest one fills the row.
+        axes.stairs(
+            row + 0.4 - 0.8 * counts / counts.max(),
+            bins,
+            baseline=row + 0.4,
+            fill=True,
+            color=colours[label],
+            alpha=0.3,
+        )
         heights = row + jitter.uniform(-0.28, 0.28, len(volumes[label]))
         axes.plot(volumes[label], heights, ".", color=colours[label], markersize=3.5, alpha=0.8)
         axes.plot([float(np.median(volumes[label]))] * 2, [row - 0.4, row + 0.4], color=INK, linewidth=1.4)
@@ -117,7 +151,7 @@ def _draw_volumes(volumes: Mapping[str, Sequence[float]], task: Task) -> Picture
     style_axes(axes)
     more = f" The first {_MAX_LABELS} of {len(volumes)} labels." if len(volumes) > _MAX_LABELS else ""
     title = "Label volume, ml"
-    return _finish(figure, title, f"{title}: a dot per case, a stroke at the median.{more}")
+    return _finish(figure, title, f"{title}: a histogram per label, a dot per case, a stroke at the median.{more}")
 
 
 def _finish(figure: Figure, title: str, caption: str) -> Picture:

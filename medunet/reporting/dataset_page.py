@@ -12,7 +12,7 @@ from medunet.reporting.dataset_charts import draw_charts
 from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Tone, number_cell, render_page
 from medunet.reporting.palette import get_label_colours, to_hex
 from medunet.reporting.score_cells import label_cell
-from medunet.reporting.thumbnail import Thumbnail, draw_thumbnail, embed_thumbnail
+from medunet.reporting.thumbnail import Thumbnail, describe_thumbnails, draw_thumbnail, embed_thumbnail
 from medunet.reporting.window import get_task_window
 from medunet.tasks import Task
 from medunet.volume import Volume
@@ -93,6 +93,7 @@ def render_dataset_page(report: DatasetReport, task: Task, thumbnails: Thumbnail
         charts=draw_charts(report, task),
         labels=_build_labels(report, task),
         legend=[(label, to_hex(colours[label])) for label in task.labels],
+        caption=describe_thumbnails(task.modality),
         pictures=[_build_picture(facts, report, thumbnails) for facts in chosen],
         cases=_build_cases(report, task),
     )
@@ -169,7 +170,7 @@ def _build_picture(facts: CaseFacts, report: DatasetReport, thumbnails: Thumbnai
     thumbnail = thumbnails.get(facts.case_id)
     picture = None
     if thumbnail is not None:
-        picture = embed_thumbnail(thumbnail, f"Labels of case {facts.case_id} on an axial slice")
+        picture = embed_thumbnail(thumbnail, f"Labels of case {facts.case_id}")
     return _CasePicture(
         picture=picture,
         case_id=facts.case_id,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from medunet.reporting.page import UNDEFINED, Cell, Picture, Section, Table, Ton
 from medunet.reporting.palette import get_label_colours, to_hex
 from medunet.reporting.scan_pictures import ScanPictures
 from medunet.reporting.score_cells import label_cell
-from medunet.reporting.thumbnail import Thumbnail, embed_thumbnail
+from medunet.reporting.thumbnail import Thumbnail, describe_thumbnails, embed_thumbnail
 
 if TYPE_CHECKING:
     from medunet.inference.manifest import Manifest
@@ -111,12 +111,12 @@ class ScanResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _Stored:
-    """Where pictures wait: first byte and number of bytes; and what the longer edge of the small one shows."""
+    """Where pictures wait: first byte and number of bytes; and the small one without its bytes."""
 
     viewer: tuple[int, int]
     overlay: tuple[int, int]
     thumbnail: tuple[int, int]
-    side_mm: float
+    small: Thumbnail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +190,7 @@ class InferenceReport:
                     viewer=self._append(pictures.viewer.encode()),
                     overlay=self._append(pictures.overlay),
                     thumbnail=self._append(pictures.thumbnail.jpeg),
-                    side_mm=pictures.thumbnail.side_mm,
+                    small=replace(pictures.thumbnail, jpeg=b""),
                 )
             self._results.append((result, stored))
 
@@ -226,6 +226,7 @@ class InferenceReport:
             notices=self._list_notices(num_failed, num_flagged),
             legend=[(name, to_hex(colour)) for name, colour in get_label_colours(records.task.labels).items()],
             overview=self._build_overview(parts),
+            caption=describe_thumbnails(records.task.modality),
             parts=parts,
             meanings=_build_meanings(results),
             num_pictures=sum(part.load_overlay is not None for part in parts),
@@ -252,12 +253,10 @@ class InferenceReport:
                 load_viewer = partial(self._load_viewer, stored)
             if stored is not None and num_overlays < MAX_PICTURES:
                 num_overlays += 1
-                load_overlay = partial(
-                    self._load_overlay, stored, f"{result.name}: contours of the mask on three planes"
-                )
+                load_overlay = partial(self._load_overlay, stored, f"{result.name}: contours of the mask")
             if stored is not None and num_thumbnails < MAX_THUMBNAILS:
                 num_thumbnails += 1
-                load_thumbnail = partial(self._load_thumbnail, stored, f"{result.name}: mask on an axial slice")
+                load_thumbnail = partial(self._load_thumbnail, stored, f"{result.name}: mask in small")
             yield _ScanPart(
                 anchor=f"scan-{number}",
                 result=result,
@@ -279,7 +278,7 @@ class InferenceReport:
         return Markup(self._read(stored.viewer).decode())  # a template of ours made it, and escaped what is not
 
     def _load_thumbnail(self, stored: _Stored, description: str) -> Picture:
-        return embed_thumbnail(Thumbnail(jpeg=self._read(stored.thumbnail), side_mm=stored.side_mm), description)
+        return embed_thumbnail(replace(stored.small, jpeg=self._read(stored.thumbnail)), description)
 
     def _build_table(self, result: ScanResult) -> Table | None:
         """A row per label: its volume, what training saw, and the Dice that its mask may have."""

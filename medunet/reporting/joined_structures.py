@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from medunet.io import StructureSet
+from medunet.palette import Color, get_color
 from medunet.volume import Array, Volume
 
 
@@ -28,11 +30,37 @@ def join_structures(sets: Sequence[StructureSet]) -> tuple[list[Volume], dict[st
         >>> joined.array.ravel().tolist(), labels
         ([1, 1, 1, 2, 3, 3], {'low': (1, 2), 'high': (2, 3)})
     """
-    names = list(dict.fromkeys(part.name for of_file in sets for part in of_file.structures))
+    names = _list_names(sets)
     values: dict[tuple[int, ...], int] = {(): 0}
     volumes = [_encode(of_file, names, values) for of_file in sets]
     labels = {name: tuple(value for key, value in values.items() if place in key) for place, name in enumerate(names)}
     return volumes, labels
+
+
+def choose_colors(sets: Sequence[StructureSet]) -> dict[str, Color]:
+    """The colour of each name: that of the first file that has it; where an earlier name has the same, one of the palette.
+
+    Example:
+        >>> from medunet.io import from_masks
+        >>> grid = make_volume(shape=(3, 2, 1))
+        >>> one, other = (from_masks([(name, grid.array[0] > 0)], grid) for name in ("liver", "spleen"))
+        >>> choose_colors([one, other]) == {"liver": get_color(0), "spleen": get_color(1)}
+        True
+    """
+    own: dict[str, Color] = {}
+    for of_file in sets:
+        for part in of_file.structures:
+            own.setdefault(part.name, part.color)
+    colors: dict[str, Color] = {}
+    for place, name in enumerate(_list_names(sets)):
+        taken = set(colors.values())
+        wanted = itertools.chain([own[name]], map(get_color, itertools.count(place)))
+        colors[name] = next(color for color in wanted if color not in taken)
+    return colors
+
+
+def _list_names(sets: Sequence[StructureSet]) -> list[str]:
+    return list(dict.fromkeys(part.name for of_file in sets for part in of_file.structures))
 
 
 def _encode(structures: StructureSet, names: Sequence[str], values: dict[tuple[int, ...], int]) -> Volume:

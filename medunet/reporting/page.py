@@ -83,6 +83,7 @@ class Picture:
         is_chart: Whether it is a drawing on white, which on a dark page needs a frame of white.
         bar_percent: Length of the bar of known length, in percent of the longer edge; None shows none.
         bar_text: How long that is.
+        sides: Letters at the left, right, top and bottom edge; none of what is no part of a body.
     """
 
     source: str
@@ -91,6 +92,7 @@ class Picture:
     is_chart: bool = False
     bar_percent: float | None = None
     bar_text: str = ""
+    sides: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

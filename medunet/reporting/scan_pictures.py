@@ -22,7 +22,7 @@ class ScanPictures:
 
     Attributes:
         overlay: Three planes with contours; a JPEG.
-        thumbnail: The axial slice that shows most labels.
+        thumbnail: The slice that shows most labels.
         viewer: HTML of the viewer (`medunet.reporting.viewer_page.build_viewer_fragment`); empty where there is none.
     """
 

@@ -98,7 +98,7 @@ def build_scene(
     counts = [of_side.areas[0].sum(axis=0) for of_side in areas_per_side]
     return Scene(
         image=shown,
-        rgb=_take_colours(image, window) if image is not None and is_picture(modality) else None,
+        rgb=take_colours(image, window) if image is not None and is_picture(modality) else None,
         prediction=sides[0],
         reference=sides[1],
         labels=labels,
@@ -114,8 +114,8 @@ def build_scene(
     )
 
 
-def _take_colours(image: Volume, window: Window) -> Array | None:
-    """Red, green and blue of a picture that has three channels."""
+def take_colours(image: Volume, window: Window) -> Array | None:
+    """Red, green and blue, ``(I, J, K, 3)`` from 0 to 1 in RAS axes, of a picture that has three channels; else None."""
     if len(image.array) != 3:
         return None
     channels = to_orientation(image, "RAS").array.astype(np.float32)

@@ -1,4 +1,4 @@
-"""A small picture of a labelled case: the axial slice that shows most labels, with their outlines.
+"""A small picture of a labelled case: the slice that shows most labels, with their outlines.
 
 Drawn by Pillow and contourpy, without matplotlib: some milliseconds, no shared state, so that it can be made in the threads
 that read a dataset, while the case is in memory.
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medunet.planning import compute_body_mask
-from medunet.reporting.figure import choose_scale_mm, format_scale, trace_mask
+from medunet.reporting.figure import choose_scale_mm, format_pixels, format_scale, trace_mask
 from medunet.reporting.page import Picture, embed_jpeg
 from medunet.reporting.palette import Colour, get_label_colours
-from medunet.reporting.planes import PLANES, cut_plane, measure_areas, to_ras_array
+from medunet.reporting.planes import PLANES, Plane, cut_plane, find_flat_plane, measure_areas, to_ras_array
+from medunet.reporting.scene import take_colours
 from medunet.reporting.window import CT_WINDOW_HU, Window, choose_ct_window
+from medunet.tasks import is_picture
 from medunet.volume import Array, Volume, to_orientation
 
 if TYPE_CHECKING:
@@ -45,20 +47,36 @@ class Thumbnail:
     Attributes:
         jpeg: The picture.
         side_mm: What its longer edge shows.
+        plane: Whose sides it has; None of a picture, which is no part of a body.
+        has_pixels_only: Whether ``side_mm`` counts pixels, the only size that is known.
     """
 
     jpeg: bytes
     side_mm: float
+    plane: Plane | None = PLANES[0]
+    has_pixels_only: bool = False
+
+
+def describe_thumbnails(modality: str) -> str:
+    """What the thumbnails of a page show, in a sentence."""
+    if is_picture(modality):
+        return "The pictures with the outlines of their labels."
+    return (
+        "The axial slice that shows most labels, or the one slice that a scan has; the patient's right (R) is on the left side "
+        "of axial and coronal slices, the front (A) on that of sagittal ones."
+    )
 
 
 def embed_thumbnail(thumbnail: Thumbnail, description: str) -> Picture:
     """A thumbnail as a picture of a page, which draws the bar of known length."""
     length_mm = choose_scale_mm(thumbnail.side_mm)
+    plane = thumbnail.plane
     return Picture(
         source=embed_jpeg(thumbnail.jpeg),
         description=description,
         bar_percent=round(100 * length_mm / thumbnail.side_mm, 3),
-        bar_text=format_scale(length_mm),
+        bar_text=format_pixels(length_mm) if thumbnail.has_pixels_only else format_scale(length_mm),
+        sides=() if plane is None else (plane.left, plane.right, plane.top, plane.bottom),
     )
 
 
@@ -72,26 +90,36 @@ def draw_thumbnail(
 ) -> Thumbnail:
     """Draw the slice that shows most labels, as a JPEG of at most `MAX_BYTES`.
 
-    The picture is in radiological convention (the patient's right on the left side), to scale, and shows the body; where
-    labels are small, their surroundings. Without any label it is the middle slice.
+    It is an axial one, or the one slice that the scan has. It lies in radiological convention (the patient's right on the left
+    side), to scale, and shows the body; where labels are small, their surroundings. Without any label it is the middle slice.
 
     Args:
-        image: The scan; its first channel is shown.
+        image: The scan; its first channel is shown, or the colours of a picture that has three.
         label_map: On its grid.
         labels: Name -> values as stored. All labels of the task, so that each keeps its colour.
         modality: ``"CT"`` shows HU, of soft tissue (-160 to 240), lung or bone, as most of what is labelled is; anything
             else, and a CT that is not in HU, the 1st to 99th percentile.
         window: HU to show instead.
     """
-    axial = PLANES[0]
     turned, codes = to_orientation(Volume(image.array[:1], image.affine)), to_ras_array(label_map)
-    scan, pixel_mm = turned.array[0], (turned.spacing[axial.column_axis], turned.spacing[axial.row_axis])
-    index = measure_areas(codes, labels, turned.spatial_shape).choose_slice(axial.axis)
-    pixels, cut = cut_plane(scan, axial, index), cut_plane(codes, axial, index)
+    plane = find_flat_plane(turned.spatial_shape) or PLANES[0]
+    scan, pixel_mm = turned.array[0], (turned.spacing[plane.column_axis], turned.spacing[plane.row_axis])
+    index = measure_areas(codes, labels, turned.spatial_shape).choose_slice(plane.axis)
+    pixels, cut = cut_plane(scan, plane, index), cut_plane(codes, plane, index)
     region = _choose_region(compute_body_mask(pixels[None], modality), np.isin(cut, _list_values(labels)), pixel_mm)
-    grey = to_grey(pixels[region], _choose_window(scan, modality, codes, window))
-    jpeg = encode_small(draw_slice(grey, cut[region], labels, pixel_mm))
-    return Thumbnail(jpeg=jpeg, side_mm=max(grey.shape[0] * pixel_mm[1], grey.shape[1] * pixel_mm[0]))
+    chosen = _choose_window(scan, modality, codes, window)
+    colours = take_colours(image, chosen) if is_picture(modality) else None
+    if colours is None:
+        shown = to_grey(pixels[region], chosen)
+    else:
+        channels = [cut_plane(channel, plane, index)[region] for channel in np.moveaxis(colours, -1, 0)]
+        shown = to_grey(np.stack(channels, axis=-1), (0.0, 1.0))  # (rows, columns, 3)
+    return Thumbnail(
+        jpeg=encode_small(draw_slice(shown, cut[region], labels, pixel_mm)),
+        side_mm=max(shown.shape[0] * pixel_mm[1], shown.shape[1] * pixel_mm[0]),
+        plane=None if is_picture(modality) else plane,
+        has_pixels_only=is_picture(modality) and pixel_mm == (1.0, 1.0),  # what a picture without a size is given
+    )
 
 
 def _list_values(labels: Mapping[str, Sequence[int]]) -> list[int]:
@@ -141,22 +169,22 @@ def to_grey(pixels: Array, window: Window) -> Array:
     return grey
 
 
-def draw_slice(grey: Array, cut: Array, labels: Mapping[str, Sequence[int]], pixel_mm: tuple[float, float]) -> Image:
-    """Grey values with the outlines of labels, as large as a thumbnail is.
+def draw_slice(shown: Array, cut: Array, labels: Mapping[str, Sequence[int]], pixel_mm: tuple[float, float]) -> Image:
+    """Grey values or colours with the outlines of labels, as large as a thumbnail is.
 
     Args:
-        grey: ``(rows, columns)`` uint8.
+        shown: ``(rows, columns)`` or ``(rows, columns, 3)`` uint8.
         cut: Label values of the same pixels.
         labels: Name -> values.
         pixel_mm: Width and height of a pixel.
     """
     from PIL import Image, ImageDraw
 
-    height_mm, width_mm = grey.shape[0] * pixel_mm[1], grey.shape[1] * pixel_mm[0]
+    height_mm, width_mm = shown.shape[0] * pixel_mm[1], shown.shape[1] * pixel_mm[0]
     scale = _SIDE / max(height_mm, width_mm)  # pixels per mm
     size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
     large = (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING)
-    picture = Image.fromarray(grey).resize(large, Image.Resampling.BICUBIC).convert("RGB")
+    picture = Image.fromarray(shown).resize(large, Image.Resampling.BICUBIC).convert("RGB")
     pen = ImageDraw.Draw(picture)
     lines = [
         ([tuple(point) for point in (line * (scale * _SUPERSAMPLING)).tolist()], colour)

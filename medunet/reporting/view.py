@@ -13,14 +13,15 @@ import base64
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from medunet.errors import InputError, LabelError
 from medunet.io import encode_nifti
-from medunet.reporting.palette import get_colour, to_hex
+from medunet.palette import Color, get_color
+from medunet.reporting.palette import from_bytes, to_hex
 from medunet.reporting.planes import measure_areas
 from medunet.reporting.window import BONE_WINDOW_HU, CT_WINDOW_HU, LUNG_WINDOW_HU
 from medunet.volume import Affine, Array, Shape3, Spacing, Volume, align_to_grid, to_orientation
@@ -93,6 +94,7 @@ class View:
         labels: Names, in the order of the palette.
         masks: None, one or both.
         notes: What the reader must know: whether voxels were left out or values rounded.
+        own_colors: Name -> colour, of labels that bring one; the others have that of their place in the palette.
     """
 
     title: str
@@ -104,6 +106,7 @@ class View:
     labels: tuple[str, ...]
     masks: tuple[ViewMask, ...] = ()
     notes: tuple[str, ...] = ()
+    own_colors: Mapping[str, Color] = field(default_factory=dict)
 
     @property
     def base64(self) -> str:
@@ -112,8 +115,9 @@ class View:
 
     @property
     def colours(self) -> tuple[str, ...]:
-        """One ``#rrggbb`` per label, from the palette that all pictures share."""
-        return tuple(to_hex(get_colour(index)) for index in range(len(self.labels)))
+        """One ``#rrggbb`` per label: its own, or that of the palette that all pictures share."""
+        colors = (self.own_colors.get(name) or get_color(index) for index, name in enumerate(self.labels))
+        return tuple(to_hex(from_bytes(color)) for color in colors)
 
     @property
     def num_bytes(self) -> int:
@@ -199,6 +203,11 @@ def rename_masks(view: View, names: Mapping[Role, str]) -> View:
     """The same view with other names for its masks, such as those of their files."""
     masks = tuple(replace(mask, name=names.get(mask.role, mask.name)) for mask in view.masks)
     return replace(view, masks=masks)
+
+
+def recolor_labels(view: View, colors: Mapping[str, Color]) -> View:
+    """The same view with other colours for its labels, such as those of the file that a mask was read from."""
+    return replace(view, own_colors=dict(colors))
 
 
 def choose_steps(shape: Shape3, spacing: Spacing, max_voxels: int) -> Shape3:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from bench_inference import EQUAL, MEDUNET, NNUNET, Row, Rows, Setting, judge, judge_start
-from peers.inference_report import draw
+from peers.inference_report import draw, read_rows
 from peers.scans import compute_border_share, write_phantom
 from peers.shared_model import _build_intervals, build_shared_plan, write_medunet_model, write_nnunet_model
 from peers.watched import run_watched
+from PIL import Image
 
 from medunet.io import read_label_map, read_volume, write_nifti_image
 from medunet.models import read_single_model
@@ -203,6 +204,17 @@ def test_the_picture_needs_no_row_of_every_tool(tmp_path: Path) -> None:
     draw(rows, tmp_path / "bars.png")
 
     assert (tmp_path / "bars.png").stat().st_size > 5000
+
+
+def test_the_picture_in_the_documentation_is_that_of_its_table(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    draw(read_rows(docs / "benchmarks" / "inference.csv"), tmp_path / "bars.png")
+    ours, theirs = (
+        np.asarray(Image.open(path).convert("RGB")).astype(int)
+        for path in (tmp_path / "bars.png", docs / "images" / "bench-inference.png")
+    )
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).mean() < 0.5  # letters may be drawn a little otherwise elsewhere
 
 
 @pytest.mark.slow

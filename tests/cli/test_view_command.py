@@ -22,7 +22,8 @@ from oracles import Outcome
 from synthetic_series import Series, assert_private, build_series
 
 from medunet.io import from_masks, read_scan, write_image, write_nifti_image, write_nifti_labels, write_structures
-from medunet.reporting import viewer_server
+from medunet.reporting import get_colour, viewer_server
+from medunet.reporting.palette import to_hex
 from medunet.volume import Volume, to_orientation
 
 View = Callable[..., Outcome]
@@ -242,3 +243,24 @@ def test_ctrl_c_ends_the_server_with_0(scan: Volume, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_the_page_takes_over_the_colours_of_files(view: View, scan: Volume, tmp_path: Path) -> None:
+    """Where two files give one colour to two names, the second name has another."""
+    one, other = np.zeros((2, *scan.spatial_shape), bool)
+    one[2:5, 2:5, 2:5], other[6:9, 6:9, 6:9] = True, True
+    first = from_masks([("gland", one), ("duct", other)], scan, colors={"gland": (1, 2, 3), "duct": (200, 100, 0)})
+    second = from_masks([("gland", one), ("cyst", other)], scan, colors={"gland": (9, 9, 9), "cyst": (200, 100, 0)})
+    paths = [tmp_path / "a.seg.nrrd", tmp_path / "b.seg.nrrd"]
+    for structures, path in zip((first, second), paths, strict=True):
+        write_structures(structures, path)
+    page = tmp_path / "page.html"
+    assert view(tmp_path / "scan.nii.gz", *paths, "-o", page).exit_code == 0
+    colours = {label["name"]: label["colour"] for label in open_page(page)[0]["labels"]}
+    assert colours == {"gland": "#010203", "duct": "#c86400", "cyst": to_hex(get_colour(2))}
+    assert 'style="background:#c86400"' in page.read_text("utf-8")
+    task = tmp_path / "task.yaml"
+    task.write_text(TASK)
+    assert view(tmp_path / "scan.nii.gz", paths[0], "--task", task, "-o", page, "--overwrite").exit_code == 0
+    colours = {label["name"]: label["colour"] for label in open_page(page)[0]["labels"]}
+    assert (colours["gland"], colours["duct"]) == (to_hex(get_colour(0)), to_hex(get_colour(1)))

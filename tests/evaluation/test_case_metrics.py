@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from real_pairs import PAIRS, read_pair
 
 from medunet.errors import GeometryError, LabelError
 from medunet.evaluation import (
@@ -15,6 +16,7 @@ from medunet.evaluation import (
     measure_case,
     score_case,
 )
+from medunet.evaluation.surface import find_union_box
 from medunet.volume import Volume
 
 AFFINE = np.diag([1.0, 2.0, 2.0, 1.0])
@@ -195,15 +197,16 @@ def test_oblique_axes_do_not_change_distances():
         assert getattr(turned, name) == pytest.approx(getattr(straight, name)), name
 
 
-def test_dice_iou_and_confusion_are_those_of_monai():
+def assert_counts_are_those_of_monai(sides):
+    """Of reference and prediction, ``(1, I, J, K)`` with the labels from 1 to the largest."""
     import torch
     from monai.metrics import compute_confusion_matrix_metric, compute_dice, compute_iou, get_confusion_matrix
 
-    rng = np.random.default_rng(1)
-    sides = [rng.integers(0, 3, (1, 9, 8, 7), dtype=np.uint8) for _ in range(2)]
-    found = measure_case(*(Volume(side, AFFINE) for side in sides), {"a": (1,), "b": (2,)}, case_id="p1")
+    num_labels = int(sides[0].max())
+    labels = {f"label {n}": (n,) for n in range(1, num_labels + 1)}
+    found = measure_case(*(Volume(side, AFFINE) for side in sides), labels, case_id="p1")
     reference, prediction = (
-        torch.from_numpy(np.stack([side[0] == n for n in range(3)])[None]).float() for side in sides
+        torch.from_numpy(np.stack([side[0] == n for n in range(num_labels + 1)])[None]).float() for side in sides
     )
     assert [score.dice for score in found] == pytest.approx(
         compute_dice(prediction, reference, include_background=False)[0].tolist(), abs=1e-6
@@ -215,6 +218,19 @@ def test_dice_iou_and_confusion_are_those_of_monai():
     for name in ("precision", "recall", "specificity", "accuracy"):
         expected = compute_confusion_matrix_metric(name, matrix)[0].tolist()
         assert [getattr(score, name) for score in found] == pytest.approx(expected, abs=1e-6), name
+
+
+def test_dice_iou_and_confusion_are_those_of_monai():
+    rng = np.random.default_rng(1)
+    assert_counts_are_those_of_monai([rng.integers(0, 3, (1, 9, 8, 7), dtype=np.uint8) for _ in range(2)])
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("pair", PAIRS)
+def test_dice_iou_and_confusion_of_real_masks_are_those_of_monai(real_data, pair):
+    sides = [side.array for side in read_pair(real_data, pair)]
+    box = find_union_box(*(side[0] != 0 for side in sides))  # a whole CT as MONAI wants it is large
+    assert_counts_are_those_of_monai([np.ascontiguousarray(side[:, *box]) for side in sides])
 
 
 # ---- pixel accuracy ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,11 @@
 """Instances: matched by hand, beside MONAI's and panoptica's panoptic quality, lesions per scan."""
 
+import json
+
 import numpy as np
 import pytest
+from golden.make_panoptica import FILE as PANOPTICA
+from golden.make_panoptica import SEEDS, SHIFT, make_instances, shift
 
 from medunet.errors import GeometryError
 from medunet.evaluation import (
@@ -104,17 +108,6 @@ def test_wrong_thresholds_are_refused(threshold):
         overlap([1], [1, 2])
 
 
-def make_instances(seed):
-    """Cubes that are moved, shrunk and left out."""
-    rng = np.random.default_rng(seed)
-    sides = np.zeros((2, 40, 40, 10), np.int32)
-    for number, (i, j) in enumerate(((i, j) for i in range(2, 36, 9) for j in range(2, 36, 9)), start=1):
-        sides[0, i : i + 7, j : j + 7, 2:8] = number * (rng.random() < 0.9)
-        a, b = rng.integers(0, 3, 2)
-        sides[1, i + a : i + 7, j + b : j + 8, 2:8] = number * (rng.random() < 0.9)
-    return sides
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_panoptic_quality_is_that_of_monai(seed):
     import torch
@@ -128,18 +121,27 @@ def test_panoptic_quality_is_that_of_monai(seed):
         assert ours == pytest.approx(float(compute_panoptic_quality(*relabelled, name, smooth_numerator=0)), abs=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(2))
+def assert_is_that_of_panoptica(score, expected):
+    assert (score.tp, score.fp, score.fn) == (expected["tp"], expected["fp"], expected["fn"])
+    assert score.panoptic_quality == pytest.approx(expected["pq"], abs=1e-6)
+    assert score.segmentation_quality == pytest.approx(expected["sq"], abs=1e-6)
+    assert score.recognition_quality == pytest.approx(expected["rq"], abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_panoptic_quality_is_that_of_panoptica(seed):
-    panoptica = pytest.importorskip("panoptica", reason="panoptica is not installed: it needs older libraries")
-    reference, prediction = make_instances(seed)
-    evaluator = panoptica.Panoptica_Evaluator(
-        expected_input=panoptica.InputType.UNMATCHED_INSTANCE,
-        instance_matcher=panoptica.NaiveThresholdMatching(matching_threshold=0.5),
-    )
-    result = evaluator.evaluate(prediction, reference, verbose=False)["ungrouped"]
-    score = score_instances(compute_instance_overlaps(reference, prediction))
-    assert (score.tp, score.fp, score.fn) == (result.tp, result.fp, result.fn)
-    assert score.panoptic_quality == pytest.approx(result.pq, abs=1e-6)
+    score = score_instances(compute_instance_overlaps(*make_instances(seed)))
+    assert_is_that_of_panoptica(score, json.loads(PANOPTICA.read_text())["seeds"][seed])
+
+
+@pytest.mark.realdata
+def test_panoptic_quality_of_real_nuclei_is_that_of_panoptica(real_data):
+    from medunet.io import read_volume
+
+    reference = read_volume(real_data / "nuclei" / "mask2d.tif").array[0].astype(np.int64)
+    rows, columns = SHIFT
+    score = score_instances(compute_instance_overlaps(reference, shift(reference, (columns, rows, 0))))
+    assert_is_that_of_panoptica(score, json.loads(PANOPTICA.read_text())["nuclei"])
 
 
 def write(path, values):

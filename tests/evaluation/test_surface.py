@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from real_pairs import PAIRS, read_pair
 from scipy.spatial.distance import cdist
 
 from medunet.errors import GeometryError
@@ -246,18 +247,13 @@ def test_a_contour_is_that_of_surface_distance():
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("organ", ["Parotid-Lt", "Optic-Nerve-Rt"])
-def test_two_raters_beside_both(real_data, organ):
-    from medunet.io import read_label_map
-
-    raters = [
-        read_label_map(real_data / "two-raters-ct-labels" / rater / "0522c0017" / "segmentations" / f"{organ}.nrrd")
-        for rater in ("oncologist", "radiographer")
-    ]
-    sides = [rater.array[0] != 0 for rater in raters]
+@pytest.mark.parametrize("pair", PAIRS)
+def test_real_masks_beside_both(real_data, pair):
+    reference, prediction = read_pair(real_data, pair)
+    sides = [side.array[0] != 0 for side in (reference, prediction)]
     box = surface.find_union_box(*sides)
     sides = [np.ascontiguousarray(side[box]) for side in sides]
-    spacing = raters[0].spacing
+    spacing = reference.spacing
     voxels = read_all(compute_surface_distances(*sides, spacing, kind="voxels"), 2.1)
     elements = read_all(compute_surface_distances(*sides, spacing), 2.1)
     assert voxels == pytest.approx(monai_numbers(*sides, spacing, 2.1), rel=1e-6, abs=1e-6)

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from real_pairs import MOVED, PAIRS, read_pair
 
 from medunet.evaluation import (
     MetricSettings,
@@ -142,18 +143,20 @@ def test_the_task_gives_tolerances(folders):
 
 @pytest.mark.bench
 @pytest.mark.realdata
-def test_real_labels_beside_nnunet(real_data, tmp_path):
+@pytest.mark.parametrize("pair", PAIRS)
+def test_real_labels_beside_nnunet(real_data, tmp_path, pair):
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-    from medunet.io import read_label_map
-
-    path = sorted((real_data / "hippocampus-mr" / "labelsTr").glob("*.nii.gz"))[0]
-    reference = read_label_map(path)
-    write_nifti_labels(reference.with_array(np.roll(reference.array, (1, 2), (1, 3))), tmp_path / "mask.nii.gz")
-    theirs = compute_metrics(str(path), str(tmp_path / "mask.nii.gz"), SimpleITKIO(), [1, 2, (1, 2)])["metrics"]
-    task = REGIONS.model_copy(update={"labels": {"a": (1,), "b": (2,), "both": (1, 2)}})
-    scores = evaluate(tmp_path / "mask.nii.gz", path, task=task).scores
+    paths = tmp_path / "mask.nii.gz", tmp_path / "reference.nii.gz"
+    for path, side in zip(paths[::-1], read_pair(real_data, pair), strict=True):
+        write_nifti_labels(side, path)
+    mask, reference = paths
+    labels = {"a": (1,), "b": (2,), "both": (1, 2)} if pair == MOVED else {"organ": (1,)}
+    regions = [values if len(values) > 1 else values[0] for values in labels.values()]
+    theirs = compute_metrics(str(reference), str(mask), SimpleITKIO(), regions)["metrics"]
+    scores = evaluate(mask, reference, task=REGIONS.model_copy(update={"labels": labels})).scores
+    assert len(scores) == len(theirs) == len(labels)
     for score, expected in zip(scores, theirs.values(), strict=True):
         assert (score.dice, score.iou) == (expected["Dice"], expected["IoU"])
         assert [score.tp, score.fp, score.fn, score.tn] == [expected[name] for name in ("TP", "FP", "FN", "TN")]

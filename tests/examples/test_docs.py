@@ -106,6 +106,15 @@ def test_make_targets_exist() -> None:
             assert named is None or named.group(1) in targets, f"{page.name}: {code}"
 
 
+def test_every_picture_of_the_documentation_comes_from_a_command() -> None:
+    """And every one that the command writes is shown on a page."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = makefile.partition("\npictures:")[2].partition("\n\n")[0]
+    written = set(re.findall(r"docs/images/(\S+)", recipe))
+    shown = {name for page in PAGES for name in re.findall(r"!\[[^\]]*\]\([^)]*images/([^)]+)\)", read(page))}
+    assert written == shown == {path.name for path in (DOCS / "images").iterdir()}
+
+
 def test_the_tree_in_the_readme_lists_the_code() -> None:
     block = next(
         block

@@ -18,6 +18,7 @@ from medunet.inference import Segmentation, Segmenter
 from medunet.io import read_label_map, read_structures, write_nifti_image, write_nifti_labels
 from medunet.models import InstanceRules, Model, ObjectRule
 from medunet.models.names import INSTANCES
+from medunet.palette import get_color
 from medunet.tasks import Task, build_target_map, encode_labels, read_dataset
 from medunet.volume import Volume
 
@@ -198,3 +199,22 @@ def test_convert_keeps_every_object_and_names_its_label(
     assert np.array_equal(read_label_map(tmp_path / "b.nii.gz").array, numbers.array)
     named = {one.name: one.values for one in read_structures(tmp_path / "b.nii.gz").structures}
     assert named == {"nucleus": (2001, 2002, 2003), "stroma": (3000,)}
+
+
+def test_labels_keep_their_colour_where_another_has_no_object(
+    build_oracle: Build, tmp_path: Path, medunet_command: Callable[..., Outcome]
+) -> None:
+    """Cells without nuclei: the third label of the task has the third colour, on either way to a file."""
+    cells = draw_row(3)
+    numbers = Volume(np.where(cells.array > 0, cells.array.astype(np.uint16) + 5000, 3000), cells.affine)
+    task = build_task(TISSUE)
+    load(build_oracle, task).segment(take_picture(numbers, task)).save(tmp_path / "found.nii.gz")
+    (tmp_path / "task.yaml").write_text(task.model_dump_json())
+    write_nifti_labels(numbers, tmp_path / "a.nii.gz")
+    outcome = medunet_command(
+        "convert", tmp_path / "a.nii.gz", "-o", tmp_path / "converted.nii.gz", "--task", tmp_path / "task.yaml"
+    )
+    assert outcome.exit_code == 0, outcome.err
+    for name in ("found.nii.gz", "converted.nii.gz"):
+        colors = {one.name: one.color for one in read_structures(tmp_path / name).structures}
+        assert colors == {"stroma": get_color(1), "cell": get_color(2)}, name

@@ -236,12 +236,78 @@ def test_the_bar_is_as_long_as_it_says() -> None:
 def test_every_picture_has_its_sides_and_its_bar(make_dataset: Make) -> None:
     _, html = render(make_dataset("a", "b", "c", broken="b"))
     tags = Page(html).tags
-    assert sum(attributes.get("class") == "frame sides" for _, attributes in tags) == 2
+    letters = re.findall(r'<b class="side (\w+)">(\w)</b>', html)
+    assert letters == [("left", "R"), ("right", "L"), ("top", "A"), ("bottom", "P")] * 2
     bars = [attributes["style"] for _, attributes in tags if attributes.get("class") == "bar"]
     assert len(bars) == 2
     assert all(0 < float(style.removeprefix("width: ").removesuffix("%")) <= 25 for style in bars)
-    assert '.sides::before { content: "R"; left:' in html
-    assert '.sides::after { content: "L"; right:' in html
+    assert ".gallery .side.left { left: .3rem; }" in html
+
+
+@pytest.mark.parametrize(
+    ("shape", "letters", "ratio"),
+    [
+        ((1, 30, 20), "APSI", 20 * 5 / (30 * 3)),
+        ((24, 1, 20), "RLSI", 20 * 5 / (24 * 2)),
+        ((24, 30, 1), "RLAP", 90 / 48),
+    ],
+    ids=["sagittal", "coronal", "axial"],
+)
+def test_a_scan_of_one_slice_is_shown_as_that_slice(shape: Any, letters: str, ratio: float) -> None:
+    """A bright quarter at the patient's right, in front and on top, as far as the slice has these: on the left of all, on top."""
+    image = np.full((1, *shape), 20, np.float32)
+    front = tuple(slice(n // 2, None) for n in shape)
+    low = tuple(slice(n // 2) if n > 1 else slice(None) for n in shape)
+    image[(0, *front)] = 200
+    labels = np.zeros(image.shape, np.uint8)
+    labels[(0, *low)] = 1
+    affine = np.diag([2.0, 3.0, 5.0, 1.0])
+    thumbnail = draw_thumbnail(Volume(image, affine), Volume(labels, affine), {"a": [1]}, modality="MR")
+    picture = embed_thumbnail(thumbnail, "a slice")
+    assert "".join(picture.sides) == letters
+    pixels = open_picture(thumbnail.jpeg)
+    assert pixels.shape[0] / pixels.shape[1] == pytest.approx(ratio, rel=0.03)
+    grey = pixels[10:-10, 10:-10].mean(axis=-1)
+    rows, columns = (n // 2 for n in grey.shape)
+    bright = grey[:rows, :columns].mean()
+    assert bright > 150
+    assert all(part.mean() < 100 for part in (grey[:rows, columns:], grey[rows:, :columns], grey[rows:, columns:]))
+
+
+def test_pictures_have_colours_and_no_sides(tmp_path: Path) -> None:
+    """Red above blue; the side is known in pixels alone."""
+    array = np.zeros((3, 40, 60, 1), np.uint8)
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])  # as pictures are read: columns run to the left, rows down
+    array[0, :, :30], array[2, :, 30:] = 250, 250
+    labels = np.zeros((1, 40, 60, 1), np.uint8)
+    labels[0, :, 28:32] = 1
+    thumbnail = draw_thumbnail(Volume(array, affine), Volume(labels, affine), {"a": [1]}, modality="microscopy")
+    pixels = open_picture(thumbnail.jpeg)
+    rows = pixels.shape[0]
+    assert pixels[rows // 10, pixels.shape[1] // 2] == pytest.approx((250, 0, 0), abs=12)
+    assert pixels[-rows // 10, pixels.shape[1] // 2] == pytest.approx((0, 0, 250), abs=12)
+    picture = embed_thumbnail(thumbnail, "a picture")
+    assert (list(picture.sides), picture.bar_text) == ([], "10 px")
+    sized = Volume(array, np.diag([-0.001, -0.001, 1.0, 1.0]))
+    small = draw_thumbnail(sized, Volume(labels, sized.affine), {"a": [1]}, modality="photo")
+    assert embed_thumbnail(small, "a picture").bar_text == "10 µm"
+    grey = Volume(array[:1], affine)
+    shades = open_picture(draw_thumbnail(grey, Volume(labels * 0, affine), {"a": [1]}, modality="microscopy").jpeg)
+    assert np.ptp(shades, axis=-1).max() <= 2
+    assert np.ptp(shades) > 240
+
+
+def test_the_page_of_pictures_names_no_sides() -> None:
+    task = TASK.model_copy(update={"modality": "microscopy", "intensity": "zscore"})
+    facts = CaseFacts(case_id="a")
+    report = DatasetReport(dataset="d", layout="l", task=task.name, cases=(facts,), findings=())
+    thumbnails = Thumbnails(task)
+    image = Volume(np.zeros((3, 9, 8, 1), np.uint8), np.eye(4))
+    thumbnails("a", image, Volume(np.ones((1, 9, 8, 1), np.uint8), np.eye(4)))
+    html = render_dataset_page(report, task, thumbnails)
+    assert 'class="side' not in html
+    assert "the patient's right" not in Page(html).text
+    assert "The pictures with the outlines of their labels." in html
 
 
 def test_small_organs_are_shown_with_their_surroundings() -> None:

@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from medunet.io import write_nifti_image, write_nifti_labels
 from medunet.reporting import case_pictures, evaluation_page, figure
 from medunet.reporting.case_pictures import CasePicture, choose_cases, draw_evaluated_cases
 from medunet.reporting.evaluation_page import build_evaluation_page, write_evaluation_page
+from medunet.reporting.page import read_viewer_scripts
 from medunet.reporting.score_cells import build_empty_sides_table
 from medunet.tasks import Task
 from medunet.volume import Volume
@@ -299,6 +300,35 @@ def test_instances_are_lesions_or_objects(write: Write) -> None:
     text = " ".join(page.text)
     assert "Objects, by the values that files give them" in text
     assert "Connected parts" not in text
+
+
+@pytest.mark.usefixtures("small_pictures")
+def test_every_case_with_a_scan_has_a_viewer(
+    folders: tuple[Path, Path], evaluation: Evaluation, tmp_path: Path
+) -> None:
+    """With both masks as they are in the files; NiiVue is in the page once, and not at all without a scan."""
+    scan = np.arange(2400, dtype=np.float32).reshape(1, 20, 12, 10)
+    for case in range(7):
+        write_nifti_image(Volume(scan, AFFINE), tmp_path / "scans" / f"p{case}.nii.gz")
+    pictures = draw_evaluated_cases(evaluation, SideOptions(), images=tmp_path / "scans", num_worst=1)
+    scores = {(score.case_id, score.label): score for score in evaluation.scores}
+    assert len(pictures) == 3
+    for picture in pictures:
+        assert picture.view is not None
+        assert [mask.role for mask in picture.view.masks] == ["prediction", "reference"]
+        assert picture.view.labels == ("label 1", "label 2")
+        prediction, reference = (mask.volumes_ml for mask in picture.view.masks)
+        for place, label in enumerate(picture.view.labels):
+            score = scores[picture.case_id, label]
+            assert (prediction[place], reference[place]) == pytest.approx((score.prediction_ml, score.reference_ml))
+    source = build_evaluation_page(evaluation, pictures=pictures)
+    page = Page(source)
+    page.check_is_closed()
+    niivue = read_viewer_scripts()[0].text
+    classes = [attributes.get("class") for _, attributes in page.elements]
+    assert (classes.count("viewer"), classes.count("viewer-open"), source.count(niivue)) == (3, 3, 1)
+    bare = build_evaluation_page(evaluation, pictures=[replace(picture, view=None) for picture in pictures])
+    assert ('class="viewer"' in bare, niivue in bare) == (False, False)
 
 
 # ---- odd cohorts ---------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_failed_scans_come_first_then_flagged_ones(records: ModelRecords, tmp_pa
         ["late", "nothing unusual"],
         ["plain", "nothing unusual"],
     ]
-    assert list_shades(page, "contours") == list_shades(page, "axial slice") == [120, 60, 10]
+    assert list_shades(page, "contours") == list_shades(page, "in small") == [120, 60, 10]
     text = " ".join(page.text)
     assert f"it is a text file {SCRIPT}" in text
     assert "1 scan failed and has no mask." in text
@@ -139,7 +139,7 @@ def test_there_are_only_so_many_pictures(
         report.write()
     page = Page((tmp_path / "report.html").read_text())
     assert list_shades(page, "contours") == [160, 0]  # the flagged one has one for certain
-    assert list_shades(page, "axial slice") == [160, 0, 40]
+    assert list_shades(page, "in small") == [160, 0, 40]
     assert "2 of 5 have pictures" in " ".join(page.text)
 
 

@@ -8,6 +8,7 @@ import io
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from medunet.postprocessing import measure_case
 from medunet.postprocessing.quality import build_quality_ranges
 from medunet.reporting import box_plot, case_pictures, training_charts
 from medunet.reporting.case_pictures import CasePicture, choose_cases, draw_cases
-from medunet.reporting.page import Cell, Table, render_page
+from medunet.reporting.page import Cell, Table, read_viewer_scripts, render_page
 from medunet.reporting.training_charts import draw_curves, draw_dice_strips, read_curves
 from medunet.reporting.training_page import build_training_page, compute_case_dices, write_training_page
+from medunet.reporting.view import build_small_view
 from medunet.reporting.window import get_task_window
 from medunet.tasks import Case, Task
 from medunet.training.validation import summarize_validation
@@ -244,6 +246,21 @@ def test_the_page_needs_no_network(records: ModelRecords) -> None:
     kinds = [Image.open(io.BytesIO(base64.b64decode(content))).format for _, content in embedded]
     assert sorted(str(kind) for kind in kinds) == ["JPEG", "PNG", "PNG"]
     assert str(records.folder.parent) not in text  # folders may be named after patients
+
+
+def test_cases_with_a_scan_have_a_viewer(records: ModelRecords, make_volume: Any) -> None:
+    scan = make_volume(shape=(9, 8, 7))
+    picture = CasePicture(
+        case_id="p1",
+        role="worst",
+        dice=0.5,
+        jpeg=encode(np.zeros((4, 6, 3), np.uint8), 80),
+        view=build_small_view(scan, scan.with_array((scan.array > 0).astype(np.uint8))),
+    )
+    text = build_training_page(fill(records, METRICS, log=LOG), pictures=[picture, replace(picture, view=None)])
+    Page(text).check_is_closed()
+    classes = [attributes.get("class") for _, attributes in Page(text).elements]
+    assert (classes.count("viewer"), text.count(read_viewer_scripts()[0].text)) == (1, 1)
 
 
 def test_a_missing_value_is_an_error_not_a_blank() -> None:

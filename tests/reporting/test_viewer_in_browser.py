@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,13 @@ import pytest
 from chromium import Browser
 from oracles import ORACLE_TASK
 
+from medunet.evaluation import evaluate
+from medunet.evaluation.sides import SideOptions
+from medunet.io import write_nifti_image, write_nifti_labels
 from medunet.models import read_records
+from medunet.reporting import figure
+from medunet.reporting.case_pictures import draw_evaluated_cases
+from medunet.reporting.evaluation_page import build_evaluation_page
 from medunet.reporting.inference_page import InferenceReport, ScanResult
 from medunet.reporting.page import render_page
 from medunet.reporting.palette import get_colour
@@ -26,13 +32,6 @@ CANVAS = ".viewer-stage canvas"
 READY = "const v = window.medunetViewers?.[arguments[0] ?? 0]; return v && (v.isReady || v.error)"
 SHAPE = (24, 20, 12)
 SCRIPT = "</script><script>window.isBad = true</script><img src=x onerror='window.isBad = true'>"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    running = Browser(tmp_path_factory.mktemp("profile"))
-    yield running
-    running.close()
 
 
 @pytest.fixture
@@ -338,3 +337,35 @@ def test_a_page_of_many_scans_opens_one(
     assert browser.wait(READY, 1) is True
     assert browser.run("return medunetViewers[1].nv.volumes.length") > 1
     assert browser.list_errors() == []
+
+
+def test_a_case_of_an_evaluation_shows_scan_and_both_masks(
+    browser: Browser, scan: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figure, "_PAGE_DPI", 30)
+    mask = mark(scan, (slice(4, 14), slice(5, 15), slice(2, 9)))
+    reference = mark(scan, (slice(8, 18), slice(5, 15), slice(2, 9)))
+    write_nifti_image(scan, tmp_path / "scans" / "p1.nii.gz")
+    write_nifti_labels(mask, tmp_path / "masks" / "p1.nii.gz")
+    write_nifti_labels(reference, tmp_path / "labels" / "p1.nii.gz")
+    evaluation = evaluate(tmp_path / "masks", tmp_path / "labels")
+    pictures = draw_evaluated_cases(evaluation, SideOptions(), images=tmp_path / "scans")
+    page = tmp_path / "page.html"
+    page.write_text(build_evaluation_page(evaluation, pictures=pictures))
+    browser.open(page.as_uri())
+    assert browser.run("return medunetViewers.map((viewer) => Boolean(viewer.nv))") == [False]
+    browser.run("document.querySelector('.viewer-open').click()")
+    assert browser.wait(READY) is True
+    for voxel, found in (
+        ((5, 9, 5), ["prediction: label 1", "reference: no label"]),
+        ((10, 9, 5), ["prediction: label 1", "reference: label 1"]),
+        ((16, 9, 5), ["prediction: no label", "reference: label 1"]),
+        ((20, 9, 5), ["prediction: no label", "reference: no label"]),
+    ):
+        browser.run("medunetViewers[0].goTo(arguments[0])", (scan.affine @ [*voxel, 1])[:3].tolist())
+        assert (get_place(browser)["found"], get_place(browser)["value"]) == (found, 40)
+    choose(browser, ".viewer-opacity", 100)
+    filled = np.abs(browser.capture(CANVAS) / 255 - get_colour(0)).max(axis=2) < 0.05
+    assert filled.mean() > 0.02
+    assert browser.list_errors() == []
+    assert browser.list_requests() == [page.as_uri()]

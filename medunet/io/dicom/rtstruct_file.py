@@ -19,7 +19,8 @@ from medunet.errors import LabelError, MedunetError, VolumeError
 from medunet.io.dicom.contours import Points
 from medunet.io.dicom.files import DicomFile
 from medunet.io.dicom.header import has_cut_element, quiet_pydicom, read_instance
-from medunet.io.structures import Code, Color
+from medunet.io.structures import Code
+from medunet.palette import Color
 
 RTSTRUCT_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 

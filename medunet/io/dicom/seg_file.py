@@ -28,7 +28,8 @@ from medunet.io.dicom.header import (
     quiet_pydicom,
     read_instance,
 )
-from medunet.io.structures import Code, Color
+from medunet.io.structures import Code
+from medunet.palette import Color
 from medunet.volume import Affine, Array
 
 SEG_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4": "", "1.2.840.10008.5.1.4.1.1.66.7": "LABELMAP"}

@@ -18,7 +18,8 @@ from medunet.io.dicom.files import DicomFile
 from medunet.io.dicom.seg_file import SegmentInfo, SegObject, open_seg
 from medunet.io.dicom.seg_place import iterate_masks, place_on_own_grid, place_on_stack, read_labelmap
 from medunet.io.dicom.stack import DicomStack
-from medunet.io.structures import PALETTE, Structure, StructureSet, from_masks
+from medunet.io.structures import Structure, StructureSet, from_masks
+from medunet.palette import get_color
 from medunet.volume import build_grid
 
 
@@ -49,6 +50,8 @@ def read_seg(
     """
     seg = open_seg(source)
     segments = _choose(seg, names)
+    # Without a colour in the file it is that of the place in the file, whichever segments are read.
+    colors = {segment.name: segment.color or get_color(place) for place, segment in enumerate(seg.segments)}
     canvas = place_on_own_grid(seg) if stack is None else place_on_stack(seg, stack)
     if seg.kind == "LABELMAP":
         layers = canvas.finish(read_labelmap(seg, canvas, segments)[np.newaxis])
@@ -56,17 +59,17 @@ def read_seg(
             Structure(
                 name=segment.name,
                 values=(segment.number,),
-                color=segment.color or PALETTE[index % len(PALETTE)],
+                color=colors[segment.name],
                 code=segment.code,
             )
-            for index, segment in enumerate(segments)
+            for segment in segments
         )
         return StructureSet(layers=layers, structures=structures)
     collected = from_masks(
         ((segment.name, mask) for segment, mask in iterate_masks(seg, canvas, segments)),
         build_grid(canvas.shape, np.eye(4)),
         codes={segment.name: segment.code for segment in segments if segment.code is not None},
-        colors={segment.name: segment.color for segment in segments if segment.color is not None},
+        colors=colors,
     )
     return StructureSet(layers=canvas.finish(collected.layers.array), structures=collected.structures)
 
