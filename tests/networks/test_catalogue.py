@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from medunet.errors import InputError
+from medunet.inference.backends import trace_network
 from medunet.networks import ARCHITECTURES, build_network, find_architecture
 from medunet.networks.choices import IndexPool, IndexUnpool
 from medunet.networks.cost import count_parameters
@@ -69,6 +70,23 @@ def test_a_size_that_does_not_fit_is_refused_with_the_next_that_does(name: str, 
     network = build(name, config)
     with pytest.raises(ValueError, match=f"got {'x'.join(map(str, size))}.*use {'x'.join(map(str, fitting))}"):
         network(torch.zeros((1, 2, *size)))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "message"),
+    [
+        ("unet-plus-plus", {}, (17, 32), "takes sizes that are multiples of 16, got 17x32; pad the image or use 32x32"),
+        ("unet-plus-plus", {}, (16, 16), "needs 2 cells of 16 voxels per axis or more on its coarsest grid, got 16x16"),
+        ("deconvnet", {"padding": "valid"}, (128, 96), "sizes of 224 voxels or more along every axis, got 128x96; .*use 224x224"),
+        ("deconvnet", {"padding": "valid"}, (225, 224), "multiples of 32, got 225x224; pad the image or use 256x224"),
+    ],
+)  # fmt: skip
+def test_the_rule_that_a_size_breaks_is_named(
+    name: str, options: dict[str, Any], size: tuple[int, ...], message: str
+) -> None:
+    config = build_config(name, 2, size=(32, 32), **options)
+    with pytest.raises(ValueError, match=message):
+        config.check_size(size)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -312,9 +330,29 @@ def test_parameters_of_the_papers_setting(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "dims"),
+    [
+        (name, dims) if name not in SLOW and dims == 2 else pytest.param(name, dims, marks=pytest.mark.slow)
+        for name, dims in itertools.product(NAMES, (2, 3))
+    ],
+)
+def test_torchscript_answers_for_any_number_of_patches(name: str, dims: int) -> None:
+    """Traced with one patch, as `medunet export` and the bundle of MONAI are."""
+    config = build_config(name, dims)
+    network = build(name, config).eval()
+    stir(network)
+    traced = trace_network(network, make_image(config, batch_size=1))
+    image = make_image(config, batch_size=3)
+    with torch.no_grad():
+        expected = network(image)
+        assert torch.allclose(traced(image), expected, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
     "name", [name if name in EXPORTED_QUICKLY else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
 def test_it_exports(name: str) -> None:
+    """What torch makes of it for ONNX and OpenVINO."""
     config = build_config(name, 2, size=(32, 64))
     network, image = build(name, config).eval(), make_image(config, (32, 64), batch_size=1)
     exported = torch.export.export(network, (image,)).module()
