@@ -29,12 +29,12 @@ import torch
 
 from medunet.models.folder import write_description
 from medunet.networks import ARCHITECTURES, build_network, replace_network, summarize_networks
-from medunet.networks.choose import count_plan_gflop, fit_width
+from medunet.networks.choose import count_plan_gflop
 from medunet.networks.cost import count_gflop, count_parameters
 from medunet.planning import Plan
 from medunet.training import Observer, TrainingSettings, parse_budget
 from medunet.training.distributed import World
-from medunet.training.experiment import prepare_experiment
+from medunet.training.experiment import Experiment, prepare_experiment
 from medunet.training.fold import train_fold
 from medunet.training.signals import StopSignals
 from medunet.training.validation import Validation
@@ -73,10 +73,16 @@ def main() -> None:
 def compare(arguments: argparse.Namespace) -> None:
     """A child process per network."""
     budget = f"{arguments.seconds:g} s" if arguments.iterations is None else f"{arguments.iterations} iterations"
+    cost = f"{arguments.gflop} GFLOP per patch, as asked for"
+    if arguments.gflop is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            plan = plan_training(arguments, Path(scratch) / "run").plan
+        cost = f"{count_plan_gflop(plan):.2f} GFLOP per patch, what the planned U-Net costs"
     print(
         f"{arguments.task}, fold {arguments.fold}, {arguments.configuration}, {budget} each, seed {arguments.seed}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
+    print(f"every network as wide as fits into {cost}, or the narrowest there is")
     print(
         f"{'network':<17}{'Dice':>7}{'width':>7}{'patch':>11}{'parameters':>12}{'GFLOP':>7}{'steps':>7}"
         f"{'s/step':>8}{'s/pass':>8}{'GiB':>6}"
@@ -97,23 +103,10 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     """One network: the row of the table."""
-    logging.getLogger("medunet").setLevel(logging.ERROR)
-    settings = TrainingSettings(
-        task=arguments.task,
-        data=str(arguments.data.resolve()),
-        fold=arguments.fold,
-        budget=f"{arguments.iterations or 1000}it",
-        configuration=arguments.configuration,
-        device=arguments.device,
-        compile="off",
-        seed=arguments.seed,
-    )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
-        experiment = prepare_experiment(
-            folder, settings, world=World(), observer=Observer(), signals=StopSignals(), resumes=False
-        )
-        plan = put_network(experiment.plan, name, arguments.gflop)
+        experiment = plan_training(arguments, folder)
+        plan = replace_network(experiment.plan, name, gflop=arguments.gflop)
         write_description(folder, experiment.task, plan)
         budget = experiment.budget if arguments.iterations else parse_budget(f"{arguments.seconds:g}s")
         experiment = dataclasses.replace(experiment, plan=plan, budget=budget)
@@ -134,19 +127,22 @@ def train(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     }
 
 
-def put_network(plan: Plan, name: str, gflop: float | None) -> Plan:
-    """The plan with that network, scaled to a cost where one is given."""
-    if gflop is None or ARCHITECTURES[name].is_planned:
-        return replace_network(plan, name)
-    axes = [axis for axis, size in enumerate(plan.patch_size) if size > 1]
-    flat = tuple(plan.patch_size[axis] for axis in axes)
-    architecture, network = ARCHITECTURES[name], plan.network
-
-    def build(width: int | None = None) -> Any:
-        options = {} if width is None else {"width": width}
-        return architecture.build_config(flat, network.in_channels, network.out_channels, options)
-
-    return replace_network(plan, name, {"width": fit_width(build, build().width, architecture, flat, gflop).width})
+def plan_training(arguments: argparse.Namespace, folder: Path) -> Experiment:
+    """The training of the planned U-Net, in whose plan the networks are put."""
+    logging.getLogger("medunet").setLevel(logging.ERROR)
+    settings = TrainingSettings(
+        task=arguments.task,
+        data=str(arguments.data.resolve()),
+        fold=arguments.fold,
+        budget=f"{arguments.iterations or 1000}it",
+        configuration=arguments.configuration,
+        device=arguments.device,
+        compile="off",
+        seed=arguments.seed,
+    )
+    return prepare_experiment(
+        folder, settings, world=World(), observer=Observer(), signals=StopSignals(), resumes=False
+    )
 
 
 def time_pass(plan: Plan, device: torch.device) -> float:

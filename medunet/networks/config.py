@@ -77,6 +77,11 @@ class NetworkConfig(BaseModel, ABC):
         return math.prod(stage.stride for stage in self.stages)
 
     @property
+    def min_edge(self) -> int:
+        """Voxels that every axis of a patch must have."""
+        return 1
+
+    @property
     def min_deepest_voxels(self) -> int:
         """Voxels of the coarsest grid that the network needs: a normalisation over one voxel would leave nothing of it."""
         return 2
@@ -99,7 +104,7 @@ class NetworkConfig(BaseModel, ABC):
             >>> UNetPlusPlusConfig().find_next_size((100, 31)), UNetPlusPlusConfig().find_next_size((9, 9))
             ((112, 32), (16, 32))
         """
-        cells = [max(1, math.ceil(n / self.divisor)) for n in size]
+        cells = [math.ceil(max(n, self.min_edge) / self.divisor) for n in size]
         while math.prod(cells) < self.min_deepest_voxels:
             cells[-1] += 1
         return tuple(cell * self.divisor for cell in cells)
@@ -108,15 +113,20 @@ class NetworkConfig(BaseModel, ABC):
         """Refuse an image that the network cannot take.
 
         Raises:
-            ValueError: Names the next size that fits.
+            ValueError: Names the rule that it breaks and the next size that fits.
         """
         if (fitting := self.find_next_size(size)) != tuple(size):
             found, wanted = ("x".join(map(str, each)) for each in (size, fitting))
-            msg = (
-                f"The network takes sizes that are multiples of {self.divisor}, got {found}; pad the image or use "
-                f"{wanted}, the next size that fits."
-            )
+            msg = f"The network {self._find_rule(size)}, got {found}; pad the image or use {wanted}, the next size that fits."
             raise ValueError(msg)
+
+    def _find_rule(self, size: Sequence[int]) -> str:
+        """Which rule a size breaks, the strictest first."""
+        if min(size) < self.min_edge:
+            return f"takes sizes of {self.min_edge} voxels or more along every axis"
+        if any(n % self.divisor for n in size):
+            return f"takes sizes that are multiples of {self.divisor}"
+        return f"needs {self.min_deepest_voxels} cells of {self.divisor} voxels per axis or more on its coarsest grid"
 
 
 def list_options(config: NetworkConfig) -> dict[str, Any]:

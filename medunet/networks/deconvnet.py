@@ -89,10 +89,10 @@ class DeconvNetConfig(NetworkConfig):
             *(each for number in reversed(self.convolutions) for each in (step, *[Slide(3)] * number)),
         )
 
-    def find_next_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Multiples of 32, and at least 224 without padding."""
-        smallest = 32 * _CONNECTED_KERNEL if self.padding == "valid" else 1
-        return super().find_next_size([max(smallest, n) for n in size])
+    @property
+    def min_edge(self) -> int:
+        """224 without padding: 7 cells of the fully connected layer."""
+        return 32 * _CONNECTED_KERNEL if self.padding == "valid" else 1
 
 
 class DeconvNet(SegmentationNetwork):

@@ -122,11 +122,24 @@ class EncoderDecoder(nn.Module, ABC):
         """Logits at every scale that has a head, finest first."""
         return [head(features) for head, features in zip(self.heads, self._decode(image), strict=False)]
 
+    def _check_size(self, size: Sequence[int]) -> None:
+        """Refuse an image that the network cannot take; see `NetworkConfig.check_size`."""
+        cells = [math.ceil(n / divisor) for n, divisor in zip(size, self.divisors, strict=True)]
+        found, divisors = "x".join(map(str, size)), "x".join(map(str, self.divisors))
+        if any(n % divisor for n, divisor in zip(size, self.divisors, strict=True)):
+            rule = f"takes sizes that are multiples of {divisors}"
+        elif tuple(size) == self.divisors:
+            rule = f"normalises its coarsest grid, which needs 2 cells of {divisors} or more"
+        else:
+            return
+        cells[-1] += math.prod(cells) == 1
+        fitting = "x".join(str(cell * divisor) for cell, divisor in zip(cells, self.divisors, strict=True))
+        msg = f"The network {rule}, got {found}; pad the image or use {fitting}, the next size that fits."
+        raise ValueError(msg)
+
     def _decode(self, image: Tensor) -> list[Tensor]:
         """Decoder features of every scale, finest first."""
-        if any(size % divisor for size, divisor in zip(image.shape[2:], self.divisors, strict=True)):
-            msg = f"The network takes sizes that are multiples of {self.divisors}; got {tuple(image.shape[2:])}. Pad the image."
-            raise ValueError(msg)
+        self._check_size(image.shape[2:])
         skips = []
         x = image
         for stage in self.encoder:

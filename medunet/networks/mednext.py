@@ -1,7 +1,7 @@
 """MedNeXt (Roy 2023, arXiv:2303.09975), from MONAI, 2D and 3D.
 
 A U-Net of ConvNeXt blocks: a depth-wise convolution, then 1x1 convolutions that widen the channels and narrow them again,
-beside a shortcut; going down and up are such blocks too. Sizes S, B, M and L as in the paper, kernels of 3 or 5.
+beside a shortcut; going down and up are such blocks too. Sizes S, B, M and L as in the paper, kernels of 3, 5 or 7.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from medunet.networks.build import build_network
 from medunet.networks.catalogue import ARCHITECTURES, Architecture, find_architecture
-from medunet.networks.choose import fit_width
+from medunet.networks.choose import fit_features, fit_width
 from medunet.networks.config import list_options
 from medunet.networks.cost import count_gflop, count_parameters
 from medunet.networks.receptive_field import Slide, Step, Transposed, compute_receptive_field
@@ -68,7 +67,8 @@ def summarize_networks(
         in_channels: Input channels.
         out_channels: Output channels.
         names: Of the networks; all where none is given.
-        gflop: Widths are scaled so that a patch costs at most this; None takes those of the papers.
+        gflop: Widths are scaled so that a patch costs at most this, or as little or as much as there is; None takes those of
+            the papers.
 
     Raises:
         InputError: If there is no network of a name.
@@ -168,18 +168,11 @@ def _summarize(
 def _summarize_planned(
     architecture: Architecture, patch_size: tuple[int, ...], in_channels: int, out_channels: int, gflop: float | None
 ) -> NetworkSummary:
-    found = None
-    for base in itertools.count(32) if gflop is None else itertools.count(1):
-        plan, size = plan_unet(architecture, patch_size, in_channels, out_channels, base=base)
-        with torch.device("meta"):
-            network = build_network(plan).network
-        cost = count_gflop(network, in_channels, size)
-        if found is None or gflop is None or cost <= gflop:
-            found = (plan, network, cost)
-        if gflop is None or cost > gflop:
-            break
-    assert found is not None
-    plan, network, cost = found
+    plan, size = plan_unet(architecture, patch_size, in_channels, out_channels)
+    if gflop is not None:
+        plan = fit_features(plan, (*size, 1)[:3], gflop)
+    with torch.device("meta"):
+        network = build_network(plan).network
     return NetworkSummary(
         name=architecture.name,
         title=architecture.title,
@@ -190,7 +183,7 @@ def _summarize_planned(
         width=plan.features[0],
         patch_size=size,
         parameters=count_parameters(network),
-        gflop=cost,
+        gflop=count_gflop(network, in_channels, size),
         receptive_field=max(
             compute_receptive_field(list_planned_path(plan, axis)) for axis in range(plan.spatial_dims)
         ),

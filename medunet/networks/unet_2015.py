@@ -5,9 +5,10 @@ Exactly the paper's: two valid 3x3 convolutions and ReLU per level, max-pooling 
 388 x 388 are answered from 572 x 572 voxels.
 
 Behind the interface of all networks, patches in and logits of the same grid out, borders are mirrored, which for a whole
-image is the paper's overlap-tile strategy; `medunet.networks.borders.segment_overlap_tile` is the same in tiles. In 3D the
-margin of 92 voxels would cost more than the patch, so 3D is the general form with ``padding="same"``, as one can have in
-2D too.
+image is the paper's overlap-tile strategy. The sliding window of `medunet.inference` gives it patches without what surrounds
+them, so that each is mirrored at its own borders; `medunet.networks.borders.segment_overlap_tile` shows every tile its true
+surroundings. In 3D the margin of 92 voxels would cost more than the patch, so 3D is the general form with
+``padding="same"``, as one can have in 2D too.
 """
 
 from __future__ import annotations

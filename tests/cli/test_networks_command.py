@@ -44,6 +44,16 @@ def test_widths_are_scaled_to_a_cost() -> None:
         assert 10 < row["gflop"] <= 20, row["name"]
 
 
+@pytest.mark.parametrize(("dims", "widest"), [("2", 512), ("3", 320)])
+def test_the_widest_there_is_costs_less_than_was_asked_for(dims: str, widest: int) -> None:
+    """The planner's rule ends at so many channels, and with it the search."""
+    (one,) = json.loads(run("unet", "--json", "--dims", dims, "--patch", "16", "--gflop", "100000"))
+    assert one["width"] == widest
+    assert one["gflop"] < 100000
+    (least,) = json.loads(run("unet", "--json", "--dims", dims, "--patch", "16", "--gflop", "0.0000001"))
+    assert least["width"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dims", ["2", "3"])
 def test_all_networks_are_listed(dims: str) -> None:

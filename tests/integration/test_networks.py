@@ -1,4 +1,4 @@
-"""Every network of the catalogue trains, and infers, from the command line."""
+"""Every network of the catalogue trains, infers and exports from the command line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medunet.training.fit_plan.CPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
 
 
-def train_and_infer(
+def train_infer_and_export(
     command: Command, phantoms: Path, folder: Path, name: str, configuration: str, options: dict[str, object]
 ) -> None:
     run = folder / "run"
@@ -52,11 +52,15 @@ def train_and_infer(
     mask = read_label_map(folder / "mask.nii.gz")
     assert mask.spatial_shape == read_volume(scan).spatial_shape
     assert set(np.unique(mask.array)) <= {0, 1, 2}
+    # It is compared with the original on random patches before it is written.
+    outcome = command("export", run, "-o", folder / "network.ts", "--format", "torchscript")
+    assert outcome.exit_code == 0, outcome.err
+    assert "largest difference" in outcome.out
 
 
-def test_a_network_trains_and_infers(medunet_command: Command, phantoms: Path, tmp_path: Path) -> None:
+def test_a_network_trains_infers_and_exports(medunet_command: Command, phantoms: Path, tmp_path: Path) -> None:
     options = {"width": 4, "norm": "instance"}
-    train_and_infer(medunet_command, phantoms, tmp_path, "unet3d-2016", "3d", options)
+    train_infer_and_export(medunet_command, phantoms, tmp_path, "unet3d-2016", "3d", options)
     card = (tmp_path / "run" / "card.md").read_text()
     assert "3D 3D U-Net (2016), 4 stages of 8 to 64 channels" in card
 
@@ -64,10 +68,10 @@ def test_a_network_trains_and_infers(medunet_command: Command, phantoms: Path, t
 @pytest.mark.slow
 @pytest.mark.parametrize("configuration", ["2d", "3d"])
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
-def test_every_network_trains_and_infers(
+def test_every_network_trains_infers_and_exports(
     medunet_command: Command, phantoms: Path, tmp_path: Path, name: str, configuration: str
 ) -> None:
-    train_and_infer(medunet_command, phantoms, tmp_path, name, configuration, OPTIONS.get(name, {}))
+    train_infer_and_export(medunet_command, phantoms, tmp_path, name, configuration, OPTIONS.get(name, {}))
 
 
 @pytest.mark.parametrize(

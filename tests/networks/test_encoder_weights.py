@@ -165,10 +165,25 @@ def test_without_normalisation_in_the_file_that_of_the_network_starts_fresh(tmp_
     assert all(".1." in name for name in report.fresh)
 
 
-def test_fully_connected_layers_become_convolutions(tmp_path: Path) -> None:
+def rename_as_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's VGG has convolutions where the paper and torchvision have fully connected layers, and another head."""
+    names = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
+    renamed = {}
+    for key, tensor in state.items():
+        layer, kind = key.rsplit(".", 1)
+        if layer == "classifier.0" and kind == "weight":
+            tensor = tensor.unflatten(1, (-1, 7, 7))
+        elif layer == "classifier.3" and kind == "weight":
+            tensor = tensor[:, :, None, None]
+        renamed[f"{names.get(layer, layer)}.{kind}"] = tensor
+    return renamed
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_fully_connected_layers_become_convolutions(tmp_path: Path, library: str) -> None:
     """On 7x7 positions the middle voxel sees what the classifier saw."""
     state = make_state(list_vgg_shapes("vgg16", width=1, num_classes=5))
-    path = write(tmp_path, state)
+    path = write(tmp_path, state if library == "torchvision" else rename_as_timm(state))
     network = build("fcn-8s", path)
     load(network, "fcn-8s", path)
     features = make_image(7, 7, channels=8)

@@ -16,6 +16,7 @@ from medunet.networks.choose import count_plan_gflop, fit_width
 from medunet.networks.cost import count_gflop, count_orthogonal_gflop, count_parameters
 from medunet.planning import NetworkPlan, Plan
 from medunet.planning.architectures import describe_architecture
+from medunet.planning.stages import choose_features
 
 
 def flatten(plan: Plan, axis: int) -> Plan:
@@ -115,17 +116,36 @@ def test_the_patch_grows_to_what_the_network_takes() -> None:
         assert "grown from" in other.reasons["patch_size"]
 
 
-def test_the_planners_own_networks_differ_in_their_blocks() -> None:
-    plan = build_tiny_plan()
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_the_planners_own_networks_cost_the_same(spatial_dims: int) -> None:
+    """The deep residual encoder pays for its blocks with width; the narrow tiny plan is widened for a difference to show."""
+    plan = build_tiny_plan(spatial_dims=spatial_dims)
+    plan = plan.model_copy(update={"network": plan.network.model_copy(update={"features": (24, 48, 96)})})
     other = replace_network(plan, "residual-unet")
     assert other.patch_size == plan.patch_size
-    assert other.network.features == plan.network.features
-    assert other.network.encoder_blocks[0] == 1
+    assert other.network.encoder_blocks == (1, 3, 4)
     assert set(other.network.decoder_convolutions) == {1}
-    build_network(other.network)
+    base = other.network.features[0]
+    assert other.network.features == choose_features(3, spatial_dims, base=base)
+    assert base < 24
+    wider = other.network.model_copy(update={"features": choose_features(3, spatial_dims, base=base + 1)})
+    dearer = other.model_copy(update={"network": wider})
+    assert count_plan_gflop(other) <= count_plan_gflop(plan) < count_plan_gflop(dearer)
+    assert f"{count_plan_gflop(other):.3g} GFLOP" in other.reasons["network"]
+    assert replace_network(other, "residual-unet") is other  # of a preset, whose width is nnU-Net's
     assert replace_network(plan, "unet") is plan
     with pytest.raises(InputError, match="takes no options"):
         replace_network(plan, "residual-unet", {"width": 3})
+
+
+@pytest.mark.parametrize("name", ["unet", "residual-unet", "segnet"])
+def test_a_cost_that_is_asked_for(name: str) -> None:
+    plan = build_tiny_plan()
+    wide = replace_network(plan, name, gflop=0.3)
+    assert 0.2 < count_plan_gflop(wide) <= 0.3
+    assert "the widest that costs no more than was asked for (0.3 GFLOP)" in wide.reasons["network"]
+    least = replace_network(plan, name, gflop=1e-9)
+    assert "the narrowest there is, though less was asked for" in least.reasons["network"]
 
 
 def test_plans_without_options_are_written_as_before() -> None:

@@ -195,5 +195,5 @@ def test_the_seed_decides_the_weights(settings: dict[str, Any]) -> None:
 
 
 def test_a_size_that_does_not_divide_is_explained() -> None:
-    with pytest.raises(ValueError, match=r"multiples of \(2, 4, 4\); got \(8, 12, 15\)"):
+    with pytest.raises(ValueError, match="multiples of 2x4x4, got 8x12x15; pad the image or use 8x12x16"):
         build(VOLUME)(make_image(VOLUME)[..., :15])

@@ -192,15 +192,24 @@ def test_a_shift_by_the_stride_shifts_the_answer() -> None:
 @pytest.mark.parametrize(
     ("settings", "size", "divisors"),
     [
-        (ISOTROPIC, (9, 8, 8), r"\(4, 4, 4\); got \(9, 8, 8\)"),
-        (ISOTROPIC, (8, 8, 6), r"\(4, 4, 4\); got \(8, 8, 6\)"),
-        (ANISOTROPIC, (3, 8, 8), r"\(2, 4, 4\); got \(3, 8, 8\)"),
-        (FLAT, (8, 7), r"\(4, 2\); got \(8, 7\)"),
+        (ISOTROPIC, (9, 8, 8), "4x4x4, got 9x8x8; pad the image or use 12x8x8"),
+        (ISOTROPIC, (8, 8, 6), "4x4x4, got 8x8x6; pad the image or use 8x8x8"),
+        (ANISOTROPIC, (3, 8, 8), "2x4x4, got 3x8x8; pad the image or use 4x8x8"),
+        (FLAT, (8, 7), "4x2, got 8x7; pad the image or use 8x8"),
     ],
 )
 def test_a_size_that_does_not_divide_is_explained(settings: dict[str, Any], size: Any, divisors: str) -> None:
-    with pytest.raises(ValueError, match=rf"takes sizes that are multiples of {divisors}. Pad the image"):
+    with pytest.raises(ValueError, match=f"takes sizes that are multiples of {divisors}, the next size"):
         build(settings)(make_image(settings, size))
+
+
+@pytest.mark.parametrize("size", [(4, 4, 4), (3, 1, 4)])
+def test_one_voxel_on_the_coarsest_grid_is_too_few(size: Any) -> None:
+    """The normalisation would make it 0; the size that is named is taken."""
+    with pytest.raises(ValueError, match=f"got {'x'.join(map(str, size))}; pad the image or use 4x4x8"):
+        build(ISOTROPIC)(make_image(ISOTROPIC, size))
+    with torch.no_grad():
+        assert torch.isfinite(build(ISOTROPIC)(make_image(ISOTROPIC, (4, 4, 8)))).all()
 
 
 @pytest.mark.parametrize(

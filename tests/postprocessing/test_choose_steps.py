@@ -107,18 +107,17 @@ def test_few_cases_decide_nothing() -> None:
     assert measure.asked == []
 
 
-def test_a_step_that_harms_another_label_is_dropped() -> None:
+@pytest.mark.parametrize("harm", [0.0, 0.15])
+def test_a_step_that_harms_another_label_is_dropped(harm: float) -> None:
     def effect(label: str, _: int, taken: set[str]) -> float:
-        gain = 0.1 if f"{label}: closing:mm=2" in taken and label != "kidney_right" else 0.0
-        harm = 0.05 if label == "kidney_left" and "liver: closing:mm=2" in taken else 0.0
-        return BASE + gain - 3 * harm
+        gain = 0.1 if label == "liver" and "liver: closing:mm=2" in taken else 0.0
+        return BASE + gain - (harm if label == "kidney_left" and "liver: closing:mm=2" in taken else 0.0)
 
     chosen = choose(effect)
-    assert "kidney_left: closing:mm=2" not in list_steps(chosen)
-    found = next(
-        step for step in chosen.tried if step.step == "kidney_left: closing:mm=2" or "kidney_left" in step.step
-    )
-    assert not found.is_used
+    found = next(step for step in chosen.tried if step.step == "liver: closing:mm=2")
+    assert found.is_used == (harm == 0)
+    assert list_steps(chosen) == ([] if harm else ["liver: closing:mm=2"])
+    assert ("together with the steps of other labels, one falls" in found.reason) == (harm > 0)
 
 
 def test_time_that_is_over_ends_the_search_and_is_told() -> None:

@@ -96,9 +96,8 @@ def test_the_crf_moves_the_border_to_where_the_image_has_it() -> None:
     found = medunet.postprocess(mask, ["crf:appearance=5", "fill-holes"], image=build_image(), device="cpu")
     expected = np.zeros_like(mask.array)
     expected[INSIDE] = 3
-    expected[0, 16, 14, 6] = 9  # belongs to no step
-    assert (found.labels.array == 9).sum() == 1 or found.labels.array[0, 16, 14, 6] == 0
-    assert (found.labels.array[0, 3:14] == expected[0, 3:14]).all()
+    # Without a task the lone voxels are labels like others, which the dark image around them pulls away.
+    assert np.array_equal(found.labels.array, expected)
 
 
 def test_probabilities_are_used_by_the_first_step_and_what_is_ignored_stays() -> None:

@@ -12,7 +12,7 @@ import cc3d
 import numpy as np
 import pytest
 import torch
-from made_up_objects import build_task, draw_row, make_probabilities
+from made_up_objects import TISSUE, build_task, draw_pile, draw_row, make_probabilities
 from oracles import Outcome
 from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_otsu
@@ -23,6 +23,7 @@ from medunet.inference.sliding_window import Slab
 from medunet.io import read_label_map, read_volume, write_nifti_image, write_nifti_labels
 from medunet.models import combine_instance_rules, read_records
 from medunet.phantoms import make_phantom_case, write_phantom_dataset
+from medunet.planning import Effort
 from medunet.tasks import Case, Task, load_task, read_dataset
 from medunet.training.instances import fit_instances, measure_smallest_objects
 from medunet.training.losses.boundary import weigh_class_boundaries
@@ -34,8 +35,12 @@ TASK = build_task()
 
 def write_rows(folder: Path, num_cases: int = 3) -> list[Case]:
     """Rows of discs, one more in each."""
-    for number in range(num_cases):
-        objects = draw_row(3 + number)
+    return write_cases(folder, [draw_row(3 + number) for number in range(num_cases)])
+
+
+def write_cases(folder: Path, labels: list[Volume]) -> list[Case]:
+    """Images that show what is labelled."""
+    for number, objects in enumerate(labels):
         write_nifti_image(objects.with_array(objects.array.astype(np.float32)), folder / "images" / f"{number}.nii.gz")
         write_nifti_labels(objects, folder / "labels" / f"{number}.nii.gz")
     return list(read_dataset(folder).cases)
@@ -101,20 +106,28 @@ def test_the_gap_that_counts_is_the_one_between_bodies() -> None:
     assert (weigh_class_boundaries(alone, gaps=[2]) == 1).all()  # a border beside nothing is worth no more
 
 
-def test_a_training_leaves_rules_and_scores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, medunet_command: Callable[..., Outcome]
-) -> None:
-    monkeypatch.setenv("MEDUNET_HOME", str(tmp_path / "home"))
-    cases = write_rows(tmp_path / "data", 4)
-    recipe = tmp_path / "task.yaml"
-    recipe.write_text(TASK.model_dump_json())
-    outcome = medunet_command(
-        "train", "--task", recipe, "--data", tmp_path / "data", "-o", tmp_path / "model", "--fold", "0", "--budget", "2it",
+def train_briefly(command: Callable[..., Outcome], folder: Path, task: Task) -> Outcome:
+    """Two steps on the cases below ``data``."""
+    recipe = folder / "task.yaml"
+    recipe.write_text(task.model_dump_json())
+    return command(
+        "train", "--task", recipe, "--data", folder / "data", "-o", folder / "model", "--fold", "0", "--budget", "2it",
         "--device", "cpu",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("is_volume", [False, True])
+def test_a_training_leaves_rules_and_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, medunet_command: Callable[..., Outcome], is_volume: bool
+) -> None:
+    monkeypatch.setenv("MEDUNET_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("medunet.training.fit_plan.CPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
+    cases = write_cases(tmp_path / "data", [draw_pile() if is_volume else draw_row(3 + number) for number in range(4)])
+    outcome = train_briefly(medunet_command, tmp_path, TASK)
     assert outcome.exit_code == 0, outcome.err
     assert "Objects: nucleus: seeds from" in outcome.out
     records = read_records(tmp_path / "model")
+    assert records.plan.network.spatial_dims == (3 if is_volume else 2)
     assert records.instances.num_cases == len(records.training.validation_cases)
     assert records.task.labels == {"nucleus": (1,), "nucleus border": (2,)}
     assert records.training.settings["loss"] == "boundary-ce"
@@ -124,6 +137,40 @@ def test_a_training_leaves_rules_and_scores(
         medunet_command("infer", cases[0].images[0], "-o", tmp_path / "m.nii.gz", "-m", tmp_path / "model").exit_code
         == 0
     )
+
+
+def test_things_and_stuff_are_learnt_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, medunet_command: Callable[..., Outcome]
+) -> None:
+    """Train, infer and evaluate a task whose files hold 2001, 2002 and so on for nuclei and 3000 for stroma."""
+    monkeypatch.setenv("MEDUNET_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("medunet.training.fit_plan.CPU_EFFORT", Effort(voxels=2 * 16**3, features=4))
+    rows = [draw_row(3) for _ in range(4)]
+    tissue = [
+        row.with_array(np.select([row.array == 2, row.array > 0], [5002, 2000 + row.array.astype(int)], 3000))
+        for row in rows
+    ]
+    cases = write_cases(tmp_path / "data", tissue)
+    outcome = train_briefly(medunet_command, tmp_path, build_task(TISSUE))
+    assert outcome.exit_code == 0, outcome.err
+    assert all(f"{name}: seeds from" in outcome.out for name in ("nucleus", "cell"))
+    mask = tmp_path / "masks" / "0.nii.gz"
+    mask.parent.mkdir()
+    outcome = medunet_command("infer", cases[0].images[0], "-o", mask, "-m", tmp_path / "model", "--semantic")
+    assert outcome.exit_code == 0, outcome.err
+    values = read_label_map(mask).array.astype(int)
+    semantic = read_label_map(mask.with_name("0_semantic.nii.gz")).array
+    assert set(np.unique(semantic)) <= {0, 2, 3, 5}
+    assert np.array_equal(values // 1000, semantic)
+    assert set(np.unique(values[semantic == 3])) <= {3000}  # stuff has no numbers, things have
+    assert (values[(semantic == 2) | (semantic == 5)] % 1000 > 0).all()
+    mask.with_name("0_semantic.nii.gz").unlink()
+    scores = medunet_command(
+        "evaluate", mask, cases[0].labels, "--task", tmp_path / "task.yaml", "--json", "--instances"
+    )
+    assert scores.exit_code == 0, scores.err
+    instances = {row["label"]: row for row in json.loads(scores.out)["instances"]["summary"]}
+    assert {label: row["num_reference"] for label, row in instances.items()} == {"nucleus": 2, "stroma": 1, "cell": 1}
 
 
 def write_tiles(picture: Volume, objects: Volume, folder: Path, *, name: str, edge: int = 40) -> None:

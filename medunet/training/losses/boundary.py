@@ -3,9 +3,9 @@
 ``1 + w0 * exp(-(d1 + d2)^2 / (2 sigma^2))`` with the distances d1 and d2 of a voxel to the nearest and the second nearest
 object, 0 within it. Distances are in *voxels of the patch*, between centres, as the paper's are in pixels. Objects are the
 connected components (26 neighbours) of each label, or of each region. A patch with fewer than two objects weighs 1. The
-paper's other factor, the balance of classes, is left out. Of a task with instances the objects are the bodies: the border
-between two that touch is the gap that must be learnt. Farther than four sigma the second object is taken as absent:
-the weight is then below ``1 + 0.0034 w0 / 10``.
+paper's other factor, the balance of classes, is left out. Of a task with instances the objects are the bodies of its things:
+the border between two that touch is the gap that must be learnt, and stuff is a background like any other. Farther than four
+sigma the second object is taken as absent: the weight is then below ``1 + 0.0034 w0 / 10``.
 """
 
 from __future__ import annotations

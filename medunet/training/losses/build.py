@@ -76,7 +76,8 @@ def build_loss(name: LossName, task: Task, device: torch.device) -> Segmentation
         msg = f"There is no loss '{name}'; {suggest(name, TERMS)}"
         raise InputError(msg)
     membership = torch.from_numpy(compute_membership(task)).to(device)
-    gaps = [code for code, label in enumerate(task.labels, start=1) if label in task.borders.values()]
+    # Between objects lies all that is no object: of a task with instances borders and stuff, otherwise the background alone.
+    gaps = [code for code, label in enumerate(task.labels, start=1) if task.has_instances and label not in task.things]
     weigh = (
         partial(weigh_region_boundaries, membership=membership)
         if task.has_regions

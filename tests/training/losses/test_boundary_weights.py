@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from made_up_objects import TISSUE
+from made_up_objects import build_task as build_object_task
 from made_up_patches import CLASSES, REGIONS, build_task, make_codes, make_noise
 from scipy import ndimage
 from torch.nn import functional as F
@@ -104,6 +106,19 @@ def test_the_gap_between_two_organs_counts_more_than_the_open_field() -> None:
     (gradient,) = torch.autograd.grad(build_loss("boundary-ce", task, CPU)([logits], codes).total, logits)
     in_the_gap, far_away = gradient[0, 1, 0, 0, [8, 39]].tolist()
     assert in_the_gap == pytest.approx(far_away * (1 + 10 * math.exp(-4 / 50)), rel=1e-4)
+
+
+def test_what_surrounds_an_object_is_no_object() -> None:
+    """A task with stuff: codes are nucleus, stroma, cell, and the borders of nuclei and of cells."""
+    weigh_voxels = build_loss("boundary-ce", build_object_task(TISSUE), CPU).weigh_voxels
+    assert weigh_voxels is not None
+    codes = torch.full((1, 9, 9, 1), 2, dtype=torch.uint8)
+    codes[0, 2:7, 2:7], codes[0, 3:6, 3:6] = 4, 1
+    codes[0, 0, 0] = 0
+    assert (weigh_voxels(codes) == 1).all()  # a nucleus in stroma has nobody near it
+    row = torch.tensor([2, 1, 4, 2, 5, 3, 2], dtype=torch.uint8).reshape(1, 1, 1, 7)
+    weights = weigh_voxels(row).flatten().tolist()
+    assert weights == [gap(6), gap(4), gap(4), gap(4), gap(4), gap(4), gap(6)]
 
 
 def test_coarse_scales_take_the_weights_of_the_finest() -> None:
