@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +114,27 @@ def write_densities(make_densities: Any) -> Callable[..., Volume]:
     return write
 
 
-@pytest.fixture
-def medunet_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Outcome]]:
-    """The command line in this process, through its real entry point."""
+@contextmanager
+def keeping_logging() -> Iterator[None]:
+    """Commands and benchmarks that run in this process decide what is logged; afterwards it is as it was."""
     logger = logging.getLogger("medunet")
-    before = list(logger.handlers), logger.level, logger.propagate
-
-    def restore() -> None:
-        logger.handlers[:], level, logger.propagate = before[0], before[1], before[2]
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_one_test_is_not_that_of_the_next() -> Iterator[None]:
+    with keeping_logging():
+        yield
+
+
+@pytest.fixture
+def medunet_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """The command line in this process, through its real entry point."""
 
     def call(*arguments: object) -> Outcome:
         from medunet.cli import app
@@ -132,19 +143,17 @@ def medunet_command(
         monkeypatch.setenv("COLUMNS", "200")
         capsys.readouterr()
         try:
-            app.main()
+            with keeping_logging():
+                app.main()
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except MedunetError:
             code = 1  # what Python itself exits with after the traceback that --debug asks for
-        finally:
-            restore()
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
-    yield call
-    restore()
+    return call
 
 
 @pytest.fixture(autouse=True)

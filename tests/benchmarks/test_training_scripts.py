@@ -22,9 +22,9 @@ from peers.monai_data import build_monai_draw
 from medunet.augmentation import AugmentationPolicy, build_policy
 from medunet.models import get_runs_folder
 from medunet.planning import Effort, build_plan
-from medunet.preprocessing import prepare_cases
 from medunet.tasks import load_task, read_dataset
 from medunet.training import experiment
+from medunet.training.memory import limit_cases_gib
 
 TASK = """
 name: made-up
@@ -140,12 +140,14 @@ def test_memory_is_measured_with_cases_on_disk_and_with_the_defaults(
         store = get_runs_folder() / "preprocessed" / "made-up"
         task_of_cases = load_task(task)
         plan = build_plan(make_fingerprint(SHAPE, num_cases=5), task_of_cases, EFFORT)
-        stored = experiment.prepare_cases(read_dataset(Path(folder)).cases, task_of_cases, plan, store)
+        limit = experiment.limit_cases_gib(plan, "32-true", torch.device("cpu"), None)
+        cases = read_dataset(Path(folder)).cases
+        stored = experiment.prepare_cases(cases, task_of_cases, plan, store, memory_gib=limit)
         held.extend(case.is_in_memory for case in stored)
         folds.append(fold)
 
     monkeypatch.setattr("medunet.training.train", prepare)
-    monkeypatch.setattr(experiment, "prepare_cases", prepare_cases)  # which the script replaces
+    monkeypatch.setattr(experiment, "limit_cases_gib", limit_cases_gib)  # which the script replaces
     for name in ("defaults", "fold 0", "on disk"):
         way = asdict(check_training_memory.WAYS[name])
         memory = check_training_memory.measure(str(data), str(data.parent / "task.yaml"), "1it", way)
