@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 DEMO := demo
+TEST_PROCESSES ?= 2
 
 .PHONY: help
 help: ## List the targets
@@ -58,7 +59,7 @@ pictures: demo ## Write every picture of docs/images anew (after the demo; viewe
 .PHONY: test
 test: $(INSTALLED) lint types imports ## Linters, types, import order, tests (what CI runs)
 	@echo "== Tests =="
-	$(BIN)/pytest -m "not slow and not gpu and not bench"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow and not gpu and not bench"
 
 .PHONY: slow
 slow: $(INSTALLED) ## The tests that take minutes
