@@ -20,6 +20,7 @@ from medunet.inference.sliding_window import (
     crop_tile,
     stream_sliding_window,
 )
+from medunet.inference.surroundings import let_see_surroundings, surround
 from medunet.inference.tiling import STEP_FRACTION, Box, plan_tiles
 from medunet.planning import Plan
 from medunet.preprocessing import compute_fill, crop_with_neighbours, find_neighbour_slices
@@ -46,7 +47,7 @@ def compute_logits(
         on_tiles: Called with the number of finished tiles and of all.
     """
     return collect_logits(
-        TorchBackend(network, device, precision),
+        TorchBackend(let_see_surroundings(network, plan), device, precision),
         prepared,
         plan,
         device,
@@ -109,9 +110,11 @@ def stream_logits(
 
 
 def choose_crop(plan: Plan) -> CropTile:
-    """What the networks of a plan see of a tile: its voxels, and in 2.5D the slices on either side as further channels."""
+    """What the networks of a plan see of a tile: its voxels, in 2.5D the slices on either side as further channels, and without
+    padding what lies around it.
+    """
     neighbours = find_neighbour_slices(plan)
-    return crop_tile if neighbours is None else partial(crop_with_neighbours, neighbours=neighbours)
+    return surround(crop_tile if neighbours is None else partial(crop_with_neighbours, neighbours=neighbours), plan)
 
 
 def compute_around(array: Array, plan: Plan) -> Tensor:

@@ -20,6 +20,7 @@ from medunet.device import Precision
 from medunet.errors import InputError
 from medunet.inference.at_once import SMALLEST_BLOCK, Portions
 from medunet.inference.boundary import CHUNK
+from medunet.inference.surroundings import find_seen_size
 from medunet.inference.tiling import STEP_FRACTION, plan_tiles
 from medunet.networks import build_network
 from medunet.networks.cost import count_parameters, count_pass_bytes
@@ -159,7 +160,7 @@ def estimate_memory(
     channels = num_channels + plan.num_previous_labels
     host = {
         "preprocessed scan": network.pop("preprocessed scan"),
-        "tiles": 4 * channels * portions.batch_size * math.prod(plan.patch_size),
+        "tiles": 4 * channels * portions.batch_size * math.prod(find_seen_size(plan)),
         "labels of a slab": voxels,
     }
     return MemoryNeed(constant=constant, stages=stages | {"network": host}, device={"weights": weights, **network})
@@ -264,7 +265,7 @@ def _estimate_network(seen: Shape3, shape: Shape3, work: Work, portions: Portion
     prepared = 4 * channels * math.prod(seen)
     plane = math.prod(tiling.padded_shape) // tiling.padded_shape[tiling.streaming_axis]
     depth = plan.patch_size[tiling.streaming_axis]
-    patch = math.prod(plan.patch_size)
+    patch, seen_patch = math.prod(plan.patch_size), math.prod(find_seen_size(plan))
     at_once = portions.batch_size  # passes through the network; all passes of a batch of tiles are kept
     passes = portions.batch_size * work.num_flips
     is_alone = work.backend != "torch"  # patches go through it one by one
@@ -279,8 +280,10 @@ def _estimate_network(seen: Shape3, shape: Shape3, work: Work, portions: Portion
         "preprocessed scan": prepared,
         "sums of a row": 4 * outputs * (1 + depth) * plane,
         "tiles": 4
-        * patch
-        * (channels * (portions.batch_size + passes) + outputs * (passes + portions.batch_size * work.num_networks)),
+        * (
+            seen_patch * channels * (portions.batch_size + passes)
+            + patch * outputs * (passes + portions.batch_size * work.num_networks)
+        ),
         "network at work": int(share * activations),
         "labels of a slab": int(slab_voxels + logits + 8 * logits / (4 * outputs) + 3 * points)
         + 4 * 2 * max(CHUNK, outputs * plane)  # planes between voxels

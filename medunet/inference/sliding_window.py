@@ -258,18 +258,21 @@ class _Batches:
         self._is_pinned = device.type == "cuda" and image.device.type == "cpu"
 
     def build(self, boxes: Sequence[Box]) -> Tensor:
-        """Tiles ``(B, C, *patch_size)``, a copy of their own."""
+        """Tiles ``(B, C, *patch_size)``, larger with surroundings, a copy of their own."""
         parts = [self._crop(self._image, box) for box in boxes]  # cut off at the end of the volume
         num_channels = len(parts[0])
+        # What is seen with its surroundings is larger than a tile.
+        i, j, k = (max(size, n) for size, n in zip(self._patch_size, parts[0].shape[1:], strict=True))
+        size = (i, j, k)
         batch = torch.empty(
-            (len(parts), num_channels, *self._patch_size),
+            (len(parts), num_channels, *size),
             dtype=self._image.dtype,
             device=self._image.device,
             pin_memory=self._is_pinned,
         )
         for tile, part in zip(batch, parts, strict=True):
             _, i, j, k = part.shape
-            if (i, j, k) != self._patch_size:
+            if (i, j, k) != size:
                 fill = self._fill.repeat_interleave(num_channels // len(self._fill))
                 tile.copy_(fill[:, None, None, None].expand_as(tile))
             tile[:, :i, :j, :k] = part

@@ -1,6 +1,6 @@
 """Segmentation networks, 2D and 3D through one ``spatial_dims`` argument."""
 
-from medunet.networks.build import PatchNetwork, build_network
+from medunet.networks.build import Margins, PatchNetwork, build_network, find_surroundings
 from medunet.networks.catalogue import ARCHITECTURES, Architecture, find_architecture
 from medunet.networks.choose import replace_network
 from medunet.networks.config import NetworkConfig, Stage
@@ -23,6 +23,7 @@ __all__ = [
     "Architecture",
     "EncoderDecoder",
     "EncoderWeights",
+    "Margins",
     "NetworkConfig",
     "NetworkSummary",
     "PatchNetwork",
@@ -33,6 +34,7 @@ __all__ = [
     "build_network",
     "find_architecture",
     "find_encoder_options",
+    "find_surroundings",
     "load_encoder_weights",
     "read_encoder_weights",
     "replace_network",

@@ -1,4 +1,4 @@
-"""Valid convolutions on whole images: mirrored borders, and the overlap-tile strategy (Ronneberger 2015, arXiv:1505.04597).
+"""Valid convolutions on whole images: mirrored borders (Ronneberger 2015, arXiv:1505.04597).
 
 ```text
    margin   image    margin          A network without padding answers only for the inside of what it sees. Around the
@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -31,10 +30,20 @@ def mirror_pad(image: Tensor, margins: Sequence[tuple[int, int]]) -> Tensor:
         if before == after == 0:
             continue
         size = image.shape[axis]
-        period = max(1, 2 * size - 2)
-        wave = torch.arange(-before, size + after, device=image.device).remainder(period)
-        image = image.index_select(axis, torch.minimum(wave, period - wave) if size > 1 else wave)
+        image = image.index_select(axis, list_mirrored(-before, size + after, size).to(image.device))
     return image
+
+
+def list_mirrored(start: int, stop: int, size: int) -> Tensor:
+    """The voxels of a line of that size that its continuation by mirror images shows from one place to another.
+
+    Example:
+        >>> list_mirrored(-2, 6, 4).tolist()
+        [2, 1, 0, 1, 2, 3, 2, 1]
+    """
+    period = max(1, 2 * size - 2)
+    wave = torch.arange(start, stop).remainder(period)
+    return torch.minimum(wave, period - wave) if size > 1 else wave
 
 
 def crop_center(image: Tensor, size: Sequence[int]) -> Tensor:
@@ -43,42 +52,6 @@ def crop_center(image: Tensor, size: Sequence[int]) -> Tensor:
         if image.shape[axis] != wanted:
             image = image.narrow(axis, (image.shape[axis] - wanted) // 2, wanted)
     return image
-
-
-def segment_overlap_tile(
-    compute: Callable[[Tensor], Tensor], image: Tensor, tile_size: Sequence[int], margin: int
-) -> Tensor:
-    """Answer for a whole image tile by tile, seamlessly: every tile is seen with its true surroundings.
-
-    Args:
-        compute: A network without padding: ``tile + 2 margin`` voxels per axis in, ``tile`` out.
-        image: ``(B, C, *spatial)``.
-        tile_size: Voxels that one pass answers for; tiles at the far border reach into the mirror image.
-        margin: Voxels that the network loses at each side.
-
-    Returns:
-        ``(B, out_channels, *spatial)``, the same as in one pass over the whole mirrored image.
-    """
-    spatial = image.shape[2:]
-    counts = [-(-n // tile) for n, tile in zip(spatial, tile_size, strict=True)]
-    padded = mirror_pad(
-        image,
-        [(margin, margin + count * tile - n) for n, tile, count in zip(spatial, tile_size, counts, strict=True)],
-    )
-    answer: Tensor | None = None
-    for cell in itertools.product(*map(range, counts)):
-        begins = [index * tile for index, tile in zip(cell, tile_size, strict=True)]
-        window = padded
-        for axis, (begin, tile) in enumerate(zip(begins, tile_size, strict=True), start=2):
-            window = window.narrow(axis, begin, tile + 2 * margin)
-        logits = compute(window)
-        if answer is None:
-            whole = [count * tile for count, tile in zip(counts, tile_size, strict=True)]
-            answer = logits.new_empty((*logits.shape[:2], *whole))
-        box = tuple(slice(begin, begin + tile) for begin, tile in zip(begins, tile_size, strict=True))
-        answer[(slice(None), slice(None), *box)] = logits
-    assert answer is not None
-    return answer[(slice(None), slice(None), *(slice(0, n) for n in spatial))]
 
 
 def find_valid_margin(num_poolings: int) -> int:
@@ -105,6 +78,17 @@ def find_valid_output(size: Sequence[int], num_poolings: int) -> tuple[int, ...]
     return tuple(-(-(n + lost) // factor) * factor - lost for n in size)
 
 
+def find_valid_surroundings(size: Sequence[int], num_poolings: int) -> tuple[tuple[int, int], ...]:
+    """Voxels before and after a patch that such a U-Net has to see, too, one pair per axis.
+
+    Example:
+        >>> find_valid_surroundings((388, 300), 4)
+        ((92, 92), (92, 100))
+    """
+    margin, answered = find_valid_margin(num_poolings), find_valid_output(size, num_poolings)
+    return tuple((margin, margin + whole - n) for n, whole in zip(size, answered, strict=True))
+
+
 def answer_whole_image(compute: Callable[[Tensor], Tensor], image: Tensor, num_poolings: int) -> Tensor:
     """Logits of the image's own grid from such a U-Net: borders are mirrored, so that any size will do.
 
@@ -114,7 +98,5 @@ def answer_whole_image(compute: Callable[[Tensor], Tensor], image: Tensor, num_p
         num_poolings: Of the U-Net.
     """
     spatial = image.shape[2:]
-    margin, answered = find_valid_margin(num_poolings), find_valid_output(spatial, num_poolings)
-    margins = [(margin, margin + whole - n) for n, whole in zip(spatial, answered, strict=True)]
-    logits = compute(mirror_pad(image, margins))
+    logits = compute(mirror_pad(image, find_valid_surroundings(spatial, num_poolings)))
     return logits[(slice(None), slice(None), *(slice(0, n) for n in spatial))]

@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from medunet.networks.catalogue import ARCHITECTURES
+from medunet.networks.config import NetworkConfig
 from medunet.networks.encoder_decoder import EncoderDecoder
 from medunet.networks.network import SegmentationNetwork
 from medunet.networks.residual_unet import ResidualUNet
 from medunet.networks.small_grids import protect_small_grids
 from medunet.networks.unet import UNet
 from medunet.planning import NetworkPlan
+from medunet.volume import Shape3
+
+Margins = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Voxels before and after, along I, J and K."""
 
 _PLANNED: dict[str, type[EncoderDecoder]] = {"unet": UNet, "residual-unet": ResidualUNet}
 
@@ -53,6 +58,22 @@ class PatchNetwork(nn.Module):
         flat: Tensor = self.network(patches.squeeze(axis))
         return flat.unsqueeze(axis)
 
+    def compute_inside(self, tiles: Tensor, patch_size: Sequence[int]) -> Tensor:
+        """Logits of patches that are seen with what surrounds them.
+
+        Args:
+            tiles: ``(B, C, *spatial)``: patches with the margins of `find_surroundings`.
+            patch_size: ``(I, J, K)``.
+
+        Returns:
+            ``(B, out_channels, I, J, K)``.
+        """
+        assert isinstance(self.network, SegmentationNetwork)
+        axis = None if self.slice_axis is None else 2 + self.slice_axis
+        logits = self.network.compute_inside(tiles if axis is None else tiles.squeeze(axis))
+        logits = logits if axis is None else logits.unsqueeze(axis)
+        return logits[(slice(None), slice(None), *(slice(0, n) for n in patch_size))]
+
     def forward_scales(self, patches: Tensor) -> list[Tensor]:
         """Logits of every supervised scale, finest first."""
         if self.slice_axis is None:
@@ -64,16 +85,8 @@ class PatchNetwork(nn.Module):
 def build_network(plan: NetworkPlan) -> PatchNetwork:
     """The network of a plan, with fresh weights from torch's global generator."""
     slice_axis = find_slice_axis(plan)
-    if plan.architecture not in _PLANNED:
-        architecture = ARCHITECTURES[plan.architecture]
-        assert architecture.config is not None
-        config = architecture.config(
-            spatial_dims=plan.spatial_dims,
-            in_channels=plan.in_channels,
-            out_channels=plan.out_channels,
-            **plan.options,
-        )
-        return PatchNetwork(architecture.build_network(config), slice_axis)
+    if (config := _find_config(plan)) is not None:
+        return PatchNetwork(ARCHITECTURES[plan.architecture].build_network(config), slice_axis)
     axes = [axis for axis in range(3) if axis != slice_axis]
     network = _PLANNED[plan.architecture](
         spatial_dims=plan.spatial_dims,
@@ -87,6 +100,32 @@ def build_network(plan: NetworkPlan) -> PatchNetwork:
         num_scales=plan.num_scales,
     )
     return PatchNetwork(network, slice_axis)
+
+
+def _find_config(plan: NetworkPlan) -> NetworkConfig | None:
+    """Of a network of the catalogue; None for the planner's own."""
+    if plan.architecture in _PLANNED:
+        return None
+    config = ARCHITECTURES[plan.architecture].config
+    assert config is not None
+    return config(
+        spatial_dims=plan.spatial_dims, in_channels=plan.in_channels, out_channels=plan.out_channels, **plan.options
+    )
+
+
+def find_surroundings(plan: NetworkPlan, patch_size: Shape3) -> Margins:
+    """Voxels before and after a patch along I, J and K that its network has to see to answer for all of it as in the whole image.
+
+    None, ``(0, 0)``, but of networks without padding, which otherwise mirror the patch at its own borders.
+    """
+    config, slice_axis = _find_config(plan), find_slice_axis(plan)
+    axes = [axis for axis in range(3) if axis != slice_axis]
+    margins = [(0, 0)] * 3
+    if config is not None:
+        for axis, margin in zip(axes, config.find_surroundings([patch_size[axis] for axis in axes]), strict=True):
+            margins[axis] = margin
+    i, j, k = margins
+    return i, j, k
 
 
 def find_slice_axis(plan: NetworkPlan) -> int | None:

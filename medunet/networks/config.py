@@ -109,6 +109,12 @@ class NetworkConfig(BaseModel, ABC):
             cells[-1] += 1
         return tuple(cell * self.divisor for cell in cells)
 
+    def find_surroundings(self, size: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Voxels before and after a patch that `SegmentationNetwork.compute_inside` has to see, too; none but of networks without
+        padding.
+        """
+        return ((0, 0),) * len(size)
+
     def check_size(self, size: Sequence[int]) -> None:
         """Refuse an image that the network cannot take.
 

@@ -35,6 +35,10 @@ class SegmentationNetwork(nn.Module, ABC):
         self._config.check_size(image.shape[2:])
         return self._compute_logits(image)
 
+    def compute_inside(self, image: Tensor) -> Tensor:
+        """Logits of the inside of an image, from `NetworkConfig.find_surroundings` on; of all of it where nothing is lost."""
+        return self._compute_logits(image)
+
     def forward_scales(self, image: Tensor) -> list[Tensor]:
         """Logits of every supervised scale, finest first; one here. After them, while it trains, the auxiliary answers."""
         return [self(image)]

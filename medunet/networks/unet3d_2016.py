@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medunet.networks.blocks import CONVOLUTION
-from medunet.networks.borders import answer_whole_image, crop_center
+from medunet.networks.borders import answer_whole_image, crop_center, find_valid_surroundings
 from medunet.networks.choices import (
     MAX_POOL,
     Activation,
@@ -74,6 +74,12 @@ class UNet3D2016Config(NetworkConfig):
     def min_deepest_voxels(self) -> int:
         """One, where nothing is normalised."""
         return 1 if self.norm == "none" or self.padding == "valid" else 2
+
+    def find_surroundings(self, size: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """What valid convolutions lose at the borders, and what is missing to the next size that they answer for."""
+        if self.padding == "same":
+            return super().find_surroundings(size)
+        return find_valid_surroundings(size, self.num_poolings)
 
     @property
     def path(self) -> tuple[Step, ...]:

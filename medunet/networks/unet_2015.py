@@ -4,10 +4,10 @@ Exactly the paper's: two valid 3x3 convolutions and ReLU per level, max-pooling 
 2x2 that halve the channels, skips cropped and copied, dropout at the end of the contracting path, He's weights. Patches of
 388 x 388 are answered from 572 x 572 voxels.
 
-Behind the interface of all networks, patches in and logits of the same grid out, borders are mirrored, which for a whole
-image is the paper's overlap-tile strategy. The sliding window of `medunet.inference` gives it patches without what surrounds
-them, so that each is mirrored at its own borders; `medunet.networks.borders.segment_overlap_tile` shows every tile its true
-surroundings. In 3D the margin of 92 voxels would cost more than the patch, so 3D is the general form with
+Behind the interface of all networks, patches in and logits of the same grid out, the borders of a patch are mirrored. So it is in
+training; in a scan `medunet.inference.surroundings` shows every tile what truly lies around it, and only the scan's own borders
+are mirrored, which is the paper's overlap-tile strategy. In 3D the margin of 92 voxels would cost more than the patch, so 3D is
+the general form with
 ``padding="same"``, as one can have in 2D too.
 """
 
@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medunet.networks.blocks import CONVOLUTION
-from medunet.networks.borders import answer_whole_image, crop_center
+from medunet.networks.borders import answer_whole_image, crop_center, find_valid_surroundings
 from medunet.networks.choices import (
     MAX_POOL,
     Activation,
@@ -79,6 +79,12 @@ class UNet2015Config(NetworkConfig):
     def min_deepest_voxels(self) -> int:
         """One, where nothing is normalised."""
         return 1 if self.norm == "none" or self.padding == "valid" else 2
+
+    def find_surroundings(self, size: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """What valid convolutions lose at the borders, and what is missing to the next size that they answer for."""
+        if self.padding == "same":
+            return super().find_surroundings(size)
+        return find_valid_surroundings(size, self.num_poolings)
 
     @property
     def path(self) -> tuple[Step, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from medunet.device import choose_precision, is_out_of_memory
 from medunet.errors import InputError
 from medunet.inference import InferenceSettings, Predictor
-from medunet.inference.backends import FOLDER, build_example_patch, check_packages, is_installed, quantize_networks
+from medunet.inference.backends import FOLDER, build_example_tile, check_packages, is_installed, quantize_networks
 from medunet.inference.logits import compute_around
 from medunet.inference.settings import FAST_STEP
 from medunet.io import write_bytes_atomic, write_json_atomic
@@ -290,7 +290,7 @@ def _measure(
 
 def _time_pass(predictor: Predictor, model: Model) -> float:
     """Seconds that one patch takes, the second time."""
-    patch = build_example_patch(model.plan)
+    patch = build_example_tile(model.plan)
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()

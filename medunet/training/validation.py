@@ -27,6 +27,7 @@ from medunet.inference.backends import TorchBackend
 from medunet.inference.locating import Locator, Region, segment_located
 from medunet.inference.members import MembersWatch
 from medunet.inference.predictor import OnSlab, choose_flips, get_largest_portions
+from medunet.inference.surroundings import let_see_surroundings
 from medunet.models import SpeedRecord
 from medunet.planning import Plan
 from medunet.postprocessing import (
@@ -183,7 +184,7 @@ class NetworkSegmenter:
         prepared = preprocess_image(image, self.plan, region=region)
         if self.add_channels is not None:
             prepared = self.add_channels(prepared, image)
-        networks = [TorchBackend(self.network, self.device, self.precision)]
+        networks = [TorchBackend(let_see_surroundings(self.network, self.plan), self.device, self.precision)]
         num_flips = len(choose_flips(self.plan, settings, speed))
         step = settings.resolve_step()
         watch = MembersWatch(self.task, 1, num_flips, step, self.device) if counts_agreement else None

@@ -12,7 +12,6 @@ from medunet.networks.borders import (
     find_valid_margin,
     find_valid_output,
     mirror_pad,
-    segment_overlap_tile,
 )
 from medunet.networks.unet_2015 import UNet2015, UNet2015Config
 
@@ -112,21 +111,6 @@ def test_margins_and_answers_fit_the_network(num_poolings: int) -> None:
             assert network.compute_inside(torch.empty(1, 1, edge, edge)).shape[2:] == (answered, answered)
             assert answered >= size
             assert answered - 2**num_poolings < size or answered == min(find_valid_output((1,), num_poolings))
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_tiles_are_seamless(dims: int) -> None:
-    """The same as in one pass over the whole image, at every voxel; in tiles that do not divide the image."""
-    network = build(width=4, num_poolings=1, spatial_dims=dims).double()
-    margin = find_valid_margin(1)
-    size = (23, 30) if dims == 2 else (11, 14, 9)
-    image = torch.randn((2, 1, *size), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    tile = find_valid_output((6,) * dims, 1)
-    with torch.no_grad():
-        whole, tiled = network(image), segment_overlap_tile(network.compute_inside, image, tile, margin)
-    assert tiled.shape == whole.shape
-    # Tiles begin where the grid of the pooling does, so that nothing depends on where they lie.
-    assert torch.allclose(tiled, whole, atol=1e-12)
 
 
 def test_padded_convolutions_agree_inside() -> None:

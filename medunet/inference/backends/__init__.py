@@ -1,7 +1,7 @@
 """What computes the network: PyTorch, OpenVINO or ONNX Runtime, all behind one call from patches to logits."""
 
 from medunet.inference.backends.backend import BACKEND_NAMES, Backend, BackendName
-from medunet.inference.backends.build import Numbers, build_backend, build_example_patch
+from medunet.inference.backends.build import Numbers, build_backend, build_example_patch, build_example_tile
 from medunet.inference.backends.combine import MeanOfLogits, combine_networks
 from medunet.inference.backends.convert import check_packages, convert_to_onnx, is_installed, trace_network
 from medunet.inference.backends.int8 import quantize_networks
@@ -22,6 +22,7 @@ __all__ = [
     "TorchBackend",
     "build_backend",
     "build_example_patch",
+    "build_example_tile",
     "check_packages",
     "combine_networks",
     "convert_to_onnx",

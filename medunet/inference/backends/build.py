@@ -27,6 +27,7 @@ from medunet.inference.backends.kept import (
 from medunet.inference.backends.onnx_backend import GRAPH, OnnxBackend
 from medunet.inference.backends.openvino_backend import OpenVinoBackend, convert_to_openvino
 from medunet.inference.backends.torch_backend import TorchBackend
+from medunet.inference.surroundings import find_seen_size, let_see_surroundings
 from medunet.planning import Plan
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def build_backend(
     if name not in BACKEND_NAMES:
         msg = f"There is no backend '{name}'; expected one of {', '.join(BACKEND_NAMES)}."
         raise InputError(msg)
+    networks = [let_see_surroundings(network, plan) for network in networks]
     network = combine_networks(networks)
     threads = num_threads or torch.get_num_threads()
     if numbers == "int8":
@@ -120,7 +122,7 @@ def _build_openvino(
     if precision not in _OPENVINO_PRECISIONS:
         msg = f"The backend openvino computes in float32 or bfloat16; {precision} was asked for. Use --precision fp32 or bf16."
         raise InputError(msg)
-    patch = build_example_patch(plan)
+    patch = build_example_tile(plan)
     key = build_key("openvino", network, len(networks), plan)
     parts, how = _convert_on_cpu(cache, key, network, lambda: convert_to_openvino(network, patch))
     return OpenVinoBackend(parts, precision, num_threads=threads, why=f" ({how})")
@@ -159,7 +161,7 @@ def _build_onnx(
     network: nn.Module, networks: Sequence[nn.Module], plan: Plan, cache: Path | None, threads: int
 ) -> Backend:
     check_packages("The backend onnxruntime", ("onnxruntime", "onnx", "onnxscript"), "onnx")
-    patch = build_example_patch(plan)
+    patch = build_example_tile(plan)
     key = build_key("onnxruntime", network, len(networks), plan)
     parts, how = _convert_on_cpu(cache, key, network, lambda: {GRAPH: convert_to_onnx(network, patch)})
     return OnnxBackend(parts, num_threads=threads, why=f" ({how})")
@@ -168,6 +170,11 @@ def _build_onnx(
 def build_example_patch(plan: Plan) -> torch.Tensor:
     """One patch of a plan, ``(1, C, *patch_size)``, without meaning."""
     return torch.zeros((1, plan.network.in_channels, *plan.patch_size))
+
+
+def build_example_tile(plan: Plan) -> torch.Tensor:
+    """One tile of a plan as its networks see it in a scan: a patch, with what surrounds it where they have no padding."""
+    return torch.zeros((1, plan.network.in_channels, *find_seen_size(plan)))
 
 
 def _convert_on_cpu(
@@ -193,7 +200,7 @@ def build_key(
     return ConversionKey(
         backend=backend,
         numbers=numbers,
-        patch_shape=(plan.network.in_channels, *plan.patch_size),
+        patch_shape=(plan.network.in_channels, *find_seen_size(plan)),
         num_networks=num_networks,
         network=plan.network.model_dump(mode="json"),
         weights_sha256=hash_network(network),

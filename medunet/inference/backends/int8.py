@@ -29,6 +29,7 @@ from medunet.inference.backends.openvino_backend import (
     read_openvino,
     serialize_openvino,
 )
+from medunet.inference.surroundings import find_plan_surroundings
 from medunet.planning import Plan
 
 
@@ -46,12 +47,16 @@ def quantize_networks(networks: Sequence[nn.Module], plan: Plan, patches: Tensor
 
     Raises:
         InputError: If OpenVINO or NNCF is not installed, or there is no patch.
+        ValueError: If the networks have no padding.
         OutputError: If the file cannot be written.
     """
     check_packages("int8", ("openvino", "nncf"), "int8")
     if len(patches) == 0:
         msg = "int8 needs patches to calibrate on; there is none. Give some of training cases."
         raise InputError(msg)
+    if find_plan_surroundings(plan) is not None:
+        msg = "a network without padding sees more of a scan than patches of training show"
+        raise ValueError(msg)
     network = combine_networks([each.to("cpu").eval() for each in networks])
     parts = quantize_openvino(convert_to_openvino(network, build_example_patch(plan)), patches)
     key = build_key("openvino", network, len(networks), plan, numbers="int8")
