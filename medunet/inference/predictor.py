@@ -153,7 +153,8 @@ class Predictor:
         """Logits ``(B, outputs, *patch_size)`` of the first network, such as to see how long it takes.
 
         Args:
-            patches: ``(B, C, *patch_size)`` float32.
+            patches: ``(B, C, *patch_size)`` float32; of a network without padding, tiles with their surroundings
+                (`build_example_tile`).
         """
         return self._groups[0].networks[0](patches)
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medunet.networks import Margins, PatchNetwork, find_surroundings
+from medunet.networks import PatchNetwork, find_surroundings
 from medunet.networks.borders import list_mirrored
 from medunet.planning import Plan
 from medunet.volume import Shape3
@@ -26,39 +26,48 @@ from medunet.volume import Shape3
 Crop = Callable[[Tensor, tuple[slice, slice, slice]], Tensor]
 
 
-def find_plan_surroundings(plan: Plan) -> Margins | None:
-    """Margins of the tiles of a plan; None where the network sees tiles as they are."""
-    margins = find_surroundings(plan.network, plan.patch_size)
-    return margins if any(map(any, margins)) else None
+def find_plan_margins(plan: Plan) -> Shape3 | None:
+    """Voxels around the tiles of a plan along each axis, before and after alike; None where the network sees tiles as they are.
+
+    A network may need more behind a tile than before it. As much is taken on both sides, so that a mirrored tile has it, too.
+    """
+    i, j, k = map(max, find_surroundings(plan.network, plan.patch_size))
+    return (i, j, k) if any((i, j, k)) else None
 
 
 def find_seen_size(plan: Plan) -> Shape3:
     """Voxels that the network sees of a tile, margins included."""
-    margins = find_surroundings(plan.network, plan.patch_size)
-    i, j, k = (size + sum(margin) for size, margin in zip(plan.patch_size, margins, strict=True))
+    i, j, k = (
+        size + 2 * margin for size, margin in zip(plan.patch_size, find_plan_margins(plan) or (0, 0, 0), strict=True)
+    )
     return i, j, k
 
 
 def surround(crop: Crop, plan: Plan) -> Crop:
     """A way to crop tiles that takes along what the networks of a plan see around them; the same one where they see nothing."""
-    margins = find_plan_surroundings(plan)
+    margins = find_plan_margins(plan)
     if margins is None:
         return crop
     return partial(_crop_surrounded, crop=crop, patch_size=plan.patch_size, margins=margins)
 
 
 def _crop_surrounded(
-    image: Tensor, box: tuple[slice, slice, slice], *, crop: Crop, patch_size: Shape3, margins: Margins
+    image: Tensor, box: tuple[slice, slice, slice], *, crop: Crop, patch_size: Shape3, margins: Shape3
 ) -> Tensor:
     """A tile ``(C, *seen)``; it is never cut off at the end of the image."""
-    surrounded = [axis for axis in range(3) if any(margins[axis])]
-    i, j, k = (slice(0, image.shape[1 + axis]) if axis in surrounded else box[axis] for axis in range(3))
-    seen = crop(image, (i, j, k))
-    for axis in surrounded:
-        before, after = margins[axis]
+    places: dict[int, Tensor] = {}
+    cut = list(box)
+    for axis, margin in enumerate(margins):
+        if margin == 0:
+            continue
         start = box[axis].start
-        places = list_mirrored(start - before, start + patch_size[axis] + after, image.shape[1 + axis])
-        seen = seen.index_select(1 + axis, places.to(image.device))
+        voxels = list_mirrored(start - margin, start + patch_size[axis] + margin, image.shape[1 + axis], image.device)
+        first = int(voxels.min())
+        cut[axis] = slice(first, int(voxels.max()) + 1)
+        places[axis] = voxels - first
+    seen = crop(image, (cut[0], cut[1], cut[2]))
+    for axis, voxels in places.items():
+        seen = seen.index_select(1 + axis, voxels)
     return seen
 
 
@@ -74,18 +83,21 @@ class Surrounded(nn.Module):
         super().__init__()
         self.network = network
         self._patch_size = plan.patch_size
+        before = [first for first, _ in find_surroundings(plan.network, plan.patch_size)]
+        self._spare = [margin - n for margin, n in zip(find_plan_margins(plan) or (0, 0, 0), before, strict=True)]
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Logits ``(B, outputs, *patch_size)``."""
         if tiles.shape[2:] == torch.Size(self._patch_size):
             answer: Tensor = self.network(tiles)
             return answer
-        return self.network.compute_inside(tiles, self._patch_size)
+        i, j, k = (slice(spare, None) for spare in self._spare)
+        return self.network.compute_inside(tiles[:, :, i, j, k], self._patch_size)
 
 
 def let_see_surroundings(network: nn.Module, plan: Plan) -> nn.Module:
     """The network, ready for the tiles of `surround`; itself where there is nothing to see around them."""
-    if find_plan_surroundings(plan) is None:
+    if find_plan_margins(plan) is None:
         return network
     inner: Any = network
     return Surrounded(inner, plan).eval()

@@ -30,11 +30,11 @@ def mirror_pad(image: Tensor, margins: Sequence[tuple[int, int]]) -> Tensor:
         if before == after == 0:
             continue
         size = image.shape[axis]
-        image = image.index_select(axis, list_mirrored(-before, size + after, size).to(image.device))
+        image = image.index_select(axis, list_mirrored(-before, size + after, size, image.device))
     return image
 
 
-def list_mirrored(start: int, stop: int, size: int) -> Tensor:
+def list_mirrored(start: int, stop: int, size: int, device: torch.device | None = None) -> Tensor:
     """The voxels of a line of that size that its continuation by mirror images shows from one place to another.
 
     Example:
@@ -42,7 +42,7 @@ def list_mirrored(start: int, stop: int, size: int) -> Tensor:
         [2, 1, 0, 1, 2, 3, 2, 1]
     """
     period = max(1, 2 * size - 2)
-    wave = torch.arange(start, stop).remainder(period)
+    wave = torch.arange(start, stop, device=device).remainder(period)
     return torch.minimum(wave, period - wave) if size > 1 else wave
 
 

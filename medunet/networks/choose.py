@@ -7,7 +7,6 @@ the next size that it takes. That holds for the planner's other U-Net too, whose
 
 from __future__ import annotations
 
-import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -159,11 +158,12 @@ def _limit_optimizer(plan: Plan, gflop: float) -> Plan:
     affordable = _ORTHOGONAL_SHARE * 3 * plan.batch_size * gflop  # backward costs twice as much as forward
     with torch.device("meta"):
         weights = [weight.shape for weight in build_network(plan.network).parameters() if weight.ndim >= 2]
-    costs = sorted(map(count_orthogonal_gflop, weights))
-    num_affordable = sum(total <= affordable for total in itertools.accumulate(costs))
-    if num_affordable == len(costs):
+    costs = [count_orthogonal_gflop(shape) for shape in weights]
+    if sum(costs) <= affordable:
         return plan
-    limit = costs[num_affordable - 1] if num_affordable else 0.0
+    # Layers of the same shape cost the same: all of them or none.
+    limits = [limit for limit in costs if sum(cost for cost in costs if cost <= limit) <= affordable]
+    limit = max(limits, default=0.0)
     why = f"AdamW for matrices whose step costs more than {limit:.3g} GFLOP to make orthogonal, where the network would wait for it"
     return plan.model_copy(
         update={

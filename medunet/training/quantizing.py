@@ -23,6 +23,7 @@ from medunet.inference import InferenceSettings, Predictor
 from medunet.inference.backends import FOLDER, build_example_tile, check_packages, is_installed, quantize_networks
 from medunet.inference.logits import compute_around
 from medunet.inference.settings import FAST_STEP
+from medunet.inference.surroundings import find_plan_margins
 from medunet.io import write_bytes_atomic, write_json_atomic
 from medunet.models import Int8Record, MeasuredSpeed, Model, is_ensemble, list_members
 from medunet.models.folder import read_single_model
@@ -163,6 +164,9 @@ def quantize_model(
         InputError: If no training case can be read.
         OutputError: If the model folder cannot be written.
     """
+    if find_plan_margins(model.plan) is not None:
+        message = "No network in eight bits: one without padding sees more of a scan than patches of training show."
+        return Quantized(record=None, message=message)
     began = time.monotonic()
     precision = choose_precision(_CPU)
     usual = Predictor(replace(model, int8=None), _CPU, precision, _FLOATING.get(precision, _FLOATING_32))

@@ -13,9 +13,11 @@ from oracles import ORACLE_TASK, build_plan_for
 
 from medunet.inference import compute_logits, load
 from medunet.inference.backends import quantize_networks
-from medunet.inference.surroundings import find_plan_surroundings, find_seen_size
+from medunet.inference.sliding_window import crop_tile
+from medunet.inference.surroundings import Surrounded, find_plan_margins, find_seen_size, surround
+from medunet.inference.tile_networks import TileNetworks
 from medunet.io import read_label_map, write_nifti_image
-from medunet.networks import PatchNetwork, build_network, replace_network
+from medunet.networks import PatchNetwork, build_network, find_surroundings, replace_network
 from medunet.planning import Plan
 from medunet.preprocessing import preprocess_image
 from medunet.volume import Volume
@@ -80,6 +82,24 @@ def test_slices_beside_a_slice_are_seen_with_their_surroundings() -> None:
         torch.testing.assert_close(found[..., number : number + 1], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("axes", [(), (0,), (1,), (0, 1)])
+def test_mirrored_passes_lie_where_the_others_do(axes: tuple[int, ...]) -> None:
+    """A network of three poolings answers for 20 voxels where a tile has 16, and so has to see more behind than before."""
+    plan = build_valid_plan((16, 16, 1), num_poolings=3)
+    network, image = build_seeded(plan), make_image((64, 48, 1))
+    assert find_surroundings(plan.network, plan.patch_size)[0] == (44, 48)
+    assert find_plan_margins(plan) == (48, 48, 0)
+    voxels = torch.from_numpy(image.array)
+    tile = surround(crop_tile, plan)(voxels, (slice(16, 32), slice(24, 40), slice(0, 1)))[None]
+    seen = Surrounded(network, plan).eval()
+    with torch.no_grad():
+        found = TileNetworks([seen], [axes])(tile)[0]
+        flipped = [2 + axis for axis in axes]
+        # In the mirrored image, too, the tile begins where the grid of the pooling does: at 32 of 64, and at 8 of 48.
+        whole = network(voxels[None].flip(flipped)).flip(flipped)[0]
+    torch.testing.assert_close(found, whole[:, 16:32, 24:40], atol=1e-5, rtol=1e-5)
+
+
 def test_mirroring_every_tile_for_itself_would_differ() -> None:
     plan = build_valid_plan((16, 16, 1))
     network, image = build_seeded(plan), make_image((48, 48, 1))
@@ -91,10 +111,10 @@ def test_mirroring_every_tile_for_itself_would_differ() -> None:
 
 def test_margins_are_those_of_the_paper() -> None:
     paper = build_valid_plan((388, 388, 1), num_poolings=4)
-    assert find_plan_surroundings(paper) == ((92, 92), (92, 92), (0, 0))
+    assert find_plan_margins(paper) == (92, 92, 0)
     assert find_seen_size(paper) == (572, 572, 1)
     padded = build_valid_plan((32, 32, 1), padding="same")
-    assert find_plan_surroundings(padded) is None
+    assert find_plan_margins(padded) is None
     assert find_seen_size(padded) == (32, 32, 1)
 
 

@@ -68,6 +68,23 @@ def test_large_matrices_are_left_to_adamw() -> None:
     assert replace_network(plan, "residual-unet").optimizer == plan.optimizer
 
 
+def test_layers_of_the_same_shape_are_left_to_adamw_together() -> None:
+    """UNETR has twelve equal layers, of which a part would be affordable."""
+    plan = build_tiny_plan(MUON)
+    plan = plan.model_copy(update={"patch_size": (32, 32, 32), "batch_size": 1})
+    other = replace_network(plan, "unetr", {"width": 4})
+    limit = other.optimizer.max_orthogonal_gflop
+    assert limit is not None
+    costs = [
+        count_orthogonal_gflop(weight.shape) for weight in build_network(other.network).parameters() if weight.ndim >= 2
+    ]
+    affordable = 0.25 * 3 * count_plan_gflop(other)
+    assert sum(cost for cost in costs if cost <= limit) <= affordable
+    next_cost = min(cost for cost in costs if cost > limit)
+    assert costs.count(next_cost) > 1
+    assert sum(cost for cost in costs if cost <= next_cost) > affordable
+
+
 def test_it_costs_as_much_as_the_unet_would() -> None:
     plan = build_tiny_plan()
     plan = plan.model_copy(update={"network": plan.network.model_copy(update={"features": (32, 64, 64)})})

@@ -25,7 +25,8 @@ class Backend(Protocol):
         """Logits of patches.
 
         Args:
-            patches: ``(B, C, *patch_size)`` float32 on the backend's device; ``B`` may differ from call to call.
+            patches: ``(B, C, *patch_size)`` float32 on the backend's device, larger where networks see what surrounds a patch;
+                ``B`` may differ from call to call.
 
         Returns:
             ``(B, out_channels, *patch_size)`` float32 on the same device.

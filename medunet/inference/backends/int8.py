@@ -29,7 +29,7 @@ from medunet.inference.backends.openvino_backend import (
     read_openvino,
     serialize_openvino,
 )
-from medunet.inference.surroundings import find_plan_surroundings
+from medunet.inference.surroundings import find_plan_margins
 from medunet.planning import Plan
 
 
@@ -54,7 +54,7 @@ def quantize_networks(networks: Sequence[nn.Module], plan: Plan, patches: Tensor
     if len(patches) == 0:
         msg = "int8 needs patches to calibrate on; there is none. Give some of training cases."
         raise InputError(msg)
-    if find_plan_surroundings(plan) is not None:
+    if find_plan_margins(plan) is not None:
         msg = "a network without padding sees more of a scan than patches of training show"
         raise ValueError(msg)
     network = combine_networks([each.to("cpu").eval() for each in networks])
