@@ -373,14 +373,21 @@ def test_nothing_anywhere(write: Write) -> None:
     assert "nothing to score" in " ".join(page.text)
 
 
-def test_failures_are_named(folders: tuple[Path, Path]) -> None:
+def test_failures_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (folders[0] / "p1.nii.gz").write_text("no volume")
+    (folders[1] / "p3.nii.gz").write_text("no volume")
     (folders[0] / "stranger.nii.gz").write_bytes((folders[0] / "p2.nii.gz").read_bytes())
-    page = Page(build_evaluation_page(evaluate(*folders)))
+    (folders[0] / "p2_0000.nii.gz").write_bytes((folders[0] / "p2.nii.gz").read_bytes())
+    source = build_evaluation_page(evaluate(*folders))
+    page = Page(source)
     rows = [row for table in page.tables if table[0] == ["case", "reason"] for row in table[1:]]
-    assert rows[0][0] == "p1"
-    assert "stranger.nii.gz has no reference" in rows[1][1]
-    assert "1 case(s) could not be scored" in " ".join(page.text)
+    assert [row[0] for row in rows] == ["p1", "p2", "p3", "–"]
+    assert rows[0][1].startswith("masks/p1.nii.gz")  # both sides have this name
+    assert "masks/p2_0000.nii.gz, labels/p2.nii.gz" in rows[1][1]
+    assert rows[2][1].startswith("labels/p3.nii.gz")
+    assert "stranger.nii.gz has no reference" in rows[3][1]
+    assert "3 case(s) could not be scored" in " ".join(page.text)
+    assert str(tmp_path) not in source
 
 
 # ---- what names may do ---------------------------------------------------------------------------------------------------
