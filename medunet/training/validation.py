@@ -384,7 +384,7 @@ def summarize_validation(evaluation: Evaluation | None) -> dict[str, Any]:
     if evaluation is None:
         return {"num_cases": 0, "mean_dice": None, "labels": {}, "cases": [], "failed": []}
     metrics: dict[str, Any] = {
-        "num_cases": len({score.case_id for score in evaluation.scores}),
+        "num_cases": evaluation.num_scored_cases,
         "mean_dice": evaluation.mean_dice,
         "labels": _summarize_labels(evaluation),
         "cases": [dataclasses.asdict(score) for score in evaluation.scores],

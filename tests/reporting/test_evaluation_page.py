@@ -290,8 +290,11 @@ def test_instances_are_lesions_or_objects(write: Write) -> None:
     folders = write("masks", {"p0": {1: (2, 9)}}), write("labels", {"p0": {1: (2, 12), 2: (3, 6)}})
     page = Page(build_evaluation_page(evaluate(*folders, instances=True)))
     headings, first, second = page.find_table("label", "scans")
-    assert headings[2:] == ["lesions", "found", "sensitivity", "false per scan", "PQ", "AP50", "AP"]
-    assert (first[6:], second[6:]) == (["0.700", "1.000", "0.500"], ["0.000", "0.000", "0.000"])  # an IoU of 0.7
+    assert headings[2:] == ["lesions", "found", "sensitivity", "false per scan", "scored", "PQ", "AP50", "AP"]
+    assert (first[6:], second[6:]) == (
+        ["1", "0.700", "1.000", "0.500"],
+        ["1", "0.000", "0.000", "0.000"],
+    )  # an IoU of 0.7
     assert "Connected parts of every label" in " ".join(page.text)
     task = build_task(labels={"cell": 1}, output="instances")
     page = Page(build_evaluation_page(evaluate(*folders, task=task), task=task))
@@ -364,6 +367,11 @@ def test_everything_missed(write: Write) -> None:
     assert page.find_tables("label", "mean")[0][1][6] == "3"
     assert "Mean Dice below 0.5: label 1." in text
     assert text.count("missed") > 5
+
+
+def test_cases_without_any_structure_are_not_beside_the_mean(write: Write) -> None:
+    folders = write("masks", {"p0": {1: (2, 9)}, "p1": {}}), write("labels", {"p0": {1: (2, 12)}, "p1": {}})
+    assert ("1", "cases scored") in evaluation_page._list_numbers(evaluate(*folders))
 
 
 def test_nothing_anywhere(write: Write) -> None:
