@@ -162,7 +162,7 @@ def test_a_model_without_validation_and_log_says_so(records: ModelRecords) -> No
     assert nothing["num_cases"] == 0
     text = " ".join(Page(build_training_page(fill(records, nothing))).text)
     assert "It was not validated" not in text
-    assert "No validation case says how well it finds bone" in text
+    assert "No validation case says how well it finds fat, " in text
     assert "None was tried" in text
     assert [value for value in page.list_values("src") if value] == []
     assert not any("Curves" in line for line in page.text)
