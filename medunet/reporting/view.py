@@ -116,7 +116,7 @@ class View:
     @property
     def colours(self) -> tuple[str, ...]:
         """One ``#rrggbb`` per label: its own, or that of the palette that all pictures share."""
-        colors = get_label_colors(self.labels) | self.own_colors
+        colors = {**get_label_colors(self.labels), **self.own_colors}
         return tuple(to_hex(from_bytes(colors[name])) for name in self.labels)
 
     @property
