@@ -9,6 +9,7 @@ palette.
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import TypeAlias
@@ -26,6 +27,7 @@ _OKABE_ITO: tuple[Color, ...] = (
     (0, 114, 178),  # blue: last, because it is the darkest on a scan
 )
 _SHADES = (0.0, 0.5, -0.35, 0.75)  # towards white, or towards black when negative
+_VALUE_NAME = re.compile(r"(?:label|value) ([1-9][0-9]{0,9})")  # as labels are called that nothing names
 _GOLDEN_RATIO = 0.618034  # successive multiples, modulo 1, keep away from one another
 
 
@@ -51,10 +53,19 @@ def get_color(index: int) -> Color:
 def get_label_colors(names: Iterable[str]) -> dict[str, Color]:
     """A colour for every label name, by its place in the order given; pass all labels of the task, not a selection.
 
+    Where nothing but values is known (``label 3``), the colour is that of the value, since the places of values differ from
+    file to file.
+
     Example:
         >>> get_label_colors(["liver", "spleen"])["spleen"] == get_color(1)
         True
+        >>> get_label_colors(["label 3", "label 7"])["label 7"] == get_color(6)
+        True
     """
+    names = list(names)
+    values = [_VALUE_NAME.fullmatch(name) for name in names]
+    if all(values):
+        return {name: get_color(int(value[1]) - 1) for name, value in zip(names, values, strict=True) if value}
     return {name: get_color(index) for index, name in enumerate(names)}
 
 

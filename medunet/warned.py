@@ -32,14 +32,14 @@ def strip_folders(texts: Iterable[str], paths: Iterable[Path]) -> tuple[str, ...
 
     Args:
         texts: What was warned of, or went wrong.
-        paths: That may stand in them.
+        paths: That may stand in them; of a folder, what lies in it is named from there on.
 
     Example:
         >>> strip_folders(["data/Doe/a.nii has one slice."], [Path("data/Doe/a.nii")])
         ('a.nii has one slice.',)
     """
     texts = list(texts)
-    for path in paths if texts else ():
+    for path in sorted(paths, key=lambda path: -len(str(path))) if texts else ():  # a folder may lie in another
         if path.name:
             texts = [text.replace(str(path), path.name) for text in texts]
     return tuple(dict.fromkeys(texts))

@@ -66,3 +66,8 @@ def test_a_program_without_handlers_still_prints_them(
 def test_files_are_named_without_their_folders() -> None:
     texts = ["x/Doe/a.nii is odd.", "The small network found nothing.", "x/Doe/a.nii is odd."]
     assert strip_folders(texts, [Path("x/Doe/a.nii"), Path()]) == ("a.nii is odd.", "The small network found nothing.")
+
+
+def test_a_folder_within_another_keeps_only_its_own_name() -> None:
+    folders = [Path("x/Doe"), Path("x/Doe/labels")]
+    assert strip_folders(["x/Doe/labels/a.nii is odd."], folders) == ("labels/a.nii is odd.",)

@@ -14,7 +14,7 @@ from medunet.checking.report import SEVERITIES, CaseFacts, DatasetReport, Findin
 from medunet.errors import DatasetError, MedunetError
 from medunet.planning import compute_fingerprint
 from medunet.tasks import Case, Dataset, Task, count_folds, is_picture, read_splits, split_fold
-from medunet.warned import collect_warnings
+from medunet.warned import collect_warnings, strip_folders
 
 
 def check_dataset(
@@ -103,13 +103,15 @@ def _judge_dataset(dataset: Dataset, cases: Sequence[CaseFacts], task: Task) -> 
 
 def _split(dataset: Dataset, splits: str | Path | None) -> tuple[Folds, list[Finding]]:
     """The folds that training would use; why there are none, and what to know about them."""
+    paths = [dataset.folder, *([] if splits is None else [Path(splits)])]
     with collect_warnings() as remarks:
         try:
             own = None if splits is None else read_splits(splits, dataset)
             folds = [split_fold(dataset, fold, own) for fold in range(count_folds(dataset, own))]
         except DatasetError as error:
-            return [], [Finding(severity="error", topic="folds", text=str(error))]
-    findings = [Finding(severity="note", topic="folds", text=text) for text in remarks]
+            (text,) = strip_folders([str(error)], paths)
+            return [], [Finding(severity="error", topic="folds", text=text)]
+    findings = [Finding(severity="note", topic="folds", text=text) for text in strip_folders(remarks, paths)]
     return [(_list_ids(training), _list_ids(validation)) for training, validation in folds], findings
 
 

@@ -14,7 +14,7 @@ from medunet.io import has_structure_names, read_label_map
 from medunet.planning import compute_crop_box
 from medunet.tasks import Case, Task, check_annotated, check_label_values, read_case, read_case_scan
 from medunet.volume import Array, Volume, to_orientation
-from medunet.warned import collect_warnings
+from medunet.warned import collect_warnings, strip_folders
 
 OnVolumes = Callable[[str, Volume, Volume], None]
 
@@ -46,7 +46,7 @@ def measure_case(case: Case, task: Task, on_volumes: OnVolumes | None = None) ->
     is_labelled = np.isin(labels.array[0], task.all_values)
     return CaseFacts(
         case_id=case.case_id,
-        remarks=_list_once(remarks),
+        remarks=_name_files(remarks, case),
         annotated=_list_annotated(case, task),
         grid=_measure_grid(image, turned),
         channels=tuple(_measure_channel(channel, is_labelled) for channel in turned.array),
@@ -73,8 +73,8 @@ def _describe_refused(case: Case, task: Task, refusal: str, remarks: list[str]) 
         refusals.append(_describe(error))
     return CaseFacts(
         case_id=case.case_id,
-        refusals=_list_once(refusals),
-        remarks=_list_once(remarks),
+        refusals=_name_files(refusals, case),
+        remarks=_name_files(remarks, case),
         grid=grid,
         channels=channels,
     )
@@ -90,8 +90,11 @@ def _list_annotated(case: Case, task: Task) -> tuple[str, ...] | None:
     return None if case.annotated is None else tuple(label for label in task.labels if label in case.annotated)
 
 
-def _list_once(texts: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(texts))
+def _name_files(texts: list[str], case: Case) -> tuple[str, ...]:
+    """Texts once each, for a page that travels: files by their names, of one name with the folder that tells them apart."""
+    files = [*case.images, case.labels]
+    is_one_name = case.labels.name in [path.name for path in case.images]
+    return strip_folders(texts, [path.parent for path in files] if is_one_name else files)
 
 
 def _measure_grid(image: Volume, turned: Volume) -> GridFacts:

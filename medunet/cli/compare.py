@@ -113,7 +113,6 @@ def compare(
 
         evaluations = {name: score(*pair) for name, pair in to_score.items()}
         raters = {name: score(*pair) for name, pair in rater_pairs.items()}
-    check_names(names_in_files, settings, evaluations.values())
     comparison = compare_evaluations(evaluations, chosen)
     if output is not None:
         _write_csv(comparison, output)
@@ -134,6 +133,7 @@ def compare(
     else:
         _print(comparison, evaluations, raters, chosen, outputs)
     _report_failures(evaluations | raters)
+    check_names(names_in_files, settings, evaluations.values())
 
 
 def _name_sets(sets: list[Path]) -> list[str]:

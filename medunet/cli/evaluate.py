@@ -93,7 +93,6 @@ def evaluate(
             instances=instances,
             on_case=progress.on_case,
         )
-    check_names(names_in_files, settings, [result])
     if output is not None:
         evaluation.write_scores_csv(result, output)
     content = evaluation.describe_evaluation(result)
@@ -116,6 +115,7 @@ def evaluate(
     if result.failures:
         msg = f"{len(result.failures)} case(s) could not be scored: {_name_failures(result)}."
         raise InputError(msg)
+    check_names(names_in_files, settings, [result])
     if undrawn:
         msg = f"{len(undrawn)} case(s) have no picture; the first: {undrawn[0]}"
         raise InputError(msg)

@@ -65,7 +65,8 @@ def build_settings(
 def check_names(mapping: Mapping[str, str], settings: MetricSettings, evaluations: Iterable[Evaluation]) -> None:
     """Refuse a --map or --tolerance that concerned nothing: which names there are is known when all files are read.
 
-    Nothing is said while a case could not be scored, since it may hold the name.
+    Call it when results are written and shown: they are right all the same, and may have taken hours. Nothing is said while
+    a case could not be scored, since it may hold the name.
 
     Raises:
         InputError: With the names that there are.

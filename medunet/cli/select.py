@@ -86,7 +86,7 @@ def _build_table(selection: Selection) -> Table:
     shown = labels if len(labels) <= _MAX_LABEL_COLUMNS else []
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("candidate")
-    for heading in ("networks", "mean Dice", "95 % interval", *shown):
+    for heading in ("networks", "mean Dice", "95 % interval", "cases", *shown):
         table.add_column(Text(heading), justify="right")
     for candidate in selection.candidates:
         means = {summary.label: summary.mean for summary in candidate.validation.summaries}
@@ -95,6 +95,7 @@ def _build_table(selection: Selection) -> Table:
             str(candidate.num_networks),
             _format_dice(candidate.mean_dice, digits=4),
             _format_interval(candidate),
+            str(candidate.validation.num_scored_cases),
             *[_format_dice(means.get(label), digits=3) for label in shown],
             style="bold" if candidate is selection.best else None,
         )

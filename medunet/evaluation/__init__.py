@@ -22,7 +22,7 @@ from medunet.evaluation.case_instances import (
 from medunet.evaluation.case_metrics import CaseAgreement, LabelMetrics, compute_agreement, measure_case
 from medunet.evaluation.catalogue import METRICS, Metric, MetricSettings
 from medunet.evaluation.cohort import CaseFailure, CaseFiles, Evaluation, build_evaluation, evaluate
-from medunet.evaluation.compare import Comparison, PairedDifference, Ranking, compare_evaluations
+from medunet.evaluation.compare import Comparison, PairedDifference, Ranking, average_shared_labels, compare_evaluations
 from medunet.evaluation.instances import (
     InstanceOverlaps,
     InstanceScore,
@@ -72,6 +72,7 @@ __all__ = [
     "Ranking",
     "Summary",
     "SurfaceDistances",
+    "average_shared_labels",
     "bootstrap_interval",
     "build_evaluation",
     "compare_evaluations",

@@ -108,7 +108,7 @@ _PITFALLS: tuple[tuple[Callable[[Sequence[LabelScore]], str], str], ...] = (
     (
         _judge_missed,
         "missed structures count as Dice 0 and as the diagonal of the image in distances, whose mean then says little about "
-        "the others; read the number missed, and the median, which is the diagonal too where more than half are missed.",
+        "the others; read the number missed, and the median, which holds the diagonal too where half or more are missed or invented.",
     ),
     (
         _judge_empty,

@@ -65,7 +65,8 @@ class InstanceSummary:
         num_found: Of them, those that were touched.
         sensitivity: Found / all; None without one.
         false_positives_per_scan: Instances of the masks that touch none.
-        panoptic_quality: Mean over the scans where a side has an instance; None without one.
+        num_scored: Scans where a side has an instance: those in the means below.
+        panoptic_quality: Mean over these scans; None without one.
         average_precision: Likewise.
         average_precision_50: Likewise.
         recognition_quality: Likewise.
@@ -77,6 +78,7 @@ class InstanceSummary:
     num_found: int
     sensitivity: float | None
     false_positives_per_scan: float
+    num_scored: int
     panoptic_quality: float | None
     average_precision: float | None
     average_precision_50: float | None
@@ -208,6 +210,7 @@ def _summarize(label: str, cases: list[LabelInstances]) -> InstanceSummary:
         num_found=num_found,
         sensitivity=num_found / num_reference if num_reference else None,
         false_positives_per_scan=sum(case.num_false_positives for case in cases) / len(cases),
+        num_scored=sum(case.panoptic_quality is not None for case in cases),
         panoptic_quality=_average(case.panoptic_quality for case in cases),
         average_precision=_average(case.average_precision for case in cases),
         average_precision_50=_average(case.average_precision_50 for case in cases),

@@ -23,6 +23,7 @@ from medunet.evaluation.pairing import Pairing, pair_sources
 from medunet.evaluation.sides import LabelMapPair, NamedPair, SideOptions, read_sides
 from medunet.evaluation.statistics import Summary, bootstrap_interval, summarize_scores
 from medunet.tasks import Task, check_mapping, check_object_values, compute_semantic_map, load_task
+from medunet.warned import strip_folders
 
 OnCase = Callable[[str], None]
 """Told of every case when it is done, by its id."""
@@ -30,7 +31,7 @@ OnCase = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFailure:
-    """A case that could not be scored, and why."""
+    """A case that could not be scored, and why: files are named without the folders that lead to them."""
 
     case_id: str
     reason: str
@@ -157,7 +158,12 @@ def evaluate(
         task=task, mapping=mapping or {}, images=None if images is None else Path(images), resample=resample
     )
     pairing = pair_sources(masks, labels)
-    scorer = _Scorer(options, settings, with_instances=instances or (task is not None and task.has_instances))
+    scorer = _Scorer(
+        options,
+        settings,
+        with_instances=instances or (task is not None and task.has_instances),
+        sources=[masks, labels, *([] if options.images is None else [options.images])],
+    )
     is_alone = list(pairing.pairs.values()) == [(masks, labels)]
     for case_id, (mask, reference) in pairing.pairs.items():
         scorer.measure(case_id, mask, reference, raises=is_alone)
@@ -169,10 +175,13 @@ def evaluate(
 class _Scorer:
     """Measures every case first: only then are all values known that the references hold."""
 
-    def __init__(self, options: SideOptions, settings: MetricSettings, *, with_instances: bool) -> None:
+    def __init__(
+        self, options: SideOptions, settings: MetricSettings, *, with_instances: bool, sources: Sequence[Path]
+    ) -> None:
         self._options = options
         self._settings = settings
         self._with_instances = with_instances
+        self._sources = sources
         self._instances: dict[str, list[LabelInstances]] = {}
         self._measured: dict[str, CaseMeasures] = {}
         self._named: dict[str, list[LabelMetrics]] = {}
@@ -193,7 +202,7 @@ class _Scorer:
         except MedunetError as error:
             if raises:
                 raise
-            self._failures.append(CaseFailure(case_id=case_id, reason=str(error)))
+            self._add_failure(case_id, str(error))
 
     def finish(self, pairing: Pairing, *, raises: bool) -> Evaluation:
         """Turn the measures into scores."""
@@ -214,8 +223,9 @@ class _Scorer:
             except MedunetError as error:
                 if raises:
                     raise
-                self._failures.append(CaseFailure(case_id=case_id, reason=str(error)))
-        self._failures += [CaseFailure(case_id=case_id, reason=reason) for case_id, reason in pairing.failures.items()]
+                self._add_failure(case_id, str(error))
+        for case_id, reason in pairing.failures.items():
+            self._add_failure(case_id, reason)
         failed = {failure.case_id for failure in self._failures}
         return Evaluation(
             scores=scores,
@@ -229,6 +239,11 @@ class _Scorer:
             label_values=names if self._measured else None,
             instances=instances,
         )
+
+    def _add_failure(self, case_id: str, reason: str) -> None:
+        """Reasons go onto pages, which travel; mask and reference have one name, so the folder given tells them apart."""
+        (reason,) = strip_folders([reason], self._sources)
+        self._failures.append(CaseFailure(case_id=case_id, reason=reason))
 
     def _measure_maps(self, case_id: str, sides: LabelMapPair) -> CaseMeasures:
         task = self._options.task

@@ -149,6 +149,18 @@ def compare_evaluations(
     )
 
 
+def average_shared_labels(evaluations: Mapping[str, Evaluation], metric: str = "dice") -> dict[str, dict[str, float]]:
+    """Name of a set -> case -> mean over the labels for which every set has a number, as in differences and rankings.
+
+    A case without such a label is left out.
+    """
+    cases = {score.case_id for evaluation in evaluations.values() for score in evaluation.scores}
+    table = {name: _tabulate(evaluation, metric, cases) for name, evaluation in evaluations.items()}
+    shared = sorted(set.intersection(*(set(values) for values in table.values())))
+    averaged = sorted({case_id for _, case_id in shared})
+    return {name: dict(zip(averaged, _average_labels(table[name], shared), strict=True)) for name in table}
+
+
 def _list_known(evaluations: Mapping[str, Evaluation]) -> set[str]:
     """Every case of which a set has a mask, a reference or a score."""
     known: set[str] = set()

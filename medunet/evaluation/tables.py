@@ -53,7 +53,7 @@ def write_csv(path: Path | str, header: Sequence[str], rows: Iterable[Sequence[o
 def describe_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     """Everything about an evaluation, ready for JSON."""
     return {
-        "num_cases": len({score.case_id for score in evaluation.scores}),
+        "num_cases": evaluation.num_scored_cases,
         "mean_dice": evaluation.mean_dice,
         "summary": [asdict(summary) for summary in summarize_metrics(evaluation.scores)],
         "cases": [asdict(score) for score in evaluation.scores],

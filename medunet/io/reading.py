@@ -29,6 +29,7 @@ from medunet.io.regular_file import check_regular_file
 from medunet.io.scan import ReadOptions, Scan
 from medunet.io.structures import StructureSet, from_label_map
 from medunet.io.voxels import to_label_map, to_working_dtype
+from medunet.palette import get_label_colors
 from medunet.volume import Volume, align_to_grid
 from medunet.warned import collect_warnings, strip_folders
 
@@ -283,4 +284,5 @@ def _name_by_value(path: Path, options: ReadOptions) -> StructureSet:
     if len(values) > _MOST_VALUES:
         msg = f"{path} holds {len(values)} different values; expected a label map ({_MOST_VALUES} at most). Is it an image?"
         raise LabelError(msg)
-    return from_label_map(labels, {f"label {value}": (value,) for value in values})
+    names = {f"label {value}": (value,) for value in values}
+    return from_label_map(labels, names, colors=get_label_colors(names))

@@ -110,10 +110,12 @@ def _format_candidates(metrics: dict[str, Any]) -> str:
         return ""
     rows = [
         f"| {'**' if one['is_chosen'] else ''}{one['name']}{'**' if one['is_chosen'] else ''} "
-        f"| {_format_dice(one['mean_dice'])} | {one['num_networks']} |"
+        f"| {_format_dice(one['mean_dice'])} | {one['num_cases']} | {one['num_networks']} |"
         for one in candidates
     ]
-    return "\n".join(["", "## Compared with", "| Candidate | Dice | Networks |", "|---|---|---|", *rows, ""])
+    return "\n".join(
+        ["", "## Compared with", "| Candidate | Dice | Cases | Networks |", "|---|---|---|---|", *rows, ""]
+    )
 
 
 def _format_dice(dice: float | None) -> str:

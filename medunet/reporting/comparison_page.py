@@ -13,6 +13,7 @@ from medunet.evaluation import (
     Evaluation,
     PairedDifference,
     Ranking,
+    average_shared_labels,
     give_joint_advice,
     summarize_metrics,
 )
@@ -205,17 +206,18 @@ def _build_difference_part(comparison: Comparison, metric: str, evaluations: Map
 
 def _build_case_table(comparison: Comparison, evaluations: Mapping[str, Evaluation]) -> Table | None:
     """Mean Dice of every case in every set; where the sets differ most comes first."""
-    dices = {name: evaluations[name].mean_dice_per_case() for name in comparison.names}
-    common = set.intersection(*(set(of_set) for of_set in dices.values()))
+    scored = [{score.case_id for score in evaluations[name].scores} for name in comparison.names]
+    common = set.intersection(*scored)
+    dices = average_shared_labels({name: evaluations[name] for name in comparison.names})
     spread: dict[str, float] = {}
     for case_id in common:
-        values = [dice for of_set in dices.values() if (dice := of_set[case_id]) is not None]
+        values = [of_set[case_id] for of_set in dices.values() if case_id in of_set]
         spread[case_id] = max(values) - min(values) if values else 0.0
     ranked = sorted(common, key=lambda case_id: (-spread[case_id], case_id))
     rows: Rows = [
         [
             case_id,
-            *(metric_cell("dice", dices[name][case_id]) for name in comparison.names),
+            *(metric_cell("dice", dices[name].get(case_id)) for name in comparison.names),
             number_cell(spread[case_id]),
         ]
         for case_id in ranked[:_MAX_CASES]
@@ -226,7 +228,7 @@ def _build_case_table(comparison: Comparison, evaluations: Mapping[str, Evaluati
             headings=["case", *comparison.names, "largest less least"],
             rows=rows,
             numeric=range(1, 2 + len(comparison.names)),
-            caption="Mean Dice over the labels of a case; where sets differ most comes first."
+            caption="Mean Dice over the labels of a case for which every set has a number; where sets differ most comes first."
             + (f" {hidden} more cases are not shown." if hidden else ""),
         )
         if rows

@@ -231,7 +231,7 @@ def _list_numbers(evaluation: Evaluation) -> list[Fact]:
     mean = evaluation.mean_dice
     return [
         (UNDEFINED if mean is None else f"{mean:.3f}", "mean Dice"),
-        (str(_count_cases(evaluation)), "cases"),
+        (str(evaluation.num_scored_cases), "cases scored"),
         (str(len(list_labels(evaluation))), "labels"),
         (str(missed), "structures missed"),
         (str(invented), "structures invented"),
@@ -460,16 +460,9 @@ def _build_instance_table(evaluation: Evaluation, colours: Mapping[str, Colour],
         [
             label_cell(row.label, colours),
             *(count_cell(number) for number in (row.num_scans, row.num_reference, row.num_found)),
-            *(
-                number_cell(value)
-                for value in (
-                    row.sensitivity,
-                    row.false_positives_per_scan,
-                    row.panoptic_quality,
-                    row.average_precision_50,
-                    row.average_precision,
-                )
-            ),
+            *(number_cell(value) for value in (row.sensitivity, row.false_positives_per_scan)),
+            count_cell(row.num_scored),
+            *(number_cell(value) for value in (row.panoptic_quality, row.average_precision_50, row.average_precision)),
         ]
         for row in summarize_instances(evaluation.instances)
     ]
@@ -481,12 +474,14 @@ def _build_instance_table(evaluation: Evaluation, colours: Mapping[str, Colour],
             "found",
             "sensitivity",
             "false per scan",
+            "scored",
             "PQ",
             "AP50",
             "AP",
         ],
         rows=rows,
-        numeric=range(1, 9),
+        numeric=range(1, 10),
+        caption="PQ, AP50 and AP are means over the scored scans: those where a side has one.",
     )
 
 

@@ -303,7 +303,7 @@ class InferenceReport:
                 "volume ml",
                 "in training, 5 % to 95 %",
                 *(["predicted Dice"] if has_prediction else []),
-                "Dice in validation",
+                "Dice in validation (cases)",
             ],
             rows=rows,
             numeric=range(1, 5),
@@ -322,7 +322,10 @@ class InferenceReport:
 
     def _validation_cell(self, label: str) -> Cell:
         of_label = self._records.metrics.get("labels", {}).get(label, {})
-        return number_cell(of_label.get("mean"))
+        mean, num_scored = of_label.get("mean"), of_label.get("num_scored")
+        if mean is None or num_scored is None:
+            return number_cell(mean)
+        return Cell(text=f"{mean:.3f} ({num_scored})", order=mean)
 
     def _build_overview(self, parts: Sequence[_ScanPart]) -> Table:
         labels = list(self._records.task.labels)

@@ -87,7 +87,8 @@ def build_scene(
         window = window or _PLAIN_WINDOW
     else:
         shown = to_ras_array(image)
-        window = window or choose_window(shown, modality, _find_labelled(shown, sides, modality))
+        seen = image.array if has_colours(image, modality) else shown
+        window = window or choose_window(seen, modality, _find_labelled(shown, sides, modality))
     spacing = to_orientation(Volume(grid.array[:1, :1, :1, :1], grid.affine), "RAS").spacing
     areas_per_side = [measure_areas(side, labels, shown.shape) for side in sides]
     areas = areas_per_side[0] + areas_per_side[1]
@@ -98,7 +99,7 @@ def build_scene(
     counts = [of_side.areas[0].sum(axis=0) for of_side in areas_per_side]
     return Scene(
         image=shown,
-        rgb=take_colours(image, window) if image is not None and is_picture(modality) else None,
+        rgb=take_colours(image, window) if image is not None and has_colours(image, modality) else None,
         prediction=sides[0],
         reference=sides[1],
         labels=labels,
@@ -114,10 +115,13 @@ def build_scene(
     )
 
 
-def take_colours(image: Volume, window: Window) -> Array | None:
-    """Red, green and blue, ``(I, J, K, 3)`` from 0 to 1 in RAS axes, of a picture that has three channels; else None."""
-    if len(image.array) != 3:
-        return None
+def has_colours(image: Volume, modality: str) -> bool:
+    """Whether it is a picture in red, green and blue, whose window is that of all three: any of them may be empty."""
+    return is_picture(modality) and len(image.array) == 3
+
+
+def take_colours(image: Volume, window: Window) -> Array:
+    """Red, green and blue, ``(I, J, K, 3)`` from 0 to 1 in RAS axes, of a picture that has them (`has_colours`)."""
     channels = to_orientation(image, "RAS").array.astype(np.float32)
     low, high = (0.0, 255.0) if image.array.dtype == np.uint8 else window
     rgb: Array = np.clip((np.moveaxis(channels, 0, -1) - low) / (high - low), 0, 1)

@@ -69,30 +69,28 @@ def say_agreement(evaluation: Evaluation) -> str:
 def build_instance_table(evaluation: Evaluation, *, things: str = "lesions") -> Table:
     """Instances found and invented, and the quality of the matched ones, a row per label.
 
+    PQ, AP50 and AP are means over the "scored" scans: those where a side has an instance.
+
     Args:
         evaluation: With instances.
         things: What they are: lesions, or objects that files number.
     """
     from rich.text import Text
 
-    numbers = ["scans", things, "found", "sensitivity", "false per scan", "PQ", "AP50", "AP"]
-    table = _start_table(["label"], numbers, [])
+    numbers = ["scans", things, "found", "sensitivity", "false per scan", "scored", "PQ", "AP50", "AP"]
+    table = _start_table(["label"], numbers, [], gap=1)
     for summary in summarize_instances(evaluation.instances):
         table.add_row(
             Text(summary.label),
             str(summary.num_scans),
             str(summary.num_reference),
             str(summary.num_found),
-            *[
-                _UNDEFINED if value is None else f"{value:.3f}"
-                for value in (
-                    summary.sensitivity,
-                    summary.false_positives_per_scan,
-                    summary.panoptic_quality,
-                    summary.average_precision_50,
-                    summary.average_precision,
-                )
-            ],
+            _format_share(summary.sensitivity),
+            _format_share(summary.false_positives_per_scan),
+            str(summary.num_scored),
+            _format_share(summary.panoptic_quality),
+            _format_share(summary.average_precision_50),
+            _format_share(summary.average_precision),
         )
     return table
 
@@ -154,6 +152,10 @@ def _format(metric: str, value: float | None) -> str:
     if value is None:
         return _UNDEFINED
     return f"{value:.3f}" if METRICS[metric].better == "higher" else f"{value:.2f}"
+
+
+def _format_share(value: float | None) -> str:
+    return _UNDEFINED if value is None else f"{value:.3f}"
 
 
 def _format_signed(metric: str, value: float | None) -> str:

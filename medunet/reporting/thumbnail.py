@@ -18,7 +18,7 @@ from medunet.reporting.figure import choose_scale_mm, format_pixels, format_scal
 from medunet.reporting.page import Picture, embed_jpeg
 from medunet.reporting.palette import Colour, get_label_colours
 from medunet.reporting.planes import PLANES, Plane, cut_plane, find_flat_plane, measure_areas, to_ras_array
-from medunet.reporting.scene import take_colours
+from medunet.reporting.scene import has_colours, take_colours
 from medunet.reporting.window import CT_WINDOW_HU, Window, choose_ct_window
 from medunet.tasks import is_picture
 from medunet.volume import Array, Volume, to_orientation
@@ -107,13 +107,12 @@ def draw_thumbnail(
     index = measure_areas(codes, labels, turned.spatial_shape).choose_slice(plane.axis)
     pixels, cut = cut_plane(scan, plane, index), cut_plane(codes, plane, index)
     region = _choose_region(compute_body_mask(pixels[None], modality), np.isin(cut, _list_values(labels)), pixel_mm)
-    chosen = _choose_window(scan, modality, codes, window)
-    colours = take_colours(image, chosen) if is_picture(modality) else None
-    if colours is None:
-        shown = to_grey(pixels[region], chosen)
-    else:
+    if has_colours(image, modality):
+        colours = take_colours(image, _choose_window(image.array, modality, codes, window))
         channels = [cut_plane(channel, plane, index)[region] for channel in np.moveaxis(colours, -1, 0)]
         shown = to_grey(np.stack(channels, axis=-1), (0.0, 1.0))  # (rows, columns, 3)
+    else:
+        shown = to_grey(pixels[region], _choose_window(scan, modality, codes, window))
     return Thumbnail(
         jpeg=encode_small(draw_slice(shown, cut[region], labels, pixel_mm)),
         side_mm=max(shown.shape[0] * pixel_mm[1], shown.shape[1] * pixel_mm[0]),

@@ -172,7 +172,7 @@ def _list_notices(records: ModelRecords) -> list[tuple[str, Tone]]:
     notices: list[tuple[str, Tone]] = []
     if records.training.is_synthetic:
         notices.append((SYNTHETIC_WARNING, "warning"))
-    if not metrics.get("num_cases"):
+    if not (metrics.get("num_cases") or metrics.get("cases")):  # cases where no side has a label give no number
         notices.append(("It was not validated: no number on this page says how good it is.", "warning"))
     if failed := len(metrics.get("failed", ())):
         notices.append((f"{failed} validation case(s) could not be scored and are in no mean.", "bad"))

@@ -20,7 +20,7 @@ import numpy as np
 
 from medunet.errors import InputError, LabelError
 from medunet.io import encode_nifti
-from medunet.palette import Color, get_color
+from medunet.palette import Color, get_label_colors
 from medunet.reporting.palette import from_bytes, to_hex
 from medunet.reporting.planes import measure_areas
 from medunet.reporting.window import BONE_WINDOW_HU, CT_WINDOW_HU, LUNG_WINDOW_HU
@@ -94,7 +94,7 @@ class View:
         labels: Names, in the order of the palette.
         masks: None, one or both.
         notes: What the reader must know: whether voxels were left out or values rounded.
-        own_colors: Name -> colour, of labels that bring one; the others have that of their place in the palette.
+        own_colors: Name -> colour, of labels that bring one; the others have that of the palette.
     """
 
     title: str
@@ -116,8 +116,8 @@ class View:
     @property
     def colours(self) -> tuple[str, ...]:
         """One ``#rrggbb`` per label: its own, or that of the palette that all pictures share."""
-        colors = (self.own_colors.get(name) or get_color(index) for index, name in enumerate(self.labels))
-        return tuple(to_hex(from_bytes(color)) for color in colors)
+        colors = {**get_label_colors(self.labels), **self.own_colors}
+        return tuple(to_hex(from_bytes(colors[name])) for name in self.labels)
 
     @property
     def num_bytes(self) -> int:

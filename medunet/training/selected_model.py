@@ -93,8 +93,8 @@ def _write_model(
 
 def _summarize_fold(validation: Validation, cases: Sequence[Case]) -> dict[str, Any]:
     case_ids = {case.case_id for case in cases}
-    scores = [score for score in validation.scores if score.case_id in case_ids]
-    return {"num_cases": len({score.case_id for score in scores}), "mean_dice": build_evaluation(scores).mean_dice}
+    of_fold = build_evaluation(score for score in validation.scores if score.case_id in case_ids)
+    return {"num_cases": of_fold.num_scored_cases, "mean_dice": of_fold.mean_dice}
 
 
 def _summarize_candidate(candidate: Candidate, *, is_chosen: bool) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _summarize_candidate(candidate: Candidate, *, is_chosen: bool) -> dict[str, 
         "runs": [run.name for run in candidate.runs],
         "configurations": [run.records.plan.configuration for run in candidate.runs],
         "num_networks": candidate.num_networks,
-        "num_cases": len({score.case_id for score in validation.scores}),
+        "num_cases": validation.num_scored_cases,
         "mean_dice": candidate.mean_dice,
         "interval_95": candidate.compute_interval(),
         "labels": {summary.label: summary.mean for summary in validation.summaries},

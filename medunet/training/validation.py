@@ -52,6 +52,7 @@ from medunet.training.mask_pairs import (
 from medunet.training.previous_labels import build_channel_table, to_channels
 from medunet.training.progress import Observer
 from medunet.volume import Volume
+from medunet.warned import strip_folders
 
 logger = logging.getLogger(__name__)
 
@@ -368,9 +369,7 @@ def list_dices(scores: Iterable[LabelScore]) -> dict[str, list[float]]:
 
 def describe_failure(case: Case, error: BaseException) -> CaseFailure:
     """A failure without folders: it goes into the model folder, which travels, and folders may be named after patients."""
-    reason = str(error) or type(error).__name__
-    for path in (*case.images, case.labels):
-        reason = reason.replace(str(path), path.name)
+    (reason,) = strip_folders([str(error) or type(error).__name__], [*case.images, case.labels])
     return CaseFailure(case_id=case.case_id, reason=reason)
 
 
@@ -385,7 +384,7 @@ def summarize_validation(evaluation: Evaluation | None) -> dict[str, Any]:
     if evaluation is None:
         return {"num_cases": 0, "mean_dice": None, "labels": {}, "cases": [], "failed": []}
     metrics: dict[str, Any] = {
-        "num_cases": len({score.case_id for score in evaluation.scores}),
+        "num_cases": evaluation.num_scored_cases,
         "mean_dice": evaluation.mean_dice,
         "labels": _summarize_labels(evaluation),
         "cases": [dataclasses.asdict(score) for score in evaluation.scores],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable
@@ -128,6 +129,22 @@ def test_every_fault_of_a_case_is_named_at_once(examine: Examine, write_case: Wr
     first, second = report.cases[1].refusals
     assert "NaN" in first
     assert "label value(s) 5" in second
+
+
+@pytest.mark.parametrize("side", ["images", "labels"])
+def test_where_image_and_labels_have_one_name_the_folder_tells_them_apart(
+    examine: Examine, write_case: WriteCase, tmp_path: Path, side: str
+) -> None:
+    case = write_case("b")
+    paths = {"images": tmp_path / "images" / "b.nii.gz", "labels": tmp_path / "labels" / "b.nii.gz"}
+    for path, source in zip(paths.values(), (case.images[0], case.labels), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        source.rename(path)
+    paths[side].write_bytes(b"no volume")
+    case = dataclasses.replace(case, images=(paths["images"],), labels=paths["labels"])
+    (refusal,) = examine(write_case("a"), case).cases[1].refusals
+    assert f"{side}/b.nii.gz" in refusal
+    assert str(tmp_path) not in refusal
 
 
 def test_a_refused_case_still_tells_its_grid(examine: Examine, write_case: WriteCase) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,6 +239,55 @@ def test_wrong_options_are_refused(
     medunet_command("compare", good, worse, labels, *options).check_refused(words)
 
 
+def test_a_name_that_no_file_has_costs_no_results(
+    medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """Which names there are is known when all files are read."""
+    good, worse, labels = sets
+    for command, paths in (("evaluate", (good, labels)), ("compare", (good, worse, labels))):
+        table, content = tmp_path / command / "table.csv", tmp_path / command / "all.json"
+        outcome = medunet_command(command, *paths, "-o", table, "--json-file", content, "--tolerance", "labell 1=1")
+        outcome.check_refused("'labell 1', which no reference has")
+        assert "NSD" in outcome.out
+        assert "label 1" in table.read_text()
+        assert json.loads(content.read_text())["num_cases"] == 6
+
+
+TOLERANT_TASK = {
+    "name": "bars",
+    "title": "Bars",
+    "modality": "MR",
+    "channels": ["mr"],
+    "labels": {"one": 1, "two": 2},
+    "intensity": "zscore",
+    "tolerances_mm": {"one": 1.5, "two": 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerances"),
+    [
+        ((), {"one": "1.5", "two": "4"}),
+        (("--tolerance", "3"), {"one": "3", "two": "3"}),
+        (("--tolerance", "one=1"), {"one": "1", "two": "4"}),
+    ],
+)
+def test_tolerances_of_the_task_hold_where_none_is_given(
+    medunet_command: Command,
+    sets: tuple[Path, Path, Path],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    tolerances: dict[str, str],
+) -> None:
+    good, _, labels = sets
+    (tmp_path / "bars.yaml").write_text(json.dumps(TOLERANT_TASK))  # which is YAML, too
+    table = tmp_path / "scores.csv"
+    outcome = medunet_command("evaluate", good, labels, "--task", tmp_path / "bars.yaml", "-o", table, *options)
+    assert outcome.exit_code == 0, outcome.err
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert {(row["label"], row["tolerance_mm"]) for row in rows} == set(tolerances.items())
+
+
 def test_one_file_for_two_results_is_refused(
     medunet_command: Command, sets: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
@@ -273,7 +323,47 @@ def test_two_sets_side_by_side(medunet_command: Command, sets: tuple[Path, Path,
     content = json.loads((tmp_path / "out" / "all.json").read_text())
     assert content["rankings"][0]["order"] == ["good", "worse"]
     assert content["rankings"][0]["stability"] == 1.0
+    good, worse, labels = sets
+    (between,) = (get_means(rows) for rows in content["agreement"].values())
     assert list(content["agreement"]) == ["good and worse"]
+    assert between == {key: pytest.approx(mean) for key, mean in evaluate(medunet_command, worse, good).items()}
+    assert all(abs(between[key] - mean) > 0.01 for key, mean in evaluate(medunet_command, good, labels).items())
+
+
+def evaluate(medunet_command: Command, masks: Path, references: Path) -> dict[tuple[str, str], float]:
+    content = json.loads(medunet_command("evaluate", masks, references, "--json").out)
+    return get_means([row for row in content["summary"] if row["metric"] in ("dice", "nsd", "hd95_mm")])
+
+
+def get_means(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
+    return {(row["label"], row["metric"]): row["mean"] for row in rows}
+
+
+@pytest.mark.parametrize("options", [("--tolerance", "9"), ("--surface", "voxels")])
+def test_sets_are_measured_as_asked(
+    medunet_command: Command, sets: tuple[Path, Path, Path], options: tuple[str, ...]
+) -> None:
+    means = [
+        get_means(
+            json.loads(medunet_command("compare", *sets, "--metrics", "nsd", "--json", *given).out)["sets"]["worse"]
+        )
+        for given in ((), options)
+    ]
+    usual, asked = (of_run["label 1", "nsd"] for of_run in means)
+    assert usual < 0.9
+    if options[0] == "--tolerance":
+        assert asked == 1.0  # no end is further off than 8 mm
+    else:
+        assert abs(asked - usual) > 0.01
+
+
+def test_sets_on_other_grids_are_interpolated_if_asked(medunet_command: Command, sets: tuple[Path, Path, Path]) -> None:
+    array = np.ones((1, 5, 6, 7), np.uint8)
+    write_nifti_labels(Volume(array, np.diag([2.0, 2.0, 4.0, 1.0])), sets[0] / "p0.nii.gz")
+    medunet_command("compare", *sets).check_refused("good: p0", "different grids")
+    outcome = medunet_command("compare", *sets, "--resample", "--json")
+    assert outcome.exit_code == 0, outcome.err
+    assert json.loads(outcome.out)["num_cases"] == 6
 
 
 def test_progress_counts_every_pair_that_is_scored(

@@ -45,7 +45,7 @@ def test_a_table_of_all_candidates_and_the_model_of_the_best(select: Command, tm
     for entry in metrics["candidates"]:
         low, high = entry["interval_95"]
         cells = rows[entry["name"]].removeprefix(entry["name"]).split()
-        expected = [f"{entry['mean_dice']:.4f}", f"{low:.3f}–{high:.3f}"]
+        expected = [f"{entry['mean_dice']:.4f}", f"{low:.3f}–{high:.3f}", str(entry["num_cases"])]
         labels = [f"{entry['labels'][name]:.3f}" for name in ("left", "right")]
         assert cells == [str(entry["num_networks"]), *expected, *labels]
     (best,) = [entry for entry in metrics["candidates"] if entry["is_chosen"]]

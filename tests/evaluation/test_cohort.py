@@ -9,6 +9,7 @@ import pytest
 import medunet.evaluation
 from medunet.errors import GeometryError, InputError, LabelError
 from medunet.evaluation import LabelScore, build_evaluation, evaluate, write_scores_csv
+from medunet.evaluation.tables import describe_evaluation
 from medunet.tasks import Task
 
 
@@ -209,7 +210,9 @@ def test_mean_is_over_labels_not_over_rows():
 
 
 def test_case_without_any_structure_has_no_mean():
-    assert build_evaluation([make_score("p1", None, "both-empty")]).mean_dice_per_case() == {"p1": None}
+    evaluation = build_evaluation([make_score("p1", None, "both-empty"), make_score("p2", 0.5)])
+    assert evaluation.mean_dice_per_case() == {"p1": None, "p2": 0.5}
+    assert evaluation.num_scored_cases == describe_evaluation(evaluation)["num_cases"] == 1
 
 
 def test_public_names():

@@ -1,11 +1,13 @@
 """Instances: matched by hand, beside MONAI's and panoptica's panoptic quality, lesions per scan."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 from golden.make_panoptica import FILE as PANOPTICA
 from golden.make_panoptica import SEEDS, SHIFT, make_instances, shift
+from rich.console import Console
 
 from medunet.errors import GeometryError
 from medunet.evaluation import (
@@ -19,6 +21,7 @@ from medunet.evaluation import (
     summarize_instances,
 )
 from medunet.io import write_nifti_labels
+from medunet.reporting.score_table import build_instance_table
 from medunet.tasks import Task
 from medunet.volume import Volume
 
@@ -166,6 +169,10 @@ def test_lesions_of_a_cohort(tmp_path):
     assert (lesions.sensitivity, lesions.false_positives_per_scan) == (0.5, 1.0)
     assert lesions.panoptic_quality == pytest.approx((1 / 2 + 0) / 2)  # p1: 1 / (1 + 1/2 + 1/2); p3 is not counted
     assert lesions.average_precision == pytest.approx((1 / 3 + 0) / 2)
+    assert lesions.num_scored == 2
+    console = Console(file=io.StringIO(), width=80)
+    console.print(build_instance_table(evaluation))
+    assert " ".join(console.file.getvalue().splitlines()[1].split()) == "label 1 3 2 1 0.500 1.000 2 0.250 0.167 0.167"
     assert (organ.sensitivity, organ.panoptic_quality, organ.num_scans) == (1.0, 1.0, 3)
     assert evaluate(tmp_path / "masks", tmp_path / "labels").instances == []
 

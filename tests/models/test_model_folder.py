@@ -314,6 +314,17 @@ def test_the_card_says_that_cases_failed(folder: Path) -> None:
     assert "1 more could not be scored" in (folder / "card.md").read_text()
 
 
+def test_the_card_counts_the_cases_of_every_candidate(folder: Path) -> None:
+    model = read_model(folder)
+    one = {"name": "3d", "mean_dice": 0.5, "num_cases": 11, "num_networks": 5, "is_chosen": False}
+    metrics = {"num_cases": 12, "mean_dice": 0.6, "labels": {"bone": {"mean": 0.6, "num_scored": 12}}}
+    metrics["candidates"] = [one, one | {"name": "2d", "mean_dice": 0.6, "num_cases": 12, "is_chosen": True}]
+    write_results(folder, model.task, model.plan, model.training, metrics)
+    card = (folder / "card.md").read_text()
+    for row in ("| Candidate | Dice | Cases | Networks |", "| 3d | 0.500 | 11 | 5 |", "| **2d** | 0.600 | 12 | 5 |"):
+        assert row in card
+
+
 def test_the_card_of_a_cross_validation_claims_no_more_than_it_is(folder: Path) -> None:
     model = read_model(folder)
     metrics = {"num_cases": 2, "mean_dice": 0.5, "labels": {"bone": {"mean": 0.5, "num_scored": 2}}, "folds": [{}, {}]}

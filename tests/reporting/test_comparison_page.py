@@ -13,7 +13,7 @@ from medunet.reporting.comparison_page import build_comparison_page, write_compa
 SCRIPT = "<script>alert(1)</script>"
 
 
-def build_scores(dices: dict[str, tuple[float, float]]) -> Evaluation:
+def build_scores(dices: dict[str, tuple[float, float | None]]) -> Evaluation:
     return build_evaluation(
         LabelScore(
             case_id=case_id,
@@ -72,6 +72,19 @@ def test_the_order_and_the_cases_are_shown(comparison: Comparison) -> None:
     text = " ".join(page.text)
     assert "case extra is not scored in" in text
     assert "1 case(s) are not in every set" in text
+
+
+def test_cases_are_averaged_over_the_labels_that_all_sets_have() -> None:
+    """The second label is invented by one set; where the other rightly has none, it counts in neither."""
+    pairs = {
+        "one": build_scores({"p0": (0.9, 0.0), "p1": (0.9, 0.5)}),
+        "two": build_scores({"p0": (0.7, None), "p1": (0.8, 0.5)}),
+    }
+    page = Page(build_comparison_page(compare_evaluations(pairs, ["dice"]), pairs))
+    assert page.find_table("case", "one", "two")[1:] == [
+        ["p0", "0.900", "0.700", "0.200"],
+        ["p1", "0.700", "0.650", "0.050"],
+    ]
 
 
 def test_what_is_not_sure_is_said() -> None:

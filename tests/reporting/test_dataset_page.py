@@ -19,6 +19,7 @@ from medunet.io import write_nifti_image, write_nifti_labels
 from medunet.reporting import dataset_page
 from medunet.reporting.dataset_charts import draw_charts
 from medunet.reporting.dataset_page import Thumbnails, render_dataset_page
+from medunet.reporting.scene import build_scene
 from medunet.reporting.thumbnail import MAX_BYTES, draw_thumbnail, embed_thumbnail
 from medunet.tasks import Case, Dataset, Task
 from medunet.volume import Volume
@@ -109,8 +110,9 @@ def test_nothing_is_fetched_from_anywhere(make_dataset: Make) -> None:
     assert "default-src 'none'" in html
 
 
-def test_every_finding_and_case_is_on_the_page(make_dataset: Make) -> None:
+def test_every_finding_and_case_is_on_the_page(make_dataset: Make, tmp_path: Path) -> None:
     report, html = render(make_dataset("a", "b", "c", broken="b"))
+    assert str(tmp_path) not in html
     page = Page(html)
     assert report.count("error") == 1
     assert all(finding.text in page.text for finding in report.findings)
@@ -295,6 +297,23 @@ def test_pictures_have_colours_and_no_sides(tmp_path: Path) -> None:
     shades = open_picture(draw_thumbnail(grey, Volume(labels * 0, affine), {"a": [1]}, modality="microscopy").jpeg)
     assert np.ptp(shades, axis=-1).max() <= 2
     assert np.ptp(shades) > 240
+
+
+def test_colours_of_16_bits_are_those_of_all_channels() -> None:
+    """Bright green above blue half as bright, and nothing in the red."""
+    array = np.zeros((3, 40, 60, 1), np.uint16)
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    array[1, :, :30], array[2, :, 30:] = 60_000, 30_000
+    labels = np.zeros((1, 40, 60, 1), np.uint8)
+    labels[0, :, 28:32] = 1
+    thumbnail = draw_thumbnail(Volume(array, affine), Volume(labels, affine), {"a": [1]}, modality="microscopy")
+    pixels = open_picture(thumbnail.jpeg)
+    rows, middle = pixels.shape[0], pixels.shape[1] // 2
+    assert pixels[rows // 10, middle] == pytest.approx((0, 255, 0), abs=12)
+    assert pixels[-rows // 10, middle] == pytest.approx((0, 0, 127), abs=12)
+    scene = build_scene(Volume(array, affine), None, Volume(labels, affine), {"a": [1]}, modality="microscopy")
+    assert scene.rgb is not None
+    np.testing.assert_allclose(scene.rgb.max(axis=(0, 1, 2)), (0, 1, 0.5), atol=1e-3)
 
 
 def test_the_page_of_pictures_names_no_sides() -> None:

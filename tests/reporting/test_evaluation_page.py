@@ -290,8 +290,11 @@ def test_instances_are_lesions_or_objects(write: Write) -> None:
     folders = write("masks", {"p0": {1: (2, 9)}}), write("labels", {"p0": {1: (2, 12), 2: (3, 6)}})
     page = Page(build_evaluation_page(evaluate(*folders, instances=True)))
     headings, first, second = page.find_table("label", "scans")
-    assert headings[2:] == ["lesions", "found", "sensitivity", "false per scan", "PQ", "AP50", "AP"]
-    assert (first[6:], second[6:]) == (["0.700", "1.000", "0.500"], ["0.000", "0.000", "0.000"])  # an IoU of 0.7
+    assert headings[2:] == ["lesions", "found", "sensitivity", "false per scan", "scored", "PQ", "AP50", "AP"]
+    assert (first[6:], second[6:]) == (
+        ["1", "0.700", "1.000", "0.500"],
+        ["1", "0.000", "0.000", "0.000"],
+    )  # an IoU of 0.7
     assert "Connected parts of every label" in " ".join(page.text)
     task = build_task(labels={"cell": 1}, output="instances")
     page = Page(build_evaluation_page(evaluate(*folders, task=task), task=task))
@@ -366,6 +369,11 @@ def test_everything_missed(write: Write) -> None:
     assert text.count("missed") > 5
 
 
+def test_cases_without_any_structure_are_not_beside_the_mean(write: Write) -> None:
+    folders = write("masks", {"p0": {1: (2, 9)}, "p1": {}}), write("labels", {"p0": {1: (2, 12)}, "p1": {}})
+    assert ("1", "cases scored") in evaluation_page._list_numbers(evaluate(*folders))
+
+
 def test_nothing_anywhere(write: Write) -> None:
     folders = write("masks", {"p0": {}}), write("labels", {"p0": {}})
     page = Page(build_evaluation_page(evaluate(*folders, task=build_task())))
@@ -373,14 +381,21 @@ def test_nothing_anywhere(write: Write) -> None:
     assert "nothing to score" in " ".join(page.text)
 
 
-def test_failures_are_named(folders: tuple[Path, Path]) -> None:
+def test_failures_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (folders[0] / "p1.nii.gz").write_text("no volume")
+    (folders[1] / "p3.nii.gz").write_text("no volume")
     (folders[0] / "stranger.nii.gz").write_bytes((folders[0] / "p2.nii.gz").read_bytes())
-    page = Page(build_evaluation_page(evaluate(*folders)))
+    (folders[0] / "p2_0000.nii.gz").write_bytes((folders[0] / "p2.nii.gz").read_bytes())
+    source = build_evaluation_page(evaluate(*folders))
+    page = Page(source)
     rows = [row for table in page.tables if table[0] == ["case", "reason"] for row in table[1:]]
-    assert rows[0][0] == "p1"
-    assert "stranger.nii.gz has no reference" in rows[1][1]
-    assert "1 case(s) could not be scored" in " ".join(page.text)
+    assert [row[0] for row in rows] == ["p1", "p2", "p3", "–"]
+    assert rows[0][1].startswith("masks/p1.nii.gz")  # both sides have this name
+    assert "masks/p2_0000.nii.gz, labels/p2.nii.gz" in rows[1][1]
+    assert rows[2][1].startswith("labels/p3.nii.gz")
+    assert "stranger.nii.gz has no reference" in rows[3][1]
+    assert "3 case(s) could not be scored" in " ".join(page.text)
+    assert str(tmp_path) not in source
 
 
 # ---- what names may do ---------------------------------------------------------------------------------------------------

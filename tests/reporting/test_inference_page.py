@@ -112,6 +112,18 @@ def test_volumes_are_those_of_the_manifest(records: ModelRecords, tmp_path: Path
     assert cells[2][3] == ("–", None)
 
 
+def test_the_dice_of_validation_has_its_cases(records: ModelRecords, tmp_path: Path) -> None:
+    labels = {"bone": {"mean": 0.91234, "num_scored": 12}, "fat": {"mean": None, "num_scored": 0}}
+    records = replace(records, metrics=records.metrics | {"labels": labels})
+    with InferenceReport(tmp_path / "report.html", records) as report:
+        report.add(build_result("a"), build_pictures(10))
+        report.write()
+    page = Page((tmp_path / "report.html").read_text())
+    (cells,) = [table for table in page.cells if table[0][0][0] == "label"]
+    assert cells[0][-1][0] == "Dice in validation (cases)"
+    assert [row[-1] for row in cells[1:]] == [("0.912 (12)", "0.91234"), ("–", None)]
+
+
 def test_a_picture_that_is_not_there_leaves_no_hole(records: ModelRecords, tmp_path: Path) -> None:
     with InferenceReport(tmp_path / "report.html", records) as report:
         report.add(build_result("a", remark=f"could not be drawn {SCRIPT}"))

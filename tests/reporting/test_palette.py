@@ -7,10 +7,21 @@ import numpy as np
 import pytest
 from synthetic_series import build_series
 
-from medunet.io import MaskFormat, Scan, from_label_map, read_reference, read_structures, write_structures
+from medunet.io import (
+    MaskFormat,
+    Scan,
+    from_label_map,
+    read_reference,
+    read_structures,
+    write_nifti_labels,
+    write_structures,
+)
+from medunet.palette import get_color
 from medunet.reporting import get_colour, get_label_colours
 from medunet.reporting.palette import to_hex
+from medunet.reporting.view import build_view
 from medunet.tasks import list_tasks, load_task
+from medunet.volume import Volume
 
 FILES: dict[MaskFormat, str] = {"nifti": "m.nii.gz", "nrrd": "m.seg.nrrd", "dicom-seg": "s.dcm", "rtstruct": "r.dcm"}
 
@@ -22,6 +33,20 @@ def test_first_colours_are_okabe_and_ito():
 
 def test_colour_depends_on_the_place_alone():
     assert get_label_colours(["liver", "spleen"]) == {"liver": get_colour(0), "spleen": get_colour(1)}
+
+
+def test_values_without_names_have_one_colour_in_every_file_and_picture(tmp_path: Path) -> None:
+    """5 is the second value of one file and the only one of the other."""
+    for name, values in (("one.nii.gz", [0, 2, 5]), ("other.nii.gz", [0, 0, 5])):
+        mask = Volume(np.array(values, np.uint8).reshape(1, 1, 1, 3), np.eye(4))
+        write_nifti_labels(mask, tmp_path / name)
+        colors = {part.name: part.color for part in read_structures(tmp_path / name).structures}
+        assert colors["label 5"] == get_color(4)
+        assert get_label_colours(colors)["label 5"] == get_colour(4)
+        view = build_view(mask, mask)
+        assert dict(zip(view.labels, view.colours, strict=True))["value 5"] == to_hex(get_colour(4))
+        named = build_view(mask, mask, labels={"liver": [2]})
+        assert named.colours == (to_hex(get_colour(0)), to_hex(get_colour(1)))  # behind those with names
 
 
 def test_many_labels_have_colours_of_their_own():

@@ -158,6 +158,11 @@ def test_a_model_without_validation_and_log_says_so(records: ModelRecords) -> No
     page = Page(build_training_page(fill(records, summarize_validation(None))))
     text = " ".join(page.text)
     assert "It was not validated: no number on this page says how good it is." in text
+    nothing = build_metrics({"p1": {"bone": (0, 0, 0)}})  # validated, on a case that has no label
+    assert nothing["num_cases"] == 0
+    text = " ".join(Page(build_training_page(fill(records, nothing))).text)
+    assert "It was not validated" not in text
+    assert "No validation case says how well it finds fat, " in text
     assert "None was tried" in text
     assert [value for value in page.list_values("src") if value] == []
     assert not any("Curves" in line for line in page.text)

@@ -17,7 +17,7 @@ import torch
 from oracles import ORACLE_HU, ORACLE_TASK, NearestIntensity, build_plan_for
 
 from medunet.errors import OutputError, VolumeError
-from medunet.evaluation import build_evaluation, score_case
+from medunet.evaluation import LabelScore, build_evaluation, score_case
 from medunet.inference import load
 from medunet.io import write_nifti_image, write_nifti_labels
 from medunet.models import Postprocessing, write_description, write_results, write_weights
@@ -25,8 +25,10 @@ from medunet.models.folder import TrainingRecord
 from medunet.postprocessing import AgreementCounts, fit_dice_calibration
 from medunet.preprocessing import StoredCase
 from medunet.tasks import Case, Task
+from medunet.training.candidates import Candidate
 from medunet.training.mask_pairs import MaskPair, get_mirrored_folder, read_mask_pair, write_mask_pair
 from medunet.training.progress import Observer
+from medunet.training.selected_model import _summarize_candidate, _summarize_fold
 from medunet.training.validation import (
     NetworkSegmenter,
     Validation,
@@ -479,6 +481,28 @@ def test_the_metrics_tell_both_stories(cases: list[Case]) -> None:
     assert before["labels"]["bone"]["mean"] == pytest.approx((128 / 136 + 128 / 144 + 1) / 3)
     assert before["labels"]["muscle"]["mean"] == 1.0
     assert len(before["cases"]) == len(metrics["cases"]) == 3 * len(LABELS)
+
+
+def test_a_case_without_any_label_is_in_no_count() -> None:
+    score = LabelScore(
+        case_id="p1", label="bone", dice=0.5, status="ok", reference_ml=1.0, prediction_ml=1.0, tp=1, fp=1, fn=1
+    )
+    empty = dataclasses.replace(score, case_id="p2", dice=None, status="both-empty")
+    evaluation = build_evaluation([score, empty])
+    assert summarize_validation(evaluation)["num_cases"] == 1
+    validation = Validation(
+        scores=evaluation.scores,
+        summaries=evaluation.summaries,
+        failures=[],
+        unmatched=[],
+        raw=evaluation,
+        postprocessing=Postprocessing(),
+    )
+    candidate = Candidate(runs=(), validation=validation)
+    assert _summarize_candidate(candidate, is_chosen=True)["num_cases"] == 1
+    cases = [Case(case_id=name, images=(), labels=Path()) for name in ("p1", "p2")]
+    assert _summarize_fold(validation, cases) == {"num_cases": 1, "mean_dice": 0.5}
+    assert _summarize_fold(validation, cases[1:]) == {"num_cases": 0, "mean_dice": None}
 
 
 def test_without_validation_the_metrics_say_so() -> None:
