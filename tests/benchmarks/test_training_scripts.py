@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
+import io
+import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import bench_accuracy_budget
+import bench_networks
 import bench_training_data
 import bench_training_step
 import check_training_memory
@@ -21,6 +27,8 @@ from peers.monai_data import build_monai_draw
 
 from medunet.augmentation import AugmentationPolicy, build_policy
 from medunet.models import get_runs_folder
+from medunet.networks import ARCHITECTURES
+from medunet.networks.choose import count_plan_gflop
 from medunet.planning import Effort, build_plan
 from medunet.tasks import load_task, read_dataset
 from medunet.training import experiment
@@ -127,6 +135,54 @@ def test_the_dice_of_a_budget_is_written_and_drawn(
         assert float(row["mean_dice"]) == pytest.approx(sum(dice) / 2, abs=1e-3)
     assert (output / "dice.png").stat().st_size > 1000
     assert capsys.readouterr().out.count("mean_dice") == 2
+
+
+def test_every_network_has_a_row_at_the_price_of_the_planned_one(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: dict[str, dict[str, Any]] = {}
+    prices: list[float] = []
+    plan_training = bench_networks.plan_training
+
+    def plan(*arguments: Any) -> Any:
+        planned = plan_training(*arguments)
+        prices.append(count_plan_gflop(planned.plan))
+        return planned
+
+    def run(command: list[str], **_: Any) -> CompletedProcess[str]:
+        """In this process, for what the child imports takes longer than what it does."""
+        monkeypatch.setattr(sys, "argv", command[1:])
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            bench_networks.main()
+        rows[command[-1]] = json.loads(printed.getvalue().splitlines()[-1])
+        return CompletedProcess(command, 0, printed.getvalue(), "")
+
+    monkeypatch.setattr(bench_networks, "plan_training", plan)
+    monkeypatch.setattr(bench_networks.subprocess, "run", run)
+    options = ["--data", str(data), "--task", str(data.parent / "task.yaml"), "--device", "cpu"]
+    networks = ["unet", "unet-2015", "vnet"]
+    script = ["bench_networks.py", "--configuration", "2d", "--iterations", "1"]
+    monkeypatch.setattr(sys, "argv", [*script, *options, "--networks", *networks])
+    bench_networks.main()
+    text = capsys.readouterr().out
+    (price,) = set(prices)
+    assert f"as fits into {price:.2f} GFLOP per patch, what the planned U-Net costs" in text
+    assert list(rows) == networks
+    assert rows["unet"]["gflop"] == pytest.approx(price)
+    for name, row in rows.items():
+        config = ARCHITECTURES[name].config
+        assert row["gflop"] <= price * (1 + 1e-9) or (config is not None and row["width"] == config.width_step)
+        assert row["steps"] == 1
+        assert 0 <= row["dice"] <= 1
+        assert min(row["seconds_per_step"], row["seconds_per_pass"], row["gib"], row["parameters"]) > 0
+        (line,) = [line.split() for line in text.splitlines() if line.startswith(f"{name} ")]
+        assert line[1:6] == [
+            f"{row['dice']:.3f}",
+            str(row["width"]),
+            row["patch"],
+            f"{row['parameters']:,}",
+            f"{row['gflop']:.2f}",
+        ]
 
 
 def test_memory_is_measured_with_cases_on_disk_and_with_the_defaults(

@@ -1,4 +1,4 @@
-"""The U-Net of 2015: the paper's sizes, and that mirrored borders and tiles give the same as one large image."""
+"""The U-Net of 2015: the paper's sizes, layers and weights, and how it answers for the borders of an image."""
 
 from __future__ import annotations
 
