@@ -236,7 +236,7 @@ class Predictor:
             num_networks, num_flips = len(group.networks), self._count_flips(group)
             watch = MembersWatch(self._task, num_networks, num_flips, self._settings.resolve_step(), self._device)
         labels = paint_labels(
-            self._build_tiles(group, at_once, None if watch is None else watch.add),
+            self._build_tiles(group, at_once, None if watch is None else watch.count),
             self._add_previous(group, prepared, image, on_stage),
             image,
             group.plan,
@@ -419,7 +419,7 @@ def build_tile_networks(
         settings: What the user decided.
         speed: What was measured after training.
         at_once: How much is computed at a time; None begins with as much as the settings allow.
-        on_members: Told what every member says.
+        on_members: Looks at what every member says, see `TileNetworks`.
     """
     return TileNetworks(
         networks,
