@@ -50,6 +50,7 @@ class Manifest(BaseModel):
         scan_samples: SHA-256 of blocks spread over their bytes: uncompressed scans of two patients are of the same size.
         task: Name of the task.
         weights_sha256: Of the model.
+        is_synthetic: Whether the model learnt from phantoms, which makes no mask for patients; None of older releases.
         settings: How much was computed (`InferenceSettings`), and how the scan was read.
         decided_by: What of the model folder decides about masks and flags beside the weights, see `describe_decisions`.
         outputs: Names of the files that were or will be written, relative to the manifest's folder.
@@ -77,6 +78,7 @@ class Manifest(BaseModel):
     scan_samples: list[str] = []
     task: str
     weights_sha256: str
+    is_synthetic: bool | None = None
     settings: dict[str, Any]
     decided_by: dict[str, Any] = {}
     outputs: list[str]
@@ -123,6 +125,7 @@ def begin_manifest(
         scan_samples=[_hash_samples(image, [path, *outputs]) for image in images],
         task=segmenter.task.name,
         weights_sha256=segmenter.model.training.weights_sha256,
+        is_synthetic=segmenter.model.training.is_synthetic,
         settings=describe_settings(segmenter.settings, reading),
         decided_by=dict(decided_by),
         outputs=[_name_output(output, path) for output in outputs],

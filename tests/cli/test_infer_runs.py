@@ -75,6 +75,7 @@ def test_a_manifest_says_what_was_done(
     assert manifest["scan"] == ["a.nii.gz"]
     assert manifest["scan_bytes"] == [(scans / "a.nii.gz").stat().st_size]
     assert manifest["weights_sha256"] == read_records(oracle_folder).training.weights_sha256
+    assert manifest["is_synthetic"] is False
     assert (manifest["settings"]["speed"], manifest["settings"]["step_fraction"]) == ("fast", 0.9)
     assert manifest["outputs"] == ["mask.nii.gz", "mask.json"]
     assert {"read", "prepare", "network", "restore", "write"} <= set(manifest["seconds"])
