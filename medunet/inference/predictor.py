@@ -198,7 +198,7 @@ class Predictor:
                 )
                 raise InputError(msg)
             predictions = self.predict(image, on_tiles=on_tiles, on_stage=on_stage)
-            labels = restore_predictions(predictions, image, self._task)
+            labels = restore_predictions(predictions, image, self._task, experience=self._groups[0].experience)
             on_stage("restore")
             return labels, None
         (group,) = self._groups

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from made_up_runs import REGIONS, TASK
+from made_up_runs import REGIONS, TASK, join
 from oracles import ORACLE_HU, NearestIntensity, build_plan_for
 from torch import Tensor
 
@@ -319,10 +319,27 @@ def test_probabilities_of_several_plans_meet_on_the_cpu_where_a_gpu_has_no_room(
         return compute(given, *arguments)
 
     monkeypatch.setattr(restoring_module, "_restore_mean", restore)
-    assert np.array_equal(restore_predictions(stubs, scan, TASK).array, expected)
+    experience = Experience()
+    for _ in range(2):  # of two scans, which is said once
+        assert np.array_equal(restore_predictions(stubs, scan, TASK, experience=experience).array, expected)
     assert list_messages(caplog) == [
         "The probabilities of a whole scan do not fit on cuda; their mean is made on the CPU."
     ]
+
+
+def test_scans_of_several_plans_share_what_was_said(
+    build_oracle: Callable[..., Model], make_densities: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Segmenter(join(build_oracle(), build_oracle(spacing=(2.0, 1.0, 1.0))), "cpu")
+    restore = restore_predictions
+
+    def restore_and_say(*arguments: Any, experience: Experience) -> Volume:
+        experience.warn_once("There is no room.")
+        return restore(*arguments, experience=experience)
+
+    monkeypatch.setattr("medunet.inference.predictor.restore_predictions", restore_and_say)
+    scan, _ = make_densities(shape=(9, 8, 7))
+    assert [segmenter.segment(scan).warnings for _ in range(2)] == [("There is no room.",), ()]
 
 
 # ---- what is there ---------------------------------------------------------------------------------------------------------
