@@ -135,10 +135,17 @@ def begin_manifest(
     return manifest
 
 
+def hash_outputs(manifest: Manifest, path: Path) -> dict[str, str]:
+    """SHA-256 of the files that a manifest at a path speaks of and that were written, by their names in it."""
+    outputs = zip(manifest.outputs, list_own_outputs(manifest, path), strict=True)
+    return {name: _hash_file(output) for name, output in outputs if output.is_file()}
+
+
 def finish_manifest(
     path: Path,
     begun: Manifest,
     segmentation: Segmentation,
+    outputs_sha256: Mapping[str, str],
     seconds: Mapping[str, float],
     warnings: Sequence[str] = (),
 ) -> Manifest:
@@ -148,18 +155,18 @@ def finish_manifest(
         path: Of the manifest.
         begun: From `begin_manifest`.
         segmentation: The result.
+        outputs_sha256: From `hash_outputs`; reading all files once more is a part of what writing takes.
         seconds: Of stages that the segmentation does not know, such as writing.
         warnings: Of the same stages.
 
     Raises:
         OutputError: If it cannot be written.
     """
-    written = zip(begun.outputs, list_own_outputs(begun, path), strict=True)
     scan = segmentation.scan
     manifest = begun.model_copy(
         update={
             "status": "done",
-            "outputs_sha256": {name: _hash_file(output) for name, output in written if output.is_file()},
+            "outputs_sha256": dict(outputs_sha256),
             "seconds": {**segmentation.timings, **seconds},
             "estimated_memory_mib": segmentation.memory.to_json() if segmentation.memory is not None else {},
             "peak_memory_mib": _describe_peak_memory(segmentation),
