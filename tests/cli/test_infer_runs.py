@@ -754,6 +754,20 @@ def test_what_is_unlike_training_is_said_and_strict_makes_it_an_exit_code(
 # ---- whose mask, and whose work ------------------------------------------------------------------------------------------
 
 
+def test_checksums_are_a_part_of_writing(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hash_outputs = infer_run.hash_outputs
+
+    def hash_slowly(*arguments: Any) -> dict[str, str]:
+        time.sleep(0.3)
+        return hash_outputs(*arguments)
+
+    monkeypatch.setattr(infer_run, "hash_outputs", hash_slowly)
+    assert infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz").exit_code == 0
+    assert read(tmp_path / "mask.nii.gz.manifest.json")["seconds"]["write"] >= 0.3
+
+
 def test_voxels_beside_a_header_belong_to_the_scan(infer: Command, tmp_path: Path, make_densities: Any) -> None:
     import SimpleITK
 
