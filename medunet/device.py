@@ -19,6 +19,8 @@ PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 _MAX_WORKERS = 8
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """Of a container: microseconds of processor time in each period, and the period (control groups, version 2)."""
+_MEMORY_GROUP = Path("/sys/fs/cgroup")
+"""Of a container: ``memory.max``, ``memory.current`` and ``memory.stat`` in bytes (control groups, version 2)."""
 _NO_MEMORY = (
     "allocate memory",  # torch's allocator on the CPU, ONNX Runtime
     "bad_alloc",  # C++, such as OpenVINO
@@ -158,7 +160,7 @@ def measure_room(device: torch.device) -> int | None:
     """Bytes that this process may take of a device's memory: what is free, and what it has already.
 
     Args:
-        device: The CPU stands for the memory of the machine.
+        device: The CPU stands for the memory of the machine, or the share of it that a container may take.
 
     Returns:
         None for other devices than the CPU and CUDA.
@@ -167,10 +169,24 @@ def measure_room(device: torch.device) -> int | None:
     import torch
 
     if device.type == "cpu":
-        return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+        free = min(psutil.virtual_memory().available, _measure_container_room())
+        return int(free + psutil.Process().memory_info().rss)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return None
+
+
+def _measure_container_room() -> float:
+    """Bytes that the processes of a container may still take; infinite where nothing limits them.
+
+    Pages of files that nobody has looked at lately count as taken, but the kernel gives them up before anything fails.
+    """
+    try:
+        limit, taken = (int((_MEMORY_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        counts = dict(line.split() for line in (_MEMORY_GROUP / "memory.stat").read_text().splitlines())
+        return max(0, limit - taken + int(counts.get("inactive_file", 0)))
+    except (OSError, ValueError):  # there is no limit, "max", or the kernel tells it elsewhere
+        return math.inf
 
 
 def restart_peak_memory(device: torch.device) -> None:

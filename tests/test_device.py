@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -223,6 +224,31 @@ def test_room_is_what_is_free_and_what_the_process_has(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda where: 700)
     assert measure_room(torch.device("cuda:1")) == 5700
     assert measure_room(torch.device("mps")) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "taken", "free"),
+    [
+        ("5000", "4000", 1300),  # 300 are pages of files
+        ("5000", "6000", 0),
+        ("max", "4000", 9000),
+        (None, None, 9000),
+        ("50000", "4000", 9000),  # more than the machine has
+    ],
+)
+def test_room_of_a_container_is_what_it_may_take(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str | None, taken: str | None, free: int
+) -> None:
+    import psutil
+
+    monkeypatch.setattr(device, "_MEMORY_GROUP", tmp_path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda self: SimpleNamespace(rss=70))
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text(f"{taken}\n")
+        (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 300\nactive_file 200\n")
+    assert measure_room(torch.device("cpu")) == free + 70
 
 
 def test_the_peak_of_a_gpu_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from medunet.inference.manifest import (
     describe_settings,
     find_difference,
     finish_manifest,
+    hash_outputs,
     list_own_outputs,
     list_untouched_outputs,
     read_manifest,
@@ -334,10 +335,11 @@ class InferRun:
                 write_mesh(made.segmentation.structures, job.mesh)
             if job.preview is not None:
                 _draw(made, segmenter, job, job.preview)
+            checksums = hash_outputs(made.begun, job.manifest)
             seconds = {"read": round(made.found.seconds, 4), "write": round(time.perf_counter() - began, 4)}
             written = [path for path in (job.mask, job.semantic, job.mesh, job.preview) if path is not None]
             warnings = strip_folders(warned, written)
-            return finish_manifest(job.manifest, made.begun, made.segmentation, seconds, warnings)
+            return finish_manifest(job.manifest, made.begun, made.segmentation, checksums, seconds, warnings)
 
     def _report(self, done: Done[Job, Manifest], outcome: InferOutcome) -> None:
         if done.error is not None:

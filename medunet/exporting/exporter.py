@@ -33,6 +33,7 @@ from medunet.inference.backends import (
     trace_network,
 )
 from medunet.inference.prediction import build_patch_key
+from medunet.inference.surroundings import find_plan_surroundings
 from medunet.io import check_output, write_bytes_atomic
 from medunet.io.atomic import describe_write_error
 from medunet.models import AnyModel, Model, read_model
@@ -65,7 +66,8 @@ def export(
     """Write a model for other programs.
 
     The exported network takes patches and gives logits, like the original; ``<name>.json`` beside it says what belongs
-    around it. A MONAI bundle is complete: it takes a NIfTI file and writes a mask. Everything appears whole, and only after
+    around it. A MONAI bundle is complete: it takes a NIfTI file and writes a mask. A network without padding warns that it is not given
+    what lies around a patch. Everything appears whole, and only after
     the exported network gave the answers of the original on random patches.
 
     Args:
@@ -86,6 +88,11 @@ def export(
     _check_format(export_format, output)
     model = _get_model(model)
     _check_is_one_network(model)
+    if find_plan_surroundings(model.plan) is not None:
+        logger.warning(
+            "The exported network sees patches alone and mirrors each at its own borders; in medunet it sees what lies around a tile, "
+            "so masks may differ there."
+        )
     if export_format == "monai-bundle":
         check_fits_bundle(model)
         return _export_bundle(model, output)

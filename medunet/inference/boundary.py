@@ -3,7 +3,8 @@
 Where all eight neighbours of a point have the same winner, linear interpolation cannot change it: a mean of eight vectors
 whose largest entry is the same one has it there too. So the winners of the neighbours are compared first, as bytes, and
 logits are interpolated only along borders. Products and sums are rounded one by one in the same order for every class, and
-rounding never turns the order of two numbers, so this holds for the computed means as well as for the exact ones.
+rounding never turns the order of two numbers, so this holds for the computed means as well as for the exact ones, up to ties
+that rounding makes: there the first of the classes would win, and here the one of all eight does.
 
 Linear interpolation goes axis by axis: planes first, then the lines of a plane that cross a border, then the points on them. A point
 then costs two neighbours instead of eight.

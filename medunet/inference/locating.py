@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from medunet.device import Precision
-from medunet.inference.at_once import Portions
+from medunet.inference.at_once import AtOnce, Experience, Portions
 from medunet.inference.backends import FOLDER, build_backend
 from medunet.inference.logits import collect_logits
 from medunet.inference.memory_need import MemoryNeed, Work, estimate_memory, measure_axes
@@ -52,6 +52,7 @@ class Locator:
         self._weight_bytes = sum(parameter.nbytes for parameter in model.network.parameters())
         self._device = device
         self._settings = settings
+        self._experience = Experience()
         self._network = build_backend(
             [model.network],
             model.plan,
@@ -99,6 +100,7 @@ class Locator:
             prepared,
             self._plan,
             self._device,
+            batch_size=AtOnce(self._experience.limit(Portions(batch_size=1)), self._experience),
             needed=find_needed_tiles(image, prepared, plan.modality) if self._settings.skip_air else None,
         )
         found = (logits[1] > logits[0]).cpu().numpy()

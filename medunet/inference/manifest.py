@@ -50,6 +50,7 @@ class Manifest(BaseModel):
         scan_samples: SHA-256 of blocks spread over their bytes: uncompressed scans of two patients are of the same size.
         task: Name of the task.
         weights_sha256: Of the model.
+        is_synthetic: Whether the model learnt from phantoms, which makes no mask for patients; None of older releases.
         settings: How much was computed (`InferenceSettings`), and how the scan was read.
         decided_by: What of the model folder decides about masks and flags beside the weights, see `describe_decisions`.
         outputs: Names of the files that were or will be written, relative to the manifest's folder.
@@ -77,6 +78,7 @@ class Manifest(BaseModel):
     scan_samples: list[str] = []
     task: str
     weights_sha256: str
+    is_synthetic: bool | None = None
     settings: dict[str, Any]
     decided_by: dict[str, Any] = {}
     outputs: list[str]
@@ -123,6 +125,7 @@ def begin_manifest(
         scan_samples=[_hash_samples(image, [path, *outputs]) for image in images],
         task=segmenter.task.name,
         weights_sha256=segmenter.model.training.weights_sha256,
+        is_synthetic=segmenter.model.training.is_synthetic,
         settings=describe_settings(segmenter.settings, reading),
         decided_by=dict(decided_by),
         outputs=[_name_output(output, path) for output in outputs],
@@ -132,10 +135,17 @@ def begin_manifest(
     return manifest
 
 
+def hash_outputs(manifest: Manifest, path: Path) -> dict[str, str]:
+    """SHA-256 of the files that a manifest at a path speaks of and that were written, by their names in it."""
+    outputs = zip(manifest.outputs, list_own_outputs(manifest, path), strict=True)
+    return {name: _hash_file(output) for name, output in outputs if output.is_file()}
+
+
 def finish_manifest(
     path: Path,
     begun: Manifest,
     segmentation: Segmentation,
+    outputs_sha256: Mapping[str, str],
     seconds: Mapping[str, float],
     warnings: Sequence[str] = (),
 ) -> Manifest:
@@ -145,18 +155,18 @@ def finish_manifest(
         path: Of the manifest.
         begun: From `begin_manifest`.
         segmentation: The result.
+        outputs_sha256: From `hash_outputs`; reading all files once more is a part of what writing takes.
         seconds: Of stages that the segmentation does not know, such as writing.
         warnings: Of the same stages.
 
     Raises:
         OutputError: If it cannot be written.
     """
-    written = zip(begun.outputs, list_own_outputs(begun, path), strict=True)
     scan = segmentation.scan
     manifest = begun.model_copy(
         update={
             "status": "done",
-            "outputs_sha256": {name: _hash_file(output) for name, output in written if output.is_file()},
+            "outputs_sha256": dict(outputs_sha256),
             "seconds": {**segmentation.timings, **seconds},
             "estimated_memory_mib": segmentation.memory.to_json() if segmentation.memory is not None else {},
             "peak_memory_mib": _describe_peak_memory(segmentation),

@@ -47,7 +47,9 @@ def read_ahead(
         make: Runs in the thread that asks for the results.
 
     Yields:
-        The jobs in order. An error that a user can meet (`is_expected`) ends its own job; any other ends all.
+        The jobs in order. Whatever goes wrong with a job ends that one alone, a fault of the program (`is_fault`) too: of a
+        hundred scans one may be of a kind that nobody has thought of. What is no `Exception`, such as Ctrl+C, ends all, and so
+        does whoever names the jobs.
     """
     remaining = iter(jobs)
     with ThreadPoolExecutor(1, "read") as pool:
@@ -100,17 +102,13 @@ def write_behind(
             yield _finish(*behind)
 
 
-def is_expected(error: BaseException) -> bool:
-    """Whether an error ends one job alone: unreadable, unfit, no room; and what torch refuses, which `is_fault` tells apart."""
-    return isinstance(error, (MedunetError, OSError, MemoryError, RuntimeError)) or is_out_of_memory(error)
-
-
 def is_fault(error: BaseException) -> bool:
-    """Whether an error that ends one job alone is more likely a fault of the program than of the scan, such as shapes that do not fit.
+    """Whether an error that ended one job is more likely a fault of the program than of the scan, such as shapes that do not fit.
 
-    Torch raises `RuntimeError` for everything. Whoever reports such an error should show where it was raised.
+    A scan that cannot be read or does not fit, a disk and a memory that are full have errors of their own. Whoever reports
+    any other should show where it was raised.
     """
-    return isinstance(error, RuntimeError) and not isinstance(error, MedunetError) and not is_out_of_memory(error)
+    return not isinstance(error, (MedunetError, OSError)) and not is_out_of_memory(error)
 
 
 def _submit_next(
@@ -130,6 +128,4 @@ def _try(function: Callable[[], Written]) -> tuple[Written | None, Exception | N
     try:
         return function(), None
     except Exception as error:
-        if not is_expected(error):
-            raise
         return None, error

@@ -6,7 +6,8 @@ folds can be judged by what the passes of one fold said in validation. Without m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -57,16 +58,20 @@ class MembersWatch:
             num_means, num_members = (num_networks, num_flips) if num_flips > 1 else (1, num_networks)
             self._counters = [AgreementCounter(task, members, num_members, device) for _ in range(num_means)]
 
-    def add(self, number: int, members: Sequence[Tensor], mean: Tensor) -> None:
+    def count(self, number: int, members: Sequence[Tensor], mean: Tensor) -> Callable[[], None]:
         """Count a batch of tiles.
 
         Args:
             number: Of the network whose passes these are; 0 where the members are networks.
             members: Logits ``(B, outputs, *patch_size)`` of each.
             mean: Their mean.
+
+        Returns:
+            Adds what was counted to what is known of the scan.
         """
         decided = torch.stack([decide(logits, has_regions=self._has_regions) for logits in members])
-        self._counters[number].add(decided, decide(mean, has_regions=self._has_regions))
+        counter = self._counters[number]
+        return partial(counter.keep, *counter.count(decided, decide(mean, has_regions=self._has_regions)))
 
     def read(self) -> AgreementCounts | None:
         """What was counted; None where there is only one member."""

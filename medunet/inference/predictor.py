@@ -199,7 +199,7 @@ class Predictor:
                 )
                 raise InputError(msg)
             predictions = self.predict(image, on_tiles=on_tiles, on_stage=on_stage)
-            labels = restore_predictions(predictions, image, self._task)
+            labels = restore_predictions(predictions, image, self._task, experience=self._groups[0].experience)
             on_stage("restore")
             return labels, None
         (group,) = self._groups
@@ -237,7 +237,7 @@ class Predictor:
             num_networks, num_flips = len(group.networks), self._count_flips(group)
             watch = MembersWatch(self._task, num_networks, num_flips, self._settings.resolve_step(), self._device)
         labels = paint_labels(
-            self._build_tiles(group, at_once, None if watch is None else watch.add),
+            self._build_tiles(group, at_once, None if watch is None else watch.count),
             self._add_previous(group, prepared, image, on_stage),
             image,
             group.plan,
@@ -420,7 +420,7 @@ def build_tile_networks(
         settings: What the user decided.
         speed: What was measured after training.
         at_once: How much is computed at a time; None begins with as much as the settings allow.
-        on_members: Told what every member says.
+        on_members: Looks at what every member says, see `TileNetworks`.
     """
     return TileNetworks(
         networks,

@@ -7,7 +7,6 @@ grids of different plans meet only on the scan: there the mean of the probabilit
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from medunet.device import is_out_of_memory
 from medunet.errors import ModelError
-from medunet.inference.at_once import SMALLEST_BLOCK, AtOnce
+from medunet.inference.at_once import SMALLEST_BLOCK, AtOnce, Experience
 from medunet.inference.boundary import (
     Positions,
     build_positions,
@@ -31,8 +30,6 @@ from medunet.inference.sliding_window import Slab
 from medunet.preprocessing import compute_axis_mapping, find_winner, resample_linear
 from medunet.tasks import Task, list_class_values
 from medunet.volume import Affine, Array, Shape3, Volume
-
-logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -209,7 +206,9 @@ def restore_label_map(logits: Tensor, prepared: Volume, scan: Volume, task: Task
     return painter.finish()
 
 
-def restore_predictions(predictions: Sequence[Prediction], scan: Volume, task: Task) -> Volume:
+def restore_predictions(
+    predictions: Sequence[Prediction], scan: Volume, task: Task, *, experience: Experience | None = None
+) -> Volume:
     """The label map on which networks of one or several plans agree.
 
     Args:
@@ -217,6 +216,7 @@ def restore_predictions(predictions: Sequence[Prediction], scan: Volume, task: T
             regions) on the scan's grid, every network counting once.
         scan: Gives the grid of the result.
         task: Gives the values.
+        experience: Of other scans: what was said then is not said again. None says it.
 
     Raises:
         ModelError: If a logit is NaN or infinite.
@@ -230,9 +230,8 @@ def restore_predictions(predictions: Sequence[Prediction], scan: Volume, task: T
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or all(one.logits.device.type == "cpu" for one in predictions):
             raise
-    logger.warning(
-        "The probabilities of a whole scan do not fit on %s; their mean is made on the CPU.",
-        predictions[0].logits.device,
+    (experience or Experience()).warn_once(
+        f"The probabilities of a whole scan do not fit on {predictions[0].logits.device}; their mean is made on the CPU."
     )
     return _restore_mean([replace(one, logits=one.logits.cpu()) for one in predictions], scan, task)
 

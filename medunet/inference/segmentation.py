@@ -68,9 +68,9 @@ class Segmentation:
         probabilities: ``(classes, I, J, K)`` float16, background first, or one channel per region; None unless asked for.
         uncertainty: ``(1, I, J, K)`` float16, entropy of the probabilities, 0 to 1; None unless asked for.
         objects: The objects one by one, and their volumes; None where the task has no instances.
-        warnings: What was warned of from loading the model to the mask, one sentence each: a backend or eight bits that could
-            not be taken, a box in which the structures were not found, less at a time for want of memory, steps of
-            post-processing that were skipped. What reading said is in ``scan.notes``.
+        warnings: What was warned of from loading the model to the mask, one sentence each: a model of phantoms, a backend or
+            eight bits that could not be taken, a box in which the structures were not found, less memory than is needed, less at
+            a time for want of it, steps of post-processing that were skipped. What reading said is in ``scan.notes``.
     """
 
     labels: Volume

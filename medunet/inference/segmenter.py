@@ -71,9 +71,9 @@ class Segmenter:
         self.precision = choose_precision(self.device, self.settings.precision)
         with collect_warnings() as warned:
             self._predictor = Predictor(model, self.device, self.precision, self.settings)
+            if model.training.is_synthetic:
+                logger.warning(SYNTHETIC_WARNING)
         self._warnings = strip_folders(warned, [model.folder])
-        if model.training.is_synthetic:
-            logger.warning(SYNTHETIC_WARNING)
 
     @property
     def description(self) -> str:
@@ -151,25 +151,25 @@ class Segmenter:
         image = origin.volume
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
         _check_maps([probabilities, uncertainty], origin, scan, overwrite=overwrite)
-        memory = self._predictor.estimate_memory(image)
-        logger.debug("Memory that this scan will take: %s", memory.describe())
-        clock.stop("read")
-        restart_peak_memory(self.device)
-        in_memory: dict[str, ArraySink] = {}
-        painter = MapPainter(
-            self.task,
-            image,
-            probabilities=self._choose_sink("probabilities", probabilities, origin, options, in_memory),
-            uncertainty=self._choose_sink("uncertainty", uncertainty, origin, options, in_memory),
-        )
-        listener = ProbabilityListener(self.task, image) if self._needs_probabilities else None
-
-        def listen(slab: Slab, grid: Volume, axis: int) -> None:
-            painter.add(slab, grid, axis)
-            if listener is not None:
-                listener.add(slab, grid, axis)
-
         with collect_warnings() as warned:
+            memory = self._predictor.estimate_memory(image)
+            logger.debug("Memory that this scan will take: %s", memory.describe())
+            clock.stop("read")
+            restart_peak_memory(self.device)
+            in_memory: dict[str, ArraySink] = {}
+            painter = MapPainter(
+                self.task,
+                image,
+                probabilities=self._choose_sink("probabilities", probabilities, origin, options, in_memory),
+                uncertainty=self._choose_sink("uncertainty", uncertainty, origin, options, in_memory),
+            )
+            listener = ProbabilityListener(self.task, image) if self._needs_probabilities else None
+
+            def listen(slab: Slab, grid: Volume, axis: int) -> None:
+                painter.add(slab, grid, axis)
+                if listener is not None:
+                    listener.add(slab, grid, axis)
+
             try:
                 labels, counted = self._predictor.segment_with_agreement(
                     image,

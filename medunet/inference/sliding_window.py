@@ -196,14 +196,31 @@ class _RowSums:
             1 + tiling.patch_size[axis],
             *(tiling.padded_shape[number] for number in others),
         )
-        self._sums = _allocate(size, device)
+        window = tiling.compute_window().permute(self._order)
+        weights = tiling.compute_weight_sums()
+        factors = [1 / weights[number] for number in self._order]
+        is_full = False
+        try:
+            self._hold(size, window, factors, device)
+        except RuntimeError as error:
+            # Not here: until this clause is left, the error's traceback holds what was being made.
+            is_full = device.type != "cpu" and is_out_of_memory(error)
+            if not is_full:
+                raise
+        if is_full:
+            self._hold(size, window, factors, torch.device("cpu"))
         if self._sums.device.type != device.type:
             at_once.warn_once(f"The sums of the tiles do not fit on {device}; they are kept on the CPU.")
-        device = self._sums.device
-        self._window = tiling.compute_window().permute(self._order).to(device)
-        sums = tiling.compute_weight_sums()
-        self._factors = [(1 / sums[number]).to(device) for number in self._order]
         self._start = 0  # of the planes behind the one in front
+
+    def _hold(self, size: tuple[int, ...], window: Tensor, factors: Sequence[Tensor], device: torch.device) -> None:
+        """Take all memory now: once tiles advance, a device that has become full costs nothing."""
+        self._sums = _allocate(size, device)
+        where = self._sums.device
+        self._window = window.to(where)
+        self._factors = [one.to(where) for one in factors]
+        self._line = torch.empty(size[2], device=where)
+        self._plane = torch.empty(size[2:], device=where)
 
     def add(self, box: Box, logits: Tensor) -> None:
         """Add the logits ``(outputs, *patch_size)`` of a tile of the present row."""
@@ -218,8 +235,10 @@ class _RowSums:
         if num_planes <= 0:
             return None
         along, p, q = self._factors
-        factors = along[self._start : stop, None, None] * p[None, :, None] * q[None, None, :]
-        self._sums[:, 1 : 1 + num_planes] *= factors
+        for number in range(num_planes):
+            torch.mul(p, along[self._start + number], out=self._line)
+            torch.mul(self._line[:, None], q[None, :], out=self._plane)
+            self._sums[:, 1 + number].mul_(self._plane)
         front = 0 if self._start > 0 else 1  # before the first plane there is none
         logits = self._sums[:, front : 1 + num_planes, : self._shape[1], : self._shape[2]]
         return Slab(logits=logits, first=self._start + front - 1)

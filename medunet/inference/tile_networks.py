@@ -22,9 +22,9 @@ LEFT_RIGHT = 0
 """The axis of a plan's grid along which a patient's sides lie."""
 
 Axes = tuple[int, ...]
-OnMembers = Callable[[int, Sequence[Tensor], Tensor], None]
+OnMembers = Callable[[int, Sequence[Tensor], Tensor], Callable[[], None]]
 """Called for a batch of tiles with logits ``(B, outputs, *patch_size)``: the number of a network, its mirrored passes, and their
-mean; where tiles are not mirrored, once with 0, all networks and their mean."""
+mean; where tiles are not mirrored, once with 0, all networks and their mean. Returns what is called when the batch is done."""
 
 
 class TileNetworks:
@@ -37,7 +37,9 @@ class TileNetworks:
         mirrored_outputs: The same for the outputs.
         batch_size: Tiles that go through a network at once, mirrored ones among them; halved when memory does not suffice.
             An `AtOnce` is shared with whatever else computes the scan.
-        on_members: Told what every member says; None when nobody wants to know.
+        on_members: Looks at what every member says; None when nobody wants to know. What it returns is called once all
+            networks have answered for a batch: where memory does not suffice for one of them, the batch is computed again, and
+            nothing may count twice.
     """
 
     def __init__(
@@ -64,15 +66,18 @@ class TileNetworks:
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """Mean logits ``(B, outputs, *patch_size)`` in float32, whatever the networks compute in."""
-        means = []
+        means: list[Tensor] = []
+        keep: list[Callable[[], None]] = []
         for number, network in enumerate(self._networks):
             passes = self._pass(network, tiles)
             means.append(_average(passes))
             if self._on_members is not None and len(passes) > 1:
-                self._on_members(number, passes, means[-1])
+                keep.append(self._on_members(number, passes, means[-1]))
         mean = _average(means)
         if self._on_members is not None and len(self._flips) == 1 < len(means):
-            self._on_members(0, means, mean)
+            keep.append(self._on_members(0, means, mean))
+        for keep_counted in keep:
+            keep_counted()
         return mean
 
     def _pass(self, network: Callable[[Tensor], Tensor], tiles: Tensor) -> list[Tensor]:

@@ -101,13 +101,20 @@ class AgreementCounter:
             members: What each member decides, `decide` of its logits: ``(num_members, ...)``, flips turned back.
             mean: What the mean of their logits decides, ``(...)``.
         """
+        self.keep(*self.count(members, mean))
+
+    def count(self, members: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """What `add` would add, ``(num_members, num_outputs)`` twice, for `keep`: who may have to compute the tiles again waits."""
         if self._has_regions:
             over = tuple(place for place in range(1, members.ndim) if place != 2)  # all but members and regions
-            self._common += (members & mean).sum(over)
-            self._total += members.sum(over) + mean[None].sum(over)
-            return
-        self._common += self._count_classes(members.masked_fill(members != mean, 0))
-        self._total += self._count_classes(members) + self._count_classes(mean[None])
+            return (members & mean).sum(over), members.sum(over) + mean[None].sum(over)
+        common = self._count_classes(members.masked_fill(members != mean, 0))
+        return common, self._count_classes(members) + self._count_classes(mean[None])
+
+    def keep(self, common: Tensor, total: Tensor) -> None:
+        """Add what was counted; needs no memory."""
+        self._common += common
+        self._total += total
 
     def read(self) -> AgreementCounts:
         """What was counted so far."""

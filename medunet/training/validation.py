@@ -189,7 +189,7 @@ class NetworkSegmenter:
         num_flips = len(choose_flips(self.plan, settings, speed))
         step = settings.resolve_step()
         watch = MembersWatch(self.task, 1, num_flips, step, self.device) if counts_agreement else None
-        on_members = None if watch is None else watch.add
+        on_members = None if watch is None else watch.count
         at_once = AtOnce(self._experience.limit(get_largest_portions(self.plan, settings)), self._experience)
         tiles = build_tile_networks(
             networks, self.plan, self.task, settings, speed, at_once=at_once, on_members=on_members

@@ -75,6 +75,7 @@ def test_a_manifest_says_what_was_done(
     assert manifest["scan"] == ["a.nii.gz"]
     assert manifest["scan_bytes"] == [(scans / "a.nii.gz").stat().st_size]
     assert manifest["weights_sha256"] == read_records(oracle_folder).training.weights_sha256
+    assert manifest["is_synthetic"] is False
     assert (manifest["settings"]["speed"], manifest["settings"]["step_fraction"]) == ("fast", 0.9)
     assert manifest["outputs"] == ["mask.nii.gz", "mask.json"]
     assert {"read", "prepare", "network", "restore", "write"} <= set(manifest["seconds"])
@@ -559,6 +560,30 @@ def test_row_68_a_killed_process_leaves_no_half_mask(tmp_path: Path, write_densi
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
 
 
+NO_NETWORK = """
+import pathlib, socket
+
+def refuse(*arguments, **options):
+    pathlib.Path({called!r}).write_text(ascii(arguments))
+    raise OSError("no network")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+
+
+def keep_from_network(environment: dict[str, str], folder: Path) -> tuple[dict[str, str], Path]:
+    """A Python without a network, and the file that says whether it was called nevertheless: whoever does may go on without."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(NO_NETWORK.format(called=str(folder / "called")))
+    paths = [str(folder), *filter(None, [environment.get("PYTHONPATH")])]
+    environment = environment | {"PYTHONPATH": os.pathsep.join(paths)}
+    code = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.stderr.endswith("OSError: no network\n")
+    (folder / "called").unlink()
+    return environment, folder / "called"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="locales and permissions of Linux")
 @pytest.mark.parametrize("place", ["ascii", "read-only"])
 def test_row_72_infer(tmp_path: Path, write_densities: Any, write_model: Any, place: str) -> None:
@@ -567,7 +592,7 @@ def test_row_72_infer(tmp_path: Path, write_densities: Any, write_model: Any, pl
     scan, mask, preview = (tmp_path / name for name in ("Größe 体积.nii.gz", "Maske ö.nii.gz", "Bild ö.png"))
     write_densities(scan, shape=(17, 18, 12), spacing=(1.0, 1.0, 1.0))
     before = {path: path.read_bytes() for path in model.iterdir()}
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment, called = keep_from_network(os.environ | {"OMP_NUM_THREADS": "1"}, tmp_path / "no network")
     command = [sys.executable, "-m", "medunet", "infer", scan, "-o", mask, "--model", model, "--device", "cpu"]
     command += ["--precision", "fp32"]
     if place == "ascii":
@@ -580,6 +605,7 @@ def test_row_72_infer(tmp_path: Path, write_densities: Any, write_model: Any, pl
         model.chmod(0o555)
     done = subprocess.run(command, capture_output=True, check=False, env=environment, umask=0o027)
     assert done.returncode == 0, done.stderr
+    assert not called.exists(), called.read_text()
     assert mask.stat().st_mode & 0o777 == 0o640
     expected = load(model, device="cpu", backend="torch", precision="fp32").segment(scan).labels.array
     assert np.mean(read_label_map(mask).array != expected) <= (0 if place == "ascii" else 1e-3)
@@ -726,6 +752,20 @@ def test_what_is_unlike_training_is_said_and_strict_makes_it_an_exit_code(
 
 
 # ---- whose mask, and whose work ------------------------------------------------------------------------------------------
+
+
+def test_checksums_are_a_part_of_writing(
+    infer: Command, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hash_outputs = infer_run.hash_outputs
+
+    def hash_slowly(*arguments: Any) -> dict[str, str]:
+        time.sleep(0.3)
+        return hash_outputs(*arguments)
+
+    monkeypatch.setattr(infer_run, "hash_outputs", hash_slowly)
+    assert infer(scans / "a.nii.gz", "-o", tmp_path / "mask.nii.gz").exit_code == 0
+    assert read(tmp_path / "mask.nii.gz.manifest.json")["seconds"]["write"] >= 0.3
 
 
 def test_voxels_beside_a_header_belong_to_the_scan(infer: Command, tmp_path: Path, make_densities: Any) -> None:

@@ -23,7 +23,7 @@ from medunet.exporting.parity import check_parity
 from medunet.inference.backends import trace_network
 from medunet.models import Ensemble, read_model
 from medunet.models.folder import combine_checksums
-from medunet.networks import build_network
+from medunet.networks import build_network, replace_network
 from medunet.planning import add_neighbour_slices
 
 
@@ -283,3 +283,15 @@ def test_neighbour_slices_are_named_channels_and_no_bundle(write_model: Callable
     assert described["shape"] == ["B", 3, 16, 16, 1]
     with pytest.raises(ModelError, match=r"sees neighbour slices as channels \(2\.5D\)"):
         export(folder, "monai-bundle", tmp_path / "bundle")
+
+
+def test_a_network_without_padding_warns_that_it_sees_patches_alone(
+    write_model: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = build_plan_for(ORACLE_TASK, (1.0, 1.0, 1.0), (16, 16, 8))
+    for padding, warnings in (("same", 0), ("valid", 1)):
+        options = {"width": 4, "num_poolings": 2, "padding": padding}
+        folder = write_model(tmp_path / padding, plan=replace_network(plan, "unet-2015", options))
+        export(folder, "torchscript", tmp_path / f"{padding}.ts")
+        assert len(caplog.records) == warnings
+    assert "mirrors each at its own borders" in caplog.text

@@ -15,6 +15,8 @@ from oracles import ORACLE_TASK, AboveThresholds, build_plan_for
 from torch import Tensor, nn
 
 from medunet.inference import InferenceSettings, Segmenter
+from medunet.inference import locating as locating_module
+from medunet.inference.at_once import AtOnce
 from medunet.inference.locating import MARGIN_MM, Locator, reaches_sides
 from medunet.models import MeasuredSpeed, Model, SpeedRecord
 from medunet.planning import Normalization, build_locator_task
@@ -122,6 +124,21 @@ def test_scans_of_several_threads_hold_their_own_warnings(
     assert fallen_back.warnings == ("The small network found no structure; the whole scan is segmented.",)
     assert located.warnings == ()
     assert np.array_equal(fallen_back.labels.array, located.labels.array)
+
+
+def test_row_69_what_the_small_network_has_no_room_for_is_said_once(
+    build_located: Callable[..., Model], make_volume: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect = locating_module.collect_logits
+
+    def collect_and_say(*arguments: Any, batch_size: AtOnce, **options: Any) -> Tensor:
+        assert batch_size.batch_size == 1
+        batch_size.warn_once("There is no room.")
+        return collect(*arguments, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(locating_module, "collect_logits", collect_and_say)
+    segmenter, scan = Segmenter(build_located(Bright()), "cpu", ALWAYS), make_scan(make_volume)
+    assert [segmenter.segment(scan).warnings for _ in range(2)] == [("There is no room.",), ()]
 
 
 def test_the_region_holds_what_was_found_with_a_margin_and_a_patch(make_volume: Any) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from medunet.errors import VolumeError
-from medunet.inference.many import Done, is_expected, is_fault, read_ahead, write_behind
+from medunet.errors import InputError, VolumeError
+from medunet.inference.many import Done, is_fault, read_ahead, write_behind
 
 
 def process_many(jobs: Any, read: Any, make: Any, write: Any) -> Iterator[Done[Any, Any]]:
@@ -50,12 +50,26 @@ def test_a_failing_job_costs_only_itself(stage: str) -> None:
     assert all(done.result is None for done in found if done.error)
 
 
-def test_a_fault_of_the_program_ends_everything() -> None:
-    def fail(job: int, found: int) -> int:
-        raise KeyError(job)
+@pytest.mark.parametrize("stage", ["read", "make", "write"])
+@pytest.mark.parametrize("fault", [KeyError("job"), IndexError("1 of 1"), ValueError("odd"), AssertionError()])
+def test_a_fault_of_the_program_costs_only_its_own_job(stage: str, fault: Exception) -> None:
+    def fail(job: int, *rest: int) -> int:
+        if job == 1:
+            raise fault
+        return job
 
-    with pytest.raises(KeyError):
-        list(process_many(range(3), read, fail, write))
+    stages = {"read": read, "make": make, "write": write} | {stage: fail}
+    found = list(process_many(range(3), stages["read"], stages["make"], stages["write"]))  # type: ignore[arg-type]
+    assert [done.error for done in found] == [None, fault, None]
+    assert [done.result is None for done in found] == [False, True, False]
+
+
+def test_an_interruption_ends_everything() -> None:
+    def interrupt(job: int, found: int) -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(process_many(range(3), read, interrupt, write))
 
 
 @pytest.mark.parametrize(
@@ -63,14 +77,16 @@ def test_a_fault_of_the_program_ends_everything() -> None:
     [
         (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), True),
         (NotImplementedError("not for this dtype"), True),
+        (KeyError("label"), True),
+        (ValueError("cannot reshape array of size 3 into shape (2,)"), True),
         (RuntimeError("CUDA error: out of memory"), False),
         (MemoryError(), False),
         (OSError("gone"), False),
         (VolumeError("torn"), False),
+        (InputError("what a user can get wrong"), False),
     ],
 )
 def test_what_is_no_fault_of_a_scan_is_told_apart(error: Exception, is_from_the_program: bool) -> None:
-    assert is_expected(error)
     assert is_fault(error) == is_from_the_program
 
 

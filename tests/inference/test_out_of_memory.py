@@ -6,13 +6,14 @@ import dataclasses
 import logging
 import weakref
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from made_up_runs import REGIONS, TASK
+from made_up_runs import REGIONS, TASK, join
 from oracles import ORACLE_HU, NearestIntensity, build_plan_for
 from torch import Tensor
 
@@ -32,8 +33,10 @@ from medunet.inference import restoring as restoring_module
 from medunet.inference import sliding_window as sliding_window_module
 from medunet.inference.at_once import SMALLEST_BLOCK, AtOnce, Experience, Portions
 from medunet.inference.boundary import BLOCK
+from medunet.inference.members import MembersWatch
 from medunet.inference.prediction import Prediction
 from medunet.models import Model
+from medunet.postprocessing import AgreementCounts
 from medunet.tasks import Task
 from medunet.volume import Volume, build_grid
 
@@ -125,6 +128,35 @@ def test_tiles_that_cannot_be_put_together_are_fewer(monkeypatch: pytest.MonkeyP
     for first, logits in slabs:
         whole[:, first : first + logits.shape[1]] = logits
     torch.testing.assert_close(whole.permute(0, 2, 3, 1), image)
+
+
+@pytest.mark.parametrize("num_flips", [1, 2])
+def test_members_count_once_where_a_later_network_has_no_room(num_flips: int) -> None:
+    """The first network has answered for two tiles when the second one fails: both see them again, one by one."""
+    tiles = torch.randn(2, 3, 3, 4, 5, generator=torch.Generator().manual_seed(1))
+    flips: list[tuple[int, ...]] = [(), (0,)][:num_flips]
+    sizes: list[int] = []
+
+    def second(tiles: Tensor, *, has_room: bool) -> Tensor:
+        sizes.append(len(tiles))
+        if not has_room and len(sizes) <= 2:  # nor is there room for one alone
+            fail()
+        return tiles.flip(3) + tiles
+
+    def count(*, has_room: bool) -> AgreementCounts | None:
+        watch = MembersWatch(TASK, 2, num_flips, 0.5, torch.device("cpu"))
+        networks = [lambda tiles: tiles.clone(), partial(second, has_room=has_room)]
+        together = TileNetworks(networks, flips, mirrored_outputs=range(3), batch_size=2, on_members=watch.count)
+        image = torch.cat([*tiles], 3)
+        tiling = plan_tiles((3, 4, 10), (3, 4, 5), step_fraction=1.0)
+        for _ in stream_sliding_window(image, together, tiling, torch.zeros(3), axis=2, batch_size=2):
+            pass
+        return watch.read()
+
+    assert (counts := count(has_room=True)) is not None
+    assert all(sum(common) > 0 for common in counts.common.values())
+    sizes.clear()
+    assert count(has_room=False) == counts
 
 
 # ---- from scan to scan -----------------------------------------------------------------------------------------------------
@@ -287,10 +319,27 @@ def test_probabilities_of_several_plans_meet_on_the_cpu_where_a_gpu_has_no_room(
         return compute(given, *arguments)
 
     monkeypatch.setattr(restoring_module, "_restore_mean", restore)
-    assert np.array_equal(restore_predictions(stubs, scan, TASK).array, expected)
+    experience = Experience()
+    for _ in range(2):  # of two scans, which is said once
+        assert np.array_equal(restore_predictions(stubs, scan, TASK, experience=experience).array, expected)
     assert list_messages(caplog) == [
         "The probabilities of a whole scan do not fit on cuda; their mean is made on the CPU."
     ]
+
+
+def test_scans_of_several_plans_share_what_was_said(
+    build_oracle: Callable[..., Model], make_densities: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Segmenter(join(build_oracle(), build_oracle(spacing=(2.0, 1.0, 1.0))), "cpu")
+    restore = restore_predictions
+
+    def restore_and_say(*arguments: Any, experience: Experience) -> Volume:
+        experience.warn_once("There is no room.")
+        return restore(*arguments, experience=experience)
+
+    monkeypatch.setattr("medunet.inference.predictor.restore_predictions", restore_and_say)
+    scan, _ = make_densities(shape=(9, 8, 7))
+    assert [segmenter.segment(scan).warnings for _ in range(2)] == [("There is no room.",), ()]
 
 
 # ---- what is there ---------------------------------------------------------------------------------------------------------

@@ -373,6 +373,20 @@ def test_a_model_of_phantoms_warns_once_per_load(
     assert [record.message for record in caplog.records] == [SYNTHETIC_WARNING] * 2
 
 
+def test_what_is_said_before_the_network_is_kept_with_the_mask(
+    build_oracle: Callable[..., Model], make_densities: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, _ = make_densities(shape=(9, 8, 7))
+    assert Segmenter(build_oracle(), "cpu").segment(scan).warnings == ()
+    segmenter = Segmenter(build_oracle(is_synthetic=True), "cpu")
+    monkeypatch.setattr("medunet.inference.predictor.measure_room", lambda device: 10**6)
+    synthetic, memory = segmenter.segment(scan).warnings
+    assert synthetic == SYNTHETIC_WARNING
+    assert "0.00 GB are free; it is tried in the smallest portions" in memory
+    monkeypatch.undo()
+    assert segmenter.segment(scan).warnings == (SYNTHETIC_WARNING,)
+
+
 def test_a_model_of_patients_does_not_warn(
     write_model: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from made_up_runs import REGIONS, TASK
 from oracles import build_plan_for
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from medunet.inference import (
     InferenceSettings,
@@ -261,3 +262,60 @@ def test_settings_reach_the_tiles(make_volume: Any) -> None:
         settings = InferenceSettings(step_fraction=step, batch_size=3)
         paint_labels(Three(), scan, scan, plan, TASK, CPU, settings)
         assert counts[step] == len(plan_tiles((20, 18, 30), (8, 8, 8), step_fraction=step))
+
+
+def test_what_lies_beside_the_sums_brings_them_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make, full = torch.empty, torch.device("meta")
+
+    def make_on_full_device(*size: Any, device: Any = None, **options: Any) -> Tensor:
+        if device == full and size == ((8, 8),):  # there is room for the sums and no more
+            msg = "CUDA out of memory"
+            raise torch.OutOfMemoryError(msg)
+        return make(*size, device=device, **options)
+
+    monkeypatch.setattr(torch, "empty", make_on_full_device)
+    tiling = plan_tiles((12, 8, 8), (8, 8, 8))
+    sums = sliding_window_module._RowSums(tiling, 0, (12, 8, 8), 3, full, AtOnce.of(1))
+    sums.add(tiling.list_boxes()[0], torch.ones(3, 8, 8, 8))
+    slab = sums.finish(4)
+    assert slab is not None
+    torch.testing.assert_close(slab.logits, torch.ones(3, 4, 8, 8))
+    assert [record.getMessage() for record in caplog.records] == [
+        "The sums of the tiles do not fit on meta; they are kept on the CPU."
+    ]
+
+
+class Watch(TorchDispatchMode):
+    """Where the tensors lie that are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if result.ndim > 0:  # numbers come as tensors, too
+            self.places.add(result.untyped_storage().data_ptr())
+        return result
+
+
+def test_sums_take_no_memory_once_tiles_advance() -> None:
+    """Nor does it cost a bit: the factors are those of three lines multiplied in their order."""
+    tiling = plan_tiles((9, 10, 12), (4, 6, 5))
+    tile = torch.randn(3, 4, 6, 5, generator=torch.Generator().manual_seed(3))
+    sums = sliding_window_module._RowSums(tiling, 2, (9, 10, 12), 3, torch.device("cpu"), AtOnce.of(1))
+    with Watch() as watch:
+        for box in tiling.list_row(2, 0):
+            sums.add(box, tile)
+    before = sums._sums.clone()
+    with watch:
+        slab = sums.finish(2)
+        sums.advance(2)
+    held = [sums._sums, sums._window, sums._line, sums._plane, *sums._factors, tile]
+    assert watch.places <= {tensor.untyped_storage().data_ptr() for tensor in held}
+    along, p, q = (1 / tiling.compute_weight_sums()[axis] for axis in (2, 0, 1))
+    factors = along[:2, None, None] * p[None, :, None] * q[None, None, :]
+    assert slab is not None
+    assert torch.equal(sums._sums[:, 0, :9, :10], (before[:, 1:3] * factors)[:, 1, :9, :10])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -116,8 +117,8 @@ def test_means_are_float32_whatever_the_networks_compute_in() -> None:
 def test_members_are_told_as_they_lie_in_the_tile() -> None:
     told: list[tuple[int, list[Tensor], Tensor]] = []
 
-    def listen(number: int, members: Sequence[Tensor], mean: Tensor) -> None:
-        told.append((number, list(members), mean))
+    def listen(number: int, members: Sequence[Tensor], mean: Tensor) -> Callable[[], None]:
+        return partial(told.append, (number, list(members), mean))
 
     tiles = make_tiles()
     networks = [shift, lambda tiles: 2 * shift(tiles)]
