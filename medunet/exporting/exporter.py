@@ -33,7 +33,7 @@ from medunet.inference.backends import (
     trace_network,
 )
 from medunet.inference.prediction import build_patch_key
-from medunet.inference.surroundings import find_plan_surroundings
+from medunet.inference.surroundings import find_plan_margins
 from medunet.io import check_output, write_bytes_atomic
 from medunet.io.atomic import describe_write_error
 from medunet.models import AnyModel, Model, read_model
@@ -88,7 +88,7 @@ def export(
     _check_format(export_format, output)
     model = _get_model(model)
     _check_is_one_network(model)
-    if find_plan_surroundings(model.plan) is not None:
+    if find_plan_margins(model.plan) is not None:
         logger.warning(
             "The exported network sees patches alone and mirrors each at its own borders; in medunet it sees what lies around a tile, "
             "so masks may differ there."
