@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from golden.make_panoptica import FILE as PANOPTICA
-from golden.make_panoptica import SEEDS, SHIFT, make_instances, shift
+from golden.make_panoptica import SEEDS, SHIFT, list_rated_organs, make_instances, number_organs, shift
 from rich.console import Console
 
 from medunet.errors import GeometryError
@@ -145,6 +145,17 @@ def test_panoptic_quality_of_real_nuclei_is_that_of_panoptica(real_data):
     rows, columns = SHIFT
     score = score_instances(compute_instance_overlaps(reference, shift(reference, (columns, rows, 0))))
     assert_is_that_of_panoptica(score, json.loads(PANOPTICA.read_text())["nuclei"])
+
+
+@pytest.mark.realdata
+def test_panoptic_quality_of_organs_of_two_raters_is_that_of_panoptica(real_data):
+    from medunet.io import read_label_map
+
+    oncologist, radiographer = list_rated_organs(real_data)
+    assert [path.name for path in oncologist] == [path.name for path in radiographer]
+    sides = [number_organs([read_label_map(path).array[0] for path in paths]) for paths in (oncologist, radiographer)]
+    score = score_instances(compute_instance_overlaps(*sides))
+    assert_is_that_of_panoptica(score, json.loads(PANOPTICA.read_text())["raters"])
 
 
 def write(path, values):

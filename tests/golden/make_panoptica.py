@@ -3,8 +3,8 @@
 panoptica (https://github.com/BrainLesion/panoptica) needs older libraries than medunet's tests, so that it runs in an environment of
 its own, once::
 
-    python -m venv panoptica-venv && panoptica-venv/bin/pip install panoptica==2.1.7
-    panoptica-venv/bin/python tests/golden/make_panoptica.py PATH/OF/nuclei/mask2d.tif
+    python -m venv panoptica-venv && panoptica-venv/bin/pip install panoptica==2.1.7 SimpleITK
+    panoptica-venv/bin/python tests/golden/make_panoptica.py PATH/OF/REAL/DATA
 
 The arrays are made here, for both sides of the comparison, with nothing but NumPy.
 """
@@ -24,6 +24,8 @@ FILE = Path(__file__).with_name("panoptica.json")
 SEEDS = range(4)
 SHIFT = (2, 3)
 """By how many rows and columns the real nuclei are moved."""
+RATERS = ("oncologist", "radiographer")
+RATED_PATIENT = "0522c0017"
 
 
 def make_instances(seed: int) -> np.ndarray:
@@ -45,6 +47,22 @@ def shift(labels: np.ndarray, steps: Sequence[int]) -> np.ndarray:
     return moved
 
 
+def number_organs(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """One object per organ, numbered from 1; where two overlap, the later."""
+    labels = np.zeros(masks[0].shape, np.int32)
+    for number, mask in enumerate(masks, start=1):
+        labels[mask != 0] = number
+    return labels
+
+
+def list_rated_organs(data: Path) -> list[list[Path]]:
+    """Files of the organs of a patient that two people drew, by person, in the order of the names."""
+    return [
+        sorted((data / "two-raters-ct-labels" / rater / RATED_PATIENT / "segmentations").glob("*.nrrd"))
+        for rater in RATERS
+    ]
+
+
 def _score(reference: np.ndarray, prediction: np.ndarray) -> dict[str, Any]:
     import panoptica
 
@@ -58,13 +76,20 @@ def _score(reference: np.ndarray, prediction: np.ndarray) -> dict[str, Any]:
 
 
 def main() -> None:
+    import SimpleITK
     import tifffile
 
-    nuclei = tifffile.imread(sys.argv[1])
+    data = Path(sys.argv[1])
+    nuclei = tifffile.imread(data / "nuclei" / "mask2d.tif")
+    raters = [
+        number_organs([SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path)) for path in paths])
+        for paths in list_rated_organs(data)
+    ]
     content = {
         "panoptica": version("panoptica"),
         "seeds": [_score(*make_instances(seed)) for seed in SEEDS],
         "nuclei": _score(nuclei.astype(np.int32), shift(nuclei, SHIFT).astype(np.int32)),
+        "raters": _score(*raters),
     }
     FILE.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
