@@ -66,8 +66,8 @@ def export(
     """Write a model for other programs.
 
     The exported network takes patches and gives logits, like the original; ``<name>.json`` beside it says what belongs
-    around it. A MONAI bundle is complete: it takes a NIfTI file and writes a mask. A network without padding warns that it is not given
-    what lies around a patch. Everything appears whole, and only after
+    around it. A MONAI bundle is complete: it takes a NIfTI file and writes a mask. A network without padding warns that it
+    is not given what lies around a patch. Everything appears whole, and only after
     the exported network gave the answers of the original on random patches.
 
     Args:

@@ -136,9 +136,8 @@ def interpolate(values: Tensor, positions: Sequence[Positions]) -> Tensor:
 
 def _pick_agreed(winners: Tensor, positions: Sequence[Positions]) -> Tensor:
     """At every point, the winner of the voxels around it where they agree, else `_MIXED`."""
-    for axis, where in reversed(
-        list(enumerate(positions))
-    ):  # bytes are picked one by one first, planes are copied last
+    # The last axis first: there bytes are picked one by one, and there are fewest then; whole planes are copied last.
+    for axis, where in reversed(list(enumerate(positions))):
         lower = winners.index_select(axis, where.lower)
         if not where.lie_on_voxels:
             lower.masked_fill_(winners.index_select(axis, where.upper) != lower, _MIXED)

@@ -69,12 +69,11 @@ class LabelPainter:
             try:
                 self._paint(slab)
             except (RuntimeError, MemoryError) as error:
-                # Not here: until this clause is left, the error's traceback holds what was being made.
-                is_worth_another_try = is_out_of_memory(error) and self._has_another_way(where)
-                if not is_worth_another_try:
+                if not (is_out_of_memory(error) and self._has_another_way(where)):
                     raise
             else:
                 return
+            # Outside the clause: until it is left, the error's traceback holds what was being made.
             if not self._at_once.take_smaller_blocks():
                 self._at_once.warn_once(f"Finished planes cannot become labels on {where}; they do on the CPU.")
                 self._is_on_cpu = True

@@ -206,9 +206,8 @@ class Segmentation:
                 name: tuple(one.value for one in self.objects.facts if one.label == name) for name in self.label_values
             }
             values |= {name: (value,) for name, value in self.objects.stuff.items()}
-            colors = get_label_colors(
-                self.label_values
-            )  # a label without an object is left out, the others keep theirs
+            # A label without an object is left out, the others keep their colours.
+            colors = get_label_colors(self.label_values)
             found = {name: of for name, of in values.items() if of}
             return from_label_map(self.mask, found, codes=self.codes, colors=colors)
         if len(self.objects.facts) <= _MAX_STRUCTURES:

@@ -152,51 +152,70 @@ class Segmenter:
         check_channels(image, self.task, str(origin.path) if origin.path else describe_source(scan))
         _check_maps([probabilities, uncertainty], origin, scan, overwrite=overwrite)
         with collect_warnings() as warned:
-            memory = self._predictor.estimate_memory(image)
-            logger.debug("Memory that this scan will take: %s", memory.describe())
-            clock.stop("read")
-            restart_peak_memory(self.device)
-            in_memory: dict[str, ArraySink] = {}
-            painter = MapPainter(
-                self.task,
-                image,
-                probabilities=self._choose_sink("probabilities", probabilities, origin, options, in_memory),
-                uncertainty=self._choose_sink("uncertainty", uncertainty, origin, options, in_memory),
+            segmentation = self._segment(
+                origin, probabilities, uncertainty, options, clock, counts_agreement=agreement, on_tiles=on_tiles
             )
-            listener = ProbabilityListener(self.task, image) if self._needs_probabilities else None
+        return replace(segmentation, warnings=(*self._warnings, *strip_folders(warned, origin.list_files())))
 
-            def listen(slab: Slab, grid: Volume, axis: int) -> None:
-                painter.add(slab, grid, axis)
-                if listener is not None:
-                    listener.add(slab, grid, axis)
+    def _segment(
+        self,
+        origin: Scan,
+        probabilities: bool | str | Path,
+        uncertainty: bool | str | Path,
+        options: ReadOptions,
+        clock: _Clock,
+        *,
+        counts_agreement: bool,
+        on_tiles: OnTiles | None,
+    ) -> Segmentation:
+        """From a scan that was read and checked to what is known of it, but for the warnings."""
+        image = origin.volume
+        memory = self._predictor.estimate_memory(image)
+        logger.debug("Memory that this scan will take: %s", memory.describe())
+        clock.stop("read")
+        restart_peak_memory(self.device)
+        in_memory: dict[str, ArraySink] = {}
+        painter = MapPainter(
+            self.task,
+            image,
+            probabilities=self._choose_sink("probabilities", probabilities, origin, options, in_memory),
+            uncertainty=self._choose_sink("uncertainty", uncertainty, origin, options, in_memory),
+        )
+        listener = ProbabilityListener(self.task, image) if self._needs_probabilities else None
 
-            try:
-                labels, counted = self._predictor.segment_with_agreement(
-                    image,
-                    counts_agreement=agreement or self._predicts_dice,
-                    on_tiles=on_tiles,
-                    on_stage=clock.stop,
-                    on_slab=listen if painter.is_wanted or listener is not None else None,
-                )
-                painter.close()
-            finally:
-                painter.abandon()  # what is closed already stays
-            if painter.is_wanted:
-                clock.stop("maps")
-            if self.settings.postprocessing == "model":
-                postprocessed = postprocess_labels(labels, self.task, self.model.postprocessing)
-                labels = postprocessed.labels
-                for note in postprocessed.notes:
-                    logger.warning("Post-processing: %s.", note)
-            clock.stop("postprocess")
-            flags = find_flags(image, labels, self.task, self.model.quality, agreement=counted)
-            clock.stop("flags")
-            objects: Objects | None = None
-            if self.task.has_instances:
-                known = listener.finish() if listener else compute_certain_probabilities(labels, self.task)
-                objects, labels = separate_objects(known, labels, self.task, self.model.instances)
-                flags = tuple(flag for flag in flags if _is_worth_saying(flag, self.task))
-                clock.stop("objects")
+        def listen(slab: Slab, grid: Volume, axis: int) -> None:
+            painter.add(slab, grid, axis)
+            if listener is not None:
+                listener.add(slab, grid, axis)
+
+        try:
+            labels, counted = self._predictor.segment_with_agreement(
+                image,
+                counts_agreement=counts_agreement or self._predicts_dice,
+                on_tiles=on_tiles,
+                on_stage=clock.stop,
+                on_slab=listen if painter.is_wanted or listener is not None else None,
+            )
+            painter.close()
+        finally:
+            painter.abandon()  # what is closed already stays
+        if painter.is_wanted:
+            clock.stop("maps")
+        if self.settings.postprocessing == "model":
+            postprocessed = postprocess_labels(labels, self.task, self.model.postprocessing)
+            labels = postprocessed.labels
+            for note in postprocessed.notes:
+                logger.warning("Post-processing: %s.", note)
+        clock.stop("postprocess")
+        flags = find_flags(image, labels, self.task, self.model.quality, agreement=counted)
+        clock.stop("flags")
+        objects: Objects | None = None
+        if self.task.has_instances:
+            known = listener.finish() if listener else compute_certain_probabilities(labels, self.task)
+            objects, labels = separate_objects(known, labels, self.task, self.model.instances)
+            flags = tuple(flag for flag in flags if _is_worth_saying(flag, self.task))
+            clock.stop("objects")
+        maps = {name: sink.volume for name, sink in in_memory.items()}
         return Segmentation(
             labels=labels,
             label_values=dict(self.task.semantic_labels),
@@ -211,8 +230,8 @@ class Segmenter:
             memory=memory,
             peak_device_bytes=measure_peak_memory(self.device),
             objects=objects,
-            warnings=(*self._warnings, *strip_folders(warned, origin.list_files())),
-            **{name: sink.volume for name, sink in in_memory.items()},
+            probabilities=maps.get("probabilities"),
+            uncertainty=maps.get("uncertainty"),
         )
 
     @property

@@ -11,19 +11,18 @@ mirrored   ^^^                                  tile of a to d, at the border: c
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medunet.inference.sliding_window import CropTile
+from medunet.inference.tiling import Box
 from medunet.networks import PatchNetwork, find_surroundings
 from medunet.networks.borders import list_mirrored
 from medunet.planning import Plan
 from medunet.volume import Shape3
-
-Crop = Callable[[Tensor, tuple[slice, slice, slice]], Tensor]
 
 
 def find_plan_margins(plan: Plan) -> Shape3 | None:
@@ -43,7 +42,7 @@ def find_seen_size(plan: Plan) -> Shape3:
     return i, j, k
 
 
-def surround(crop: Crop, plan: Plan) -> Crop:
+def surround(crop: CropTile, plan: Plan) -> CropTile:
     """A way to crop tiles that takes along what the networks of a plan see around them; the same one where they see nothing."""
     margins = find_plan_margins(plan)
     if margins is None:
@@ -51,9 +50,7 @@ def surround(crop: Crop, plan: Plan) -> Crop:
     return partial(_crop_surrounded, crop=crop, patch_size=plan.patch_size, margins=margins)
 
 
-def _crop_surrounded(
-    image: Tensor, box: tuple[slice, slice, slice], *, crop: Crop, patch_size: Shape3, margins: Shape3
-) -> Tensor:
+def _crop_surrounded(image: Tensor, box: Box, *, crop: CropTile, patch_size: Shape3, margins: Shape3) -> Tensor:
     """A tile ``(C, *seen)``; it is never cut off at the end of the image."""
     places: dict[int, Tensor] = {}
     cut = list(box)

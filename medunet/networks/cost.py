@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -31,12 +32,8 @@ def count_gflop(network: nn.Module, in_channels: int, patch_size: Sequence[int])
         in_channels: Input channels.
         patch_size: As the network takes it.
     """
-    was_training = network.training
-    network.eval()
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        network(torch.empty((1, in_channels, *patch_size), device="meta"))
-    network.train(was_training)
+    _pass_once(network, (1, in_channels, *patch_size), counter)
     return float(counter.get_total_flops()) / 1e9
 
 
@@ -61,13 +58,8 @@ def count_pass_bytes(network: nn.Module, in_channels: int, patch_size: Sequence[
         patch_size: As the network takes it.
         batch_size: Patches at once.
     """
-    was_training = network.training
-    network.eval()
     counter = _LiveBytes()
-    with torch.no_grad(), counter:
-        patches = torch.empty((batch_size, in_channels, *patch_size), device="meta")
-        network(patches)
-    network.train(was_training)
+    _pass_once(network, (batch_size, in_channels, *patch_size), counter)
     return counter.peak
 
 
@@ -94,6 +86,16 @@ def count_saved_bytes(network: PatchNetwork, in_channels: int, patch_size: Seque
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = network.forward_scales(torch.empty((batch_size, in_channels, *patch_size), device="meta"))
     return sum(storage.nbytes() for storage in kept.values()) + sum(scale.nbytes for scale in logits)
+
+
+def _pass_once(network: nn.Module, shape: Sequence[int], counter: AbstractContextManager[Any]) -> None:
+    """A pass without gradients, as in inference, under the eyes of a counter; it sees the patches made, too."""
+    was_training = network.training
+    network.eval()
+    with torch.no_grad(), counter:
+        patches = torch.empty(tuple(shape), device="meta")
+        network(patches)
+    network.train(was_training)
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
