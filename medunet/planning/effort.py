@@ -23,7 +23,8 @@ PATCH_EDGES = (32, 40, 48, 56, 64, 72, 80, 96, 112, 128)
 NARROW_FEATURES = 16
 MIN_ITERATIONS = 1500
 """Steps that every effort must leave."""
-MIN_ITERATIONS_FOR_FEATURES = {32: 2_000}
+MIN_ITERATIONS_FOR_FULL_RESOLUTION = 2_000
+"""Steps that must be left before the finest stage gets its whole width: half of the arithmetic is there, and it adds least."""
 MIN_ITERATIONS_FOR_BATCHES = {2: 20_000, 4: 40_000}
 """Steps that a batch of so many times the usual one must leave."""
 BATCH_SIZE = {"2d": 12, "2.5d": 12}
@@ -126,7 +127,7 @@ def fit_effort(
 
 
 def list_rungs(largest: Effort, configuration: Configuration) -> list[Rung]:
-    """Efforts from the cheapest to the dearest: larger patches first, then more channels, then larger batches."""
+    """Efforts from the cheapest to the dearest: larger patches, more channels below full resolution, there too, larger batches."""
     batch_size = BATCH_SIZE.get(configuration, 2)
     effort = Effort(voxels=0, features=min(NARROW_FEATURES, largest.features), batch_size=batch_size)
     rungs = [
@@ -135,10 +136,11 @@ def list_rungs(largest: Effort, configuration: Configuration) -> list[Rung]:
         if 2 * edge**3 <= largest.voxels
     ] or [Rung(effort=replace(effort, voxels=largest.voxels), min_iterations=MIN_ITERATIONS)]
     widest = rungs[-1].effort
-    for features, min_iterations in MIN_ITERATIONS_FOR_FEATURES.items():
-        if features <= largest.features:
-            widest = replace(widest, features=features)
-            rungs.append(Rung(effort=widest, min_iterations=min_iterations))
+    if widest.features < largest.features:
+        widest = replace(widest, features=largest.features)
+        thinner = replace(widest, full_resolution_features=NARROW_FEATURES)
+        rungs.append(Rung(effort=thinner, min_iterations=MIN_ITERATIONS))
+        rungs.append(Rung(effort=widest, min_iterations=MIN_ITERATIONS_FOR_FULL_RESOLUTION))
     for factor, min_iterations in MIN_ITERATIONS_FOR_BATCHES.items():
         larger = replace(widest, voxels=widest.voxels * factor, batch_size=batch_size * factor)
         rungs.append(Rung(effort=larger, min_iterations=min_iterations))
@@ -169,7 +171,10 @@ def describe_batch(plan: Plan) -> str:
     patch = "x".join(str(size) for size in plan.patch_size)
     network = plan.network
     of_network = "" if network.architecture == "unet" else f" of {TITLES[network.architecture]}"
-    return f"{plan.batch_size} patches of {patch} voxels and {network.features[0]} channels{of_network}"
+    channels = f"{network.features[0]} channels{of_network}"
+    if len(network.features) > 1 and network.features[1] > 2 * network.features[0]:
+        channels += f", {network.features[1]} below full resolution"
+    return f"{plan.batch_size} patches of {patch} voxels and {channels}"
 
 
 def format_time(seconds: float) -> str:

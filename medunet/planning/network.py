@@ -32,7 +32,8 @@ def choose_network(
     architecture = target.rule.architecture if isinstance(target, MemoryTarget) else "unet"
     base = target.features if isinstance(target, Effort) else BASE_FEATURES
     num_stages = len(patch.topology.strides)
-    features = choose_features(num_stages, len(axes), base=base)
+    thinner = target.full_resolution_features if isinstance(target, Effort) else None
+    features = choose_features(num_stages, len(axes), base=base, full_resolution=thinner)
     blocks = choose_blocks(architecture, num_stages)
     network = NetworkPlan(
         architecture=architecture,
@@ -48,7 +49,8 @@ def choose_network(
         num_scales=max(1, num_stages - 2),
     )
     previous = f"; {num_previous_labels} channels show what the low resolution found" if num_previous_labels else ""
-    return network, f"{num_stages} stages, as deep as the patch allows; {base} channels in the first{previous}"
+    width = f"{features[0]} channels in the first" + (f", {features[1]} in the second" if thinner else "")
+    return network, f"{num_stages} stages, as deep as the patch allows; {width}{previous}"
 
 
 def choose_optimizer(target: MemoryTarget | Effort) -> tuple[OptimizerPlan, str]:

@@ -20,14 +20,25 @@ class Blocks:
     decoder: tuple[int, ...]
 
 
-def choose_features(num_stages: int, num_axes: int, *, base: int = BASE_FEATURES) -> tuple[int, ...]:
+def choose_features(
+    num_stages: int, num_axes: int, *, base: int = BASE_FEATURES, full_resolution: int | None = None
+) -> tuple[int, ...]:
     """Channels per stage: doubled from stage to stage up to 512 in 2D and 320 in 3D.
+
+    Args:
+        num_stages: Of the network.
+        num_axes: 2 or 3.
+        base: Channels of the first stage.
+        full_resolution: Channels of the first stage instead, with all others as wide as ``base`` makes them.
 
     Example:
         >>> choose_features(6, 3)
         (32, 64, 128, 256, 320, 320)
+        >>> choose_features(4, 3, full_resolution=16)
+        (16, 64, 128, 256)
     """
-    return tuple(min(base * 2**stage, MAX_FEATURES[num_axes]) for stage in range(num_stages))
+    features = tuple(min(base * 2**stage, MAX_FEATURES[num_axes]) for stage in range(num_stages))
+    return features if full_resolution is None else (full_resolution, *features[1:])
 
 
 def choose_blocks(architecture: Literal["unet", "residual-unet"], num_stages: int) -> Blocks:

@@ -106,7 +106,9 @@ class Effort:
 
     Attributes:
         voxels: Voxels of a batch.
-        features: Channels of the first stage.
+        features: Channels of the first stage; doubled from stage to stage.
+        full_resolution_features: Channels of the first stage if it is to be thinner than that, since most of the arithmetic is
+            there; the other stages keep their width. None leaves it as it is.
         total_voxels: Voxels that the whole budget can show the network; None where nobody counts.
         batch_size: Patches per batch; None lets the rules choose, from two patches upwards.
     """
@@ -115,6 +117,7 @@ class Effort:
     features: int
     total_voxels: float | None = None
     batch_size: int | None = None
+    full_resolution_features: int | None = None
 
 
 GPU_EFFORT = Effort(voxels=2 * 128**3, features=32)

@@ -13,7 +13,7 @@ from medunet.planning import GPU_EFFORT, Effort, Plan, build_plan, fit_effort
 from medunet.planning.effort import (
     MIN_ITERATIONS,
     MIN_ITERATIONS_FOR_BATCHES,
-    MIN_ITERATIONS_FOR_FEATURES,
+    MIN_ITERATIONS_FOR_FULL_RESOLUTION,
     list_rungs,
 )
 
@@ -22,7 +22,8 @@ CPU = Effort(voxels=2 * 96**3, features=32)
 
 def cost(plan: Plan) -> float:
     """Seconds of a step that follow voxels and channels."""
-    return 1e-7 * math.prod(plan.patch_size) * plan.batch_size * plan.network.features[0] ** 1.5
+    first, second, *_ = plan.network.features
+    return 1e-7 * math.prod(plan.patch_size) * plan.batch_size * ((first + second / 2) / 2) ** 1.5
 
 
 @pytest.mark.parametrize("largest", [GPU_EFFORT, CPU])
@@ -73,7 +74,27 @@ def test_patches_grow_before_channels_and_batches_come_last() -> None:
         2 * 128**3
     }
     assert [rung.effort.batch_size for rung in rungs][-2:] == [2 * factor for factor in MIN_ITERATIONS_FOR_BATCHES]
-    assert rungs[0].min_iterations == MIN_ITERATIONS < min(MIN_ITERATIONS_FOR_FEATURES.values())
+    assert rungs[0].min_iterations == MIN_ITERATIONS < MIN_ITERATIONS_FOR_FULL_RESOLUTION
+
+
+def test_channels_grow_below_full_resolution_first() -> None:
+    """Just before the finest stage gets its whole width, all other stages have theirs, and nothing else differs."""
+    fingerprint, task = make_fingerprint(shape=(300, 300, 300)), make_task()
+    rungs = list_rungs(CPU, "3d")
+    features = [build_plan(fingerprint, task, rung.effort).network.features for rung in rungs]
+    first_whole = features.index((32, 64, 128, 256, 320))
+    assert features[first_whole - 2 : first_whole] == [(16, 32, 64, 128, 256), (16, 64, 128, 256, 320)]
+    assert [rung.min_iterations for rung in rungs[first_whole - 1 : first_whole + 1]] == [
+        MIN_ITERATIONS,
+        MIN_ITERATIONS_FOR_FULL_RESOLUTION,
+    ]
+    plan = build_plan(fingerprint, task, rungs[first_whole - 1].effort)
+    assert plan.reasons["network"].endswith("; 16 channels in the first, 64 in the second")
+
+
+def test_a_device_for_narrow_networks_has_no_wider_rungs() -> None:
+    rungs = list_rungs(Effort(voxels=2 * 64**3, features=8), "3d")
+    assert {(rung.effort.features, rung.effort.full_resolution_features) for rung in rungs} == {(8, None)}
 
 
 def test_small_cases_are_not_timed_twice() -> None:
@@ -106,8 +127,19 @@ def test_a_budget_too_small_takes_the_smallest_effort() -> None:
 def test_the_reason_says_what_was_bought_and_what_more_would_buy() -> None:
     fitted = fit_effort(make_fingerprint(), make_task(), 600.0, lambda plan: 0.4, largest=CPU)
     assert "a step takes 0.4 s here (timed uncompiled and without loading data)" in fitted.reason
-    assert ", so 10 min buy 1,500 steps with 2 patches of 40x56x40 voxels and 16 channels;" in fitted.reason
+    assert ", so 10 min buy 1,500 steps with 2 patches of 40x56x40 voxels and 16 channels, 64 below" in fitted.reason
     assert "from 13 min on, 2 patches of 40x56x40 voxels and 32 channels would be taken" in fitted.reason
+
+
+def test_what_more_would_buy_may_be_wider_below_full_resolution_only() -> None:
+    """The next plan has as many channels at full resolution; its words must differ all the same."""
+    narrow = build_plan(make_fingerprint(), make_task(), Effort(voxels=2 * 64**3, features=16, batch_size=2))
+    budget_seconds = 1.1 * MIN_ITERATIONS * cost(narrow)
+    fitted = fit_effort(make_fingerprint(), make_task(), budget_seconds, cost, largest=CPU)
+    assert " and 16 channels; from " in fitted.reason
+    assert fitted.reason.endswith(
+        "2 patches of 40x56x40 voxels and 16 channels, 64 below full resolution would be taken"
+    )
 
 
 def test_at_the_end_of_the_ladder_more_time_is_more_steps() -> None:
@@ -151,5 +183,5 @@ def test_what_is_timed_and_described_is_what_is_trained() -> None:
 
     fitted = fit_effort(make_fingerprint(), make_task(), 600.0, measure, largest=CPU, finish=finish)
     assert {plan.network.architecture for plan in timed} == {"vnet"}
-    assert "2 patches of 40x56x40 voxels and 16 channels of V-Net; from 13 min on" in fitted.reason
+    assert "2 patches of 40x56x40 voxels and 16 channels of V-Net, 64 below full resolution; from 13 min on" in fitted.reason
     assert fitted.reason.endswith("and 32 channels of V-Net would be taken")
