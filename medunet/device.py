@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from medunet.control_groups import find_processor_quota, measure_memory_room
 from medunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 
 _MAX_WORKERS = 8
-_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
-"""Of a container: microseconds of processor time in each period, and the period (control groups, version 2)."""
-_MEMORY_GROUP = Path("/sys/fs/cgroup")
-"""Of a container: ``memory.max``, ``memory.current`` and ``memory.stat`` in bytes (control groups, version 2)."""
 _NO_MEMORY = (
     "allocate memory",  # torch's allocator on the CPU, ONNX Runtime
     "bad_alloc",  # C++, such as OpenVINO
@@ -126,11 +123,8 @@ def _has_native_bf16() -> bool:
 def count_cores() -> int:
     """Cores that this process may use: job schedulers and containers give less than the machine has; at least 1."""
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _CPU_LIMIT.read_text().split()
-        return max(1, min(num_cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # there is no limit, "max", or the kernel tells it elsewhere
-        return num_cores
+    quota = find_processor_quota()
+    return num_cores if math.isinf(quota) else max(1, min(num_cores, math.ceil(quota)))
 
 
 def count_workers() -> int:
@@ -156,11 +150,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
 
 
+def measure_free_memory() -> int:
+    """Bytes of the machine's memory that can still be taken, or of what a container or a scheduler's job may take of it."""
+    import psutil
+
+    return int(min(psutil.virtual_memory().available, measure_memory_room()))
+
+
 def measure_room(device: torch.device) -> int | None:
     """Bytes that this process may take of a device's memory: what is free, and what it has already.
 
     Args:
-        device: The CPU stands for the memory of the machine, or the share of it that a container may take.
+        device: The CPU stands for the memory of the machine, see `measure_free_memory`.
 
     Returns:
         None for other devices than the CPU and CUDA.
@@ -169,24 +170,10 @@ def measure_room(device: torch.device) -> int | None:
     import torch
 
     if device.type == "cpu":
-        free = min(psutil.virtual_memory().available, _measure_container_room())
-        return int(free + psutil.Process().memory_info().rss)
+        return measure_free_memory() + psutil.Process().memory_info().rss
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return None
-
-
-def _measure_container_room() -> float:
-    """Bytes that the processes of a container may still take; infinite where nothing limits them.
-
-    Pages of files that nobody has looked at lately count as taken, but the kernel gives them up before anything fails.
-    """
-    try:
-        limit, taken = (int((_MEMORY_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        counts = dict(line.split() for line in (_MEMORY_GROUP / "memory.stat").read_text().splitlines())
-        return max(0, limit - taken + int(counts.get("inactive_file", 0)))
-    except (OSError, ValueError):  # there is no limit, "max", or the kernel tells it elsewhere
-        return math.inf
 
 
 def restart_peak_memory(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from medunet.device import (
     count_cores,
     count_workers,
     is_out_of_memory,
+    measure_free_memory,
     measure_peak_memory,
     measure_room,
     restart_peak_memory,
@@ -151,23 +153,20 @@ def test_other_devices_take_float32() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_cores", "limit", "expected"),
+    ("num_cores", "quota", "expected"),
     [
-        (12, None, (12, 8)),  # at most 8 read
-        (3, "max 100000", (3, 3)),
-        (16, "250000 100000", (3, 3)),  # two and a half
-        (2, "800000 100000", (2, 2)),
-        (4, "1000 100000", (1, 1)),
+        (12, math.inf, (12, 8)),  # at most 8 read
+        (16, 2.5, (3, 3)),
+        (2, 8.0, (2, 2)),
+        (4, 0.01, (1, 1)),
     ],
 )
 def test_the_cores_are_those_that_the_process_may_use(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, num_cores: int, limit: str | None, expected: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, num_cores: int, quota: float, expected: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(num_cores)), raising=False)
     monkeypatch.setattr(device.os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(device, "_CPU_LIMIT", tmp_path / "cpu.max")
-    if limit is not None:
-        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    monkeypatch.setattr(device, "find_processor_quota", lambda: quota)
     assert (count_cores(), count_workers()) == expected
 
 
@@ -226,28 +225,14 @@ def test_room_is_what_is_free_and_what_the_process_has(monkeypatch: pytest.Monke
     assert measure_room(torch.device("mps")) is None
 
 
-@pytest.mark.parametrize(
-    ("limit", "taken", "free"),
-    [
-        ("5000", "4000", 1300),  # 300 are pages of files
-        ("5000", "6000", 0),
-        ("max", "4000", 9000),
-        (None, None, 9000),
-        ("50000", "4000", 9000),  # more than the machine has
-    ],
-)
-def test_room_of_a_container_is_what_it_may_take(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str | None, taken: str | None, free: int
-) -> None:
+@pytest.mark.parametrize(("allowed", "free"), [(1300, 1300), (0, 0), (math.inf, 9000), (50_000, 9000)])
+def test_room_of_a_container_is_what_it_may_take(monkeypatch: pytest.MonkeyPatch, allowed: float, free: int) -> None:
     import psutil
 
-    monkeypatch.setattr(device, "_MEMORY_GROUP", tmp_path)
+    monkeypatch.setattr(device, "measure_memory_room", lambda: allowed)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
     monkeypatch.setattr(psutil.Process, "memory_info", lambda self: SimpleNamespace(rss=70))
-    if limit is not None:
-        (tmp_path / "memory.max").write_text(f"{limit}\n")
-        (tmp_path / "memory.current").write_text(f"{taken}\n")
-        (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 300\nactive_file 200\n")
+    assert measure_free_memory() == free
     assert measure_room(torch.device("cpu")) == free + 70
 
 

@@ -38,6 +38,7 @@ def _examine() -> dict[str, Any]:
     import psutil
 
     import medunet
+    from medunet.device import count_cores, measure_free_memory
     from medunet.models import get_runs_folder
 
     memory, runs = psutil.virtual_memory(), get_runs_folder().resolve()
@@ -46,9 +47,9 @@ def _examine() -> dict[str, Any]:
         "medunet": medunet.__version__,
         "python": platform.python_version(),
         "packages": {package: _find_version(package) for package in _PACKAGES},
-        "cores": os.cpu_count(),
+        "cores": count_cores(),
         "memory_gib": memory.total / 2**30,
-        "free_memory_gib": memory.available / 2**30,
+        "free_memory_gib": measure_free_memory() / 2**30,
         "runs_folder": runs,
         "free_disk_gib": shutil.disk_usage(existing).free / 2**30,
         "is_runs_folder_writable": os.access(existing, os.W_OK),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medunet.device import measure_free_memory
 from medunet.errors import VolumeError
 
 _DEFLATE_MAX_RATIO = 1032  # deflate cannot compress better (https://zlib.net/zlib_tech.html): a larger claim is a lie
@@ -49,9 +50,7 @@ def check_memory(path: Path, num_bytes: int, *, num_volumes: int = 1) -> None:
     Raises:
         VolumeError: With both numbers and the remedy.
     """
-    import psutil
-
-    free = psutil.virtual_memory().available
+    free = measure_free_memory()
     if num_bytes > free:
         remedy = "Crop it" if num_volumes == 1 else f"Read one of its {num_volumes} volumes with --volume-index"
         msg = (

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from medunet.device import Precision
+from medunet.device import Precision, measure_free_memory
 from medunet.networks import build_network
 from medunet.networks.cost import count_parameters, count_saved_bytes
 from medunet.planning import Plan
@@ -37,7 +37,7 @@ def find_memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free / _GB
-    return _find_free_host_bytes() / _GB
+    return measure_free_memory() / _GB
 
 
 def find_step_limit(device: torch.device, memory_gb: float | None) -> float | None:
@@ -51,7 +51,7 @@ def find_step_limit(device: torch.device, memory_gb: float | None) -> float | No
         return None
     if memory_gb is not None:  # hardly anybody states so little that the program takes half of it
         return max(memory_gb * _GB - _PROGRAM_GIB * _GIB, memory_gb * _GB / 2)
-    return min(_HOST_GIB * _GIB, _FREE_SHARE * _find_free_host_bytes()) - _PROGRAM_GIB * _GIB
+    return min(_HOST_GIB * _GIB, _FREE_SHARE * measure_free_memory()) - _PROGRAM_GIB * _GIB
 
 
 def estimate_step_bytes(plan: Plan, precision: Precision) -> float:
@@ -80,9 +80,3 @@ def limit_cases_gib(plan: Plan, precision: Precision, device: torch.device, memo
     if limit is None:
         return CASES_GIB
     return min(CASES_GIB, max(0.0, (limit - estimate_step_bytes(plan, precision)) / _GIB))
-
-
-def _find_free_host_bytes() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().available)

@@ -53,7 +53,7 @@ def test_on_the_cpu_no_step_is_tried_that_the_memory_does_not_hold(monkeypatch: 
         return 1e-6
 
     monkeypatch.setattr("medunet.training.fit_plan.measure_step_seconds", measure)
-    monkeypatch.setattr("medunet.training.memory._find_free_host_bytes", lambda: 64 * 2**30)
+    monkeypatch.setattr("medunet.training.memory.measure_free_memory", lambda: 64 * 2**30)
     usual = fit_large_plan()
     assert 4 * 2**30 < max(tried) < 6 * 2**30
     assert usual.network.features[0] == 16  # twice as wide would be twice as large
@@ -61,11 +61,11 @@ def test_on_the_cpu_no_step_is_tried_that_the_memory_does_not_hold(monkeypatch: 
     assert fit_large_plan(memory_gb=16).network.features[0] == 32
     assert max(tried) < 16e9
     tried.clear()
-    monkeypatch.setattr("medunet.training.memory._find_free_host_bytes", lambda: 2 * 2**30)
+    monkeypatch.setattr("medunet.training.memory.measure_free_memory", lambda: 2 * 2**30)
     small = fit_large_plan()
     assert max(tried) < 1.8 * 2**30
     assert math.prod(small.patch_size) < math.prod(usual.patch_size)
-    monkeypatch.setattr("medunet.training.memory._find_free_host_bytes", lambda: 2**29)
+    monkeypatch.setattr("medunet.training.memory.measure_free_memory", lambda: 2**29)
     with pytest.raises(InputError, match="does not hold a training step of even the smallest plan"):
         fit_large_plan()
 
@@ -92,7 +92,7 @@ def fit_large_plan(*, device: str = "cpu", memory_gb: float | None = None) -> Pl
 
 
 def test_cases_in_memory_get_what_the_steps_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medunet.training.memory._find_free_host_bytes", lambda: 64 * 2**30)
+    monkeypatch.setattr("medunet.training.memory.measure_free_memory", lambda: 64 * 2**30)
     cpu, small = torch.device("cpu"), build_plan(make_fingerprint(), make_task(), CPU_EFFORT)
     large = build_plan(make_fingerprint(shape=(300,) * 3), make_task(), Effort(voxels=2 * 96**3, features=16))
     assert limit_cases_gib(small, "32-true", torch.device("cuda"), None) == 4

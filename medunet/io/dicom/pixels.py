@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from medunet.device import measure_free_memory
 from medunet.errors import VolumeError
 from medunet.io.dicom.frames import NATIVE_SYNTAXES, Frame
 from medunet.io.dicom.header import Instance, get_numbers, open_dataset, quiet_pydicom
@@ -44,15 +45,14 @@ def read_voxels(stack: DicomStack) -> tuple[Array, list[str]]:
     Raises:
         VolumeError: If pixel data are damaged, or encoded in a way that no installed package decodes.
     """
-    import psutil
-
     check_photometry(list(stack.frames))
     dtype = _choose_dtype(stack)
     num_bytes = int(np.prod(stack.shape, dtype=np.float64)) * dtype.itemsize
-    if num_bytes > psutil.virtual_memory().available:
+    free = measure_free_memory()
+    if num_bytes > free:
         msg = (
             f"The series in {stack.frames[0].file.path.parent} needs {num_bytes / 2**30:.1f} GiB of memory; "
-            f"{psutil.virtual_memory().available / 2**30:.1f} GiB are free. Use a machine with more memory."
+            f"{free / 2**30:.1f} GiB are free. Use a machine with more memory."
         )
         raise VolumeError(msg)
     with _FrameReader(stack.frames) as reader:
