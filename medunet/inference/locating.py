@@ -1,7 +1,8 @@
 """Where in a scan the structures are: a small network looks at the whole, and gives the box that the main one has to see.
 
 The box is used only where nothing speaks against it: something was found, and what the main network finds within does not reach its
-sides. Otherwise the whole scan is segmented, and that is said.
+sides. Where it does, the box grows there, as long as it stays a small part of the scan; otherwise the whole scan is segmented, and
+that is said.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ Found = TypeVar("Found")
 
 MARGIN_MM = 20.0
 """Around what was found: several voxels of the coarse grid."""
+_MAX_GROWTHS = 2
+_GROWTH = 0.5
+"""Of the edge of a box, by which it grows at a side that structures reach."""
+_MAX_SHARE = 0.5
+"""Of a scan, that a box that has grown may be; of more, all of it costs little more."""
 
 
 def _ignore(reason: str) -> None:
@@ -131,27 +137,45 @@ def segment_located(
     if region is None:
         on_fallback("The small network found no structure; the whole scan is segmented.")
         return segment(None)
-    found = segment(region)
-    if not reaches_sides(found[0], region):
-        return found
+    for _ in range(1 + _MAX_GROWTHS):
+        found = segment(region)
+        larger = grow_region(region, found[0])
+        if larger == region:
+            return found
+        region = larger
+        if _count_voxels(region) > _MAX_SHARE * math.prod(found[0].spatial_shape):
+            break
     on_fallback("Structures reach the side of the box in which they were found; the whole scan is segmented.")
     return segment(None)
 
 
-def reaches_sides(labels: Volume, region: Region) -> bool:
-    """Whether labels touch a side of a region that is no side of the scan: then more of them may lie beyond.
+def grow_region(region: Region, labels: Volume) -> Region:
+    """A larger region, where labels touch a side that is no side of the scan: then more of them may lie beyond.
 
     Args:
-        labels: ``(1, I, J, K)`` of the whole scan.
         region: Voxels that were segmented.
+        labels: ``(1, I, J, K)`` of the whole scan.
+
+    Returns:
+        The same region where no label touches such a side; else one that is longer by half at each of the sides touched,
+        and ends where the scan ends.
     """
     inside = labels.array[0][region]
+    edges = []
     for axis, edge in enumerate(region):
-        if edge.start > 0 and np.take(inside, 0, axis).any():
-            return True
-        if edge.stop < labels.spatial_shape[axis] and np.take(inside, -1, axis).any():
-            return True
-    return False
+        more = math.ceil(_GROWTH * (edge.stop - edge.start))
+        start, stop = edge.start, edge.stop
+        if np.take(inside, 0, axis).any():
+            start = max(0, start - more)
+        if np.take(inside, -1, axis).any():
+            stop = min(labels.spatial_shape[axis], stop + more)
+        edges.append(slice(start, stop))
+    i, j, k = edges
+    return i, j, k
+
+
+def _count_voxels(region: Region) -> int:
+    return math.prod(edge.stop - edge.start for edge in region)
 
 
 def _to_region(found: Array, grid: Volume, scan: Volume, plan: Plan) -> Region:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medunet.inference import InferenceSettings, Segmenter
 from medunet.inference import locating as locating_module
 from medunet.inference.at_once import AtOnce
-from medunet.inference.locating import MARGIN_MM, Locator, reaches_sides
+from medunet.inference.locating import MARGIN_MM, Locator, grow_region
 from medunet.models import MeasuredSpeed, Model, SpeedRecord
 from medunet.planning import Normalization, build_locator_task
 from medunet.preprocessing import preprocess_image
@@ -104,13 +104,28 @@ def test_where_nothing_is_found_the_whole_scan_is_segmented_and_that_is_said(
 def test_structures_beyond_the_box_bring_back_the_whole_scan(
     build_located: Callable[..., Model], make_volume: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Thin branches that the small network does not see lead out of the box on all sides."""
     scan = make_scan(make_volume)
-    scan.array[:, 30:90, 22:24, 42:44] = 480.0  # a thin branch that the small network does not see
+    scan.array[:, :, 22:24, 42:44] = scan.array[:, 58:60, :, 42:44] = scan.array[:, 58:60, 22:24, :] = 480.0
     model = build_located(Bright())
     with caplog.at_level(logging.WARNING, "medunet"):
         found, _ = segment(model, scan, ALWAYS)
     assert np.array_equal(found, segment(model, scan, InferenceSettings(locate="never"))[0])
     assert "reach the side of the box" in caplog.text
+
+
+def test_a_box_that_is_a_little_too_small_grows_where_structures_reach_its_side(
+    build_located: Callable[..., Model], make_volume: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = make_scan(make_volume)
+    scan.array[:, 24:60, 22:24, 42:44] = 480.0
+    model = build_located(Bright())
+    whole, all_tiles = segment(model, scan, InferenceSettings(locate="never", skip_air=False))
+    found, tiles = segment(model, scan, ALWAYS)
+    assert whole[0, 24, 22, 42] == 7
+    assert np.array_equal(found, whole)
+    assert tiles < 0.8 * all_tiles  # of two boxes
+    assert not caplog.records
 
 
 def test_scans_of_several_threads_hold_their_own_warnings(
@@ -168,11 +183,19 @@ def test_the_region_holds_what_was_found_with_a_margin_and_a_patch(make_volume: 
 def test_labels_at_a_side_of_the_scan_are_no_reason_to_look_further(make_volume: Any) -> None:
     labels = make_volume(shape=(10, 10, 10), dtype=np.uint8)
     array = np.zeros((1, 10, 10, 10), np.uint8)
+    region = (slice(0, 6), slice(2, 8), slice(2, 6))
     array[0, 0, 4, 4] = 1
-    assert not reaches_sides(labels.with_array(array), (slice(0, 6), slice(2, 8), slice(2, 8)))
+    assert grow_region(region, labels.with_array(array)) == region
     array[0, 5, 4, 4] = 1
-    assert reaches_sides(labels.with_array(array), (slice(0, 6), slice(2, 8), slice(2, 8)))
-    assert not reaches_sides(labels.with_array(array), (slice(0, 7), slice(2, 8), slice(2, 8)))
+    assert grow_region(region, labels.with_array(array)) == (slice(0, 9), slice(2, 8), slice(2, 6))
+    array[0, 3, 2, 5] = 1
+    assert grow_region(region, labels.with_array(array)) == (slice(0, 9), slice(0, 8), slice(2, 8))
+    array[0, 3, 8, 6] = 1  # outside, where nothing was segmented
+    assert grow_region((slice(0, 7), slice(0, 8), slice(2, 8)), labels.with_array(array)) == (
+        slice(0, 7),
+        slice(0, 8),
+        slice(2, 8),
+    )
 
 
 @pytest.mark.parametrize("nonzero_only", [False, True])
