@@ -183,5 +183,8 @@ def test_what_is_timed_and_described_is_what_is_trained() -> None:
 
     fitted = fit_effort(make_fingerprint(), make_task(), 600.0, measure, largest=CPU, finish=finish)
     assert {plan.network.architecture for plan in timed} == {"vnet"}
-    assert "2 patches of 40x56x40 voxels and 16 channels of V-Net, 64 below full resolution; from 13 min on" in fitted.reason
+    assert (
+        "2 patches of 40x56x40 voxels and 16 channels of V-Net, 64 below full resolution; from 13 min on"
+        in fitted.reason
+    )
     assert fitted.reason.endswith("and 32 channels of V-Net would be taken")
