@@ -123,8 +123,7 @@ def _has_native_bf16() -> bool:
 def count_cores() -> int:
     """Cores that this process may use: job schedulers and containers give less than the machine has; at least 1."""
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = find_processor_quota()
-    return num_cores if math.isinf(quota) else max(1, min(num_cores, math.ceil(quota)))
+    return max(1, math.ceil(min(num_cores, find_processor_quota())))
 
 
 def count_workers() -> int:

@@ -107,10 +107,10 @@ class Effort:
     Attributes:
         voxels: Voxels of a batch.
         features: Channels of the first stage; doubled from stage to stage.
-        full_resolution_features: Channels of the first stage if it is to be thinner than that, since most of the arithmetic is
-            there; the other stages keep their width. None leaves it as it is.
         total_voxels: Voxels that the whole budget can show the network; None where nobody counts.
         batch_size: Patches per batch; None lets the rules choose, from two patches upwards.
+        full_resolution_features: Channels of the first stage if it is to be thinner than that, since half of the arithmetic is
+            there; the other stages keep their width. None leaves it as it is.
     """
 
     voxels: int
