@@ -48,13 +48,25 @@ def _list_groups(controller: str) -> Iterator[Path]:
 
 
 def _measure_room(group: Path) -> float:
-    is_second = (group / "memory.max").exists()
-    names = ("memory.max", "memory.current") if is_second else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    is_second = (group / "memory.current").exists()
+    # Above `memory.high` the kernel does not end a process, but slows it down until it is of no use.
+    limits = ("memory.max", "memory.high") if is_second else ("memory.limit_in_bytes",)
+    taken = "memory.current" if is_second else "memory.usage_in_bytes"
     of_files = ("inactive_file", "active_file") if is_second else ("total_inactive_file", "total_active_file")
+    limit = min(_read_limit(group / name) for name in limits)
+    if limit == math.inf:
+        return math.inf
     try:
-        limit, taken = (int((group / name).read_text()) for name in names)
         counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return max(0, limit - taken + sum(int(counts.get(name, 0)) for name in of_files))
+        room = limit - int((group / taken).read_text()) + sum(int(counts.get(name, 0)) for name in of_files)
+    except (OSError, ValueError):  # the group has ended, or says something that no kernel is known to say
+        return math.inf
+    return max(0, room)
+
+
+def _read_limit(path: Path) -> float:
+    try:
+        return int(path.read_text())
     except (OSError, ValueError):  # there is no limit: no file, as in the topmost group, or "max"
         return math.inf
 

@@ -61,6 +61,17 @@ def test_a_job_of_a_scheduler_has_the_limits_of_all_groups_around_it(root: Path)
     assert (measure_memory_room(), find_processor_quota()) == (600, 0.5)
 
 
+@pytest.mark.parametrize(("high", "room"), [("4200", 700), ("max", 1500), ("9000", 1500)])
+def test_a_soft_limit_counts_where_it_is_the_lower_one(root: Path, high: str, room: float) -> None:
+    """systemd's ``MemoryHigh`` and Kubernetes' memory QoS: nothing is ended there, but all of it crawls."""
+    join(root, "0::/\n")
+    put(root, memory__max="5000", memory__high=high, memory__current="4000", memory__stat=STAT)
+    assert measure_memory_room() == room
+    (root / "memory.max").write_text("max\n")
+    put(root, memory__high="4200")
+    assert measure_memory_room() == 700
+
+
 def test_the_first_version_has_a_tree_per_controller(root: Path) -> None:
     join(root, "9:name=systemd:/other\n4:memory:/slurm/job_7\n2:cpu,cpuacct:/slurm/job_8\n0::/\n")
     put(root / "memory", memory__limit_in_bytes=UNLIMITED, memory__usage_in_bytes="8000", memory__stat=STAT_OF_FIRST)
