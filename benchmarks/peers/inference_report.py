@@ -139,9 +139,11 @@ def draw(rows: Mapping[tuple[str, int, str], Any], path: Path) -> None:
                 y = position + (index - (len(ways) - 1) / 2) * height
                 axes.barh(y, value, height, color=_COLORS.get(way, "black"))
                 was_stopped = title.startswith("peak") and not row.whole
-                axes.annotate(f" {'> ' * was_stopped}{value:.3g}", (value, y), va="center", fontsize=7)
+                end = value
                 if title.startswith("warm") and row.floor:
                     axes.plot([row.floor] * 2, [y - height / 2, y + height / 2], color="black", linewidth=1.5)
+                    end = max(value, row.floor)
+                axes.annotate(f" {'> ' * was_stopped}{value:.3g}", (end, y), va="center", fontsize=7)
         axes.set_title(title, loc="left", fontsize=9)
         axes.margins(x=0.15)
         axes.tick_params(labelsize=8)
