@@ -50,10 +50,10 @@ class Grid:
             f"{_format(self.median_shape)}"
         )
 
-    def find_low_resolution(self) -> tuple[LowResolution | None, str]:
-        """A coarser grid for this full resolution, or None, and why."""
+    def find_low_resolution(self, max_voxels: float = math.inf) -> tuple[LowResolution | None, str]:
+        """A coarser grid for this full resolution, of at most so many voxels of the median case, or None; and why."""
         patch, _ = self.choose_patch()
-        return choose_low_resolution(self.ordered_spacing, self.ordered_size, patch, self.costs)
+        return choose_low_resolution(self.ordered_spacing, self.ordered_size, patch, self.costs, max_voxels=max_voxels)
 
     def take_slices(self) -> Grid:
         """Slices across the coarsest axis."""

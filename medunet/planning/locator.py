@@ -23,6 +23,9 @@ MAX_FILL = 0.1
 MAX_COVERAGE = 0.125
 """Share of the median case that a patch of the main network may cover; of more, there is nothing to save."""
 
+REDUCTION = 8
+"""Times fewer voxels than the main network sees: twice as coarse along every axis. A budget may have made those coarse already."""
+
 
 def build_locator_task(task: Task) -> Task:
     """All structures of a task as one.
@@ -68,7 +71,13 @@ def plan_locator(fingerprint: Fingerprint, task: Task, main: Plan) -> tuple[Plan
     if coverage > MAX_COVERAGE:
         return None, f"a patch covers {min(1, coverage):.0%} of the median case, so that there are few tiles to save"
     try:
-        plan = build_plan(fingerprint, build_locator_task(task), LOCATOR_EFFORT, "3d-low")
+        plan = build_plan(
+            fingerprint,
+            build_locator_task(task),
+            LOCATOR_EFFORT,
+            "3d-low",
+            max_low_voxels=math.prod(main.median_shape) / REDUCTION,
+        )
     except InputError:
         return None, "even its small patch covers a quarter of the median case"
     return plan, f"the structures fill {fill:.1%} of a case, of which a patch covers {coverage:.1%}"

@@ -36,7 +36,12 @@ class LowResolution:
 
 
 def choose_low_resolution(
-    spacing: Sequence[float], median_size: Sequence[float], patch: Patch, costs: CostModel
+    spacing: Sequence[float],
+    median_size: Sequence[float],
+    patch: Patch,
+    costs: CostModel,
+    *,
+    max_voxels: float = math.inf,
 ) -> tuple[LowResolution | None, str]:
     """Coarsen the voxels by 3 % until a patch covers a quarter of the median case.
 
@@ -48,6 +53,7 @@ def choose_low_resolution(
         median_size: Of the full resolution.
         patch: Of the full resolution.
         costs: How patches are weighed.
+        max_voxels: Of the median case; the voxels are coarsened until it has no more. nnU-Net knows no such limit.
 
     Returns:
         The low resolution, or None where none is needed or worth it, and why.
@@ -57,7 +63,11 @@ def choose_low_resolution(
     if coverage >= MIN_COVERAGE:
         return None, f"a patch covers {min(1, coverage):.0%} of the median case, and {MIN_COVERAGE:.0%} are enough"
     mm, found = np.array(spacing, dtype=float), None
-    while found is None or math.prod(found.patch.size) / found.median_voxels < MIN_COVERAGE:
+    while (
+        found is None
+        or math.prod(found.patch.size) / found.median_voxels < MIN_COVERAGE
+        or found.median_voxels > max_voxels
+    ):
         fine = mm.max() / mm > 2
         mm = np.where(fine, mm * _STEP, mm) if fine.any() else mm * _STEP
         found = _plan_at(mm.tolist(), spacing, median_size, costs)
@@ -68,7 +78,11 @@ def choose_low_resolution(
             f"spacing at which it covers {MIN_COVERAGE:.0%} gives only {reduction:.2f} times fewer voxels, not "
             f"{MIN_REDUCTION:g} times"
         )
-    return found, covered + f"spacing grown until it covers {MIN_COVERAGE:.0%}, {reduction:.1f} times fewer voxels"
+    limit = "" if max_voxels == math.inf else f" and the case has at most {max_voxels:,.0f} voxels"
+    return (
+        found,
+        covered + f"spacing grown until it covers {MIN_COVERAGE:.0%}{limit}, {reduction:.1f} times fewer voxels",
+    )
 
 
 def _plan_at(

@@ -6,6 +6,7 @@ the coarsest first; the rules do too, and what comes out is put back in the orde
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from medunet.errors import InputError
@@ -26,7 +27,12 @@ NEIGHBOUR_SLICES = 2
 
 
 def build_plan(
-    fingerprint: Fingerprint, task: Task, target: MemoryTarget | Effort, configuration: Configuration = "3d"
+    fingerprint: Fingerprint,
+    task: Task,
+    target: MemoryTarget | Effort,
+    configuration: Configuration = "3d",
+    *,
+    max_low_voxels: float = math.inf,
 ) -> Plan:
     """Choose spacing, patch, batch and network; the same input gives the same plan.
 
@@ -37,6 +43,7 @@ def build_plan(
         configuration: ``"3d"``; ``"2d"`` for patches of one slice across the coarsest axis; ``"2.5d"`` for the same with
             `NEIGHBOUR_SLICES` on each side as further channels; ``"3d-low"`` for coarser voxels; ``"cascade"`` for ``"3d"``
             that also sees the labels that a ``"3d-low"`` network found.
+        max_low_voxels: Of the median case at the low resolution, where nnU-Net's rule would leave more.
 
     Raises:
         InputError: If a low resolution is asked for where the rules see no need of one.
@@ -46,7 +53,7 @@ def build_plan(
     if configuration in SLICE_CONFIGURATIONS:
         grid = grid.take_slices()
     elif configuration != "3d":
-        low, reasons["low_resolution"] = grid.find_low_resolution()
+        low, reasons["low_resolution"] = grid.find_low_resolution(max_low_voxels)
         if low is None:
             msg = f"There is no low resolution to plan ({reasons['low_resolution']}); use the configuration 3d."
             raise InputError(msg)

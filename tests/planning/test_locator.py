@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 from made_up_fingerprints import make_fingerprint, make_task
 
 from medunet.planning import Effort, Plan, build_locator_task, build_plan, plan_locator
+from medunet.planning.locator import REDUCTION
 from medunet.tasks import Task, encode_labels
 from medunet.volume import Volume
 
@@ -30,6 +32,23 @@ def test_a_small_organ_in_a_large_scan_is_located() -> None:
     assert plan.network.out_channels == 2
     assert max(plan.network.features) <= main.network.features[0] * 8
     assert plan.task == f"{task.name}-locator"
+
+
+def test_a_locator_is_coarser_than_what_a_small_budget_made_coarse() -> None:
+    """Else looking for the box would cost as much as segmenting all of it."""
+    fingerprint, task, main = plan_main((200, 210, 190))
+    hurried = build_plan(fingerprint, task, Effort(voxels=2 * 32**3, features=16, batch_size=2, total_voxels=5e6))
+    assert min(hurried.spacing) == pytest.approx(3.0)
+    usual, _ = plan_locator(fingerprint, task, main)
+    plan, _ = plan_locator(fingerprint, task, hurried)
+    assert usual is not None
+    assert plan is not None
+    assert (
+        math.prod(usual.median_shape) > math.prod(hurried.median_shape) / REDUCTION
+    )  # what the rule alone would leave
+    assert math.prod(plan.median_shape) == pytest.approx(math.prod(hurried.median_shape) / REDUCTION, rel=0.1)
+    assert max(plan.spacing) < 2.1 * max(hurried.spacing)  # no coarser than it must be
+    assert "the case has at most" in plan.reasons["low_resolution"]
 
 
 @pytest.mark.parametrize(
