@@ -87,11 +87,10 @@ lock = importlib.util.module_from_spec(spec)
 sys.modules["lock"] = lock
 spec.loader.exec_module(lock)
 with lock.RunLock(pathlib.Path(sys.argv[2])):
-    child = os.fork()
-    if child == 0:
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)  # not by the parent: then the child may not have run yet
         time.sleep(60)  # a data worker that outlives its parent
         os._exit(0)
-    print(child, flush=True)
     time.sleep(60)
 """
 
