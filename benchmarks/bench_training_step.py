@@ -164,7 +164,7 @@ def report(ways: dict[str, Way], device: torch.device, *, rounds: int, iteration
         print(f"   {name:26} {statistics.median(found):8.3f} iterations/s {spread}{waiting}")
     median = {name: statistics.median(found) for name, found in rates.items()}
     print(f"   medunet / plain PyTorch without data: {median[MEDUNET] / median[PLAIN]:.2f} (goal >= 1)")
-    print(f"   medunet with Muon / with SGD: {median[WITH_MUON] / median[MEDUNET]:.2f}")
+    print(f"   medunet, with Muon / with SGD: {median[WITH_MUON] / median[MEDUNET]:.2f}")
     if WORKERS in median:
         goal = 1.3 if device.type == "cpu" else 1.5
         best = max((WORKERS, NO_WORKERS), key=median.__getitem__)
