@@ -78,11 +78,10 @@ def choose_low_resolution(
             f"spacing at which it covers {MIN_COVERAGE:.0%} gives only {reduction:.2f} times fewer voxels, not "
             f"{MIN_REDUCTION:g} times"
         )
-    limit = "" if max_voxels == math.inf else f" and the case has at most {max_voxels:,.0f} voxels"
-    return (
-        found,
-        covered + f"spacing grown until it covers {MIN_COVERAGE:.0%}{limit}, {reduction:.1f} times fewer voxels",
-    )
+    until = f"until it covers {MIN_COVERAGE:.0%}"
+    if max_voxels < math.inf:
+        until += f" and the case has at most {max_voxels:,.0f} voxels"
+    return found, covered + f"spacing grown {until}, {reduction:.1f} times fewer voxels"
 
 
 def _plan_at(
